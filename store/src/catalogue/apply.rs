@@ -1,0 +1,309 @@
+//! Applying a change of the history to the catalogue, and finding out which
+//! names it changed.
+
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::records::*;
+use super::{ENGINES_INODE, ROOT_INODE, Records, Txn, VERSIONS_INODE};
+use crate::error::{Error, Result};
+use crate::history::{Change, Entry};
+use crate::key::{join_path, split_path};
+use crate::payload::HASHES_PER_RECORD;
+
+/// What a commit changed of what the kernel may have cached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Names that lead elsewhere now, appeared or disappeared: the inode
+    /// number of their directory, and the name in it.
+    pub names: BTreeSet<(u64, String)>,
+    /// Directories whose modification time moved.
+    pub directories: BTreeSet<u64>,
+}
+
+impl Changes {
+    /// Adds the changes of a later commit.
+    pub fn extend(&mut self, later: Changes) {
+        self.names.extend(later.names);
+        self.directories.extend(later.directories);
+    }
+}
+
+/// Applies `entry`, the end of whose line is at byte `history_len`, as one
+/// atomic change of `txn`.
+pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Result<Changes> {
+    let mut applied = txn.applied()?;
+    let mut changes = Changes::default();
+    match &entry.change {
+        Change::Create => {
+            for (view, inode) in [(View::Keys, ROOT_INODE), (View::Versions, VERSIONS_INODE)] {
+                add_directory(txn, view, "", inode, entry.time)?;
+            }
+            // The directory of engines has no names of its own kind; its time is kept the same way.
+            let record =
+                DirectoryRecord { view: View::Engine(0), path: String::new(), mtime: entry.time };
+            txn.set(inode_key(ENGINES_INODE), &InodeRecord::Directory(record))?;
+        }
+        Change::Engine { number, inode, label, description } => {
+            let record = EngineRecord { label: label.clone(), description: description.clone() };
+            txn.set(engine_key(*number), &record)?;
+            txn.set(label_key(label), number)?;
+            txn.set(fingerprint_key(&description.fingerprint), number)?;
+            add_directory(txn, View::Engine(*number), "", *inode, entry.time)?;
+            applied.next_engine = applied.next_engine.max(number + 1);
+            applied.next_inode = applied.next_inode.max(inode + 1);
+        }
+        Change::Payload { sha256, size, kind, inline, blocks } => {
+            let blocks = BASE64
+                .decode(blocks)
+                .map_err(|e| Error::Inconsistent(format!("block hashes of {sha256}: {e}")))?;
+            for (index, hashes) in blocks.chunks(HASHES_PER_RECORD * 32).enumerate() {
+                txn.set_bytes(blocks_key(sha256, index as u32), hashes.to_vec());
+            }
+            let record = PayloadRecord { size: *size, kind: *kind, inline: *inline };
+            txn.set(payload_key(sha256), &record)?;
+        }
+        Change::Publish {
+            key,
+            version,
+            inode,
+            sha256,
+            engine,
+            default,
+            rollback_of,
+            directories,
+        } => {
+            let mut touched = Touched::before(txn, key, Some(*engine), Some(*version))?;
+            for new in directories {
+                add_directory(txn, new.view, &new.path, new.inode, entry.time)?;
+                applied.next_inode = applied.next_inode.max(new.inode + 1);
+            }
+            applied.next_inode = applied.next_inode.max(inode + 1);
+            let payload = txn.payload(sha256)?.ok_or_else(|| {
+                Error::Inconsistent(format!("{key} version {version} has no payload record"))
+            })?;
+            let record = VersionRecord {
+                key: key.clone(),
+                version: *version,
+                sha256: *sha256,
+                size: payload.size,
+                engine: *engine,
+                published: entry.time,
+                rollback_of: *rollback_of,
+                removed: false,
+            };
+            txn.set(inode_key(*inode), &InodeRecord::Version(record))?;
+            txn.set_number(version_key(key, *version), *inode);
+            txn.set_number(name_key(View::Versions, key, *version), *inode);
+            txn.set_number(name_key(View::Engine(*engine), key, 0), *inode);
+            let old: Option<KeyRecord> = txn.record(&key_key(key))?;
+            let default_engine = match &old {
+                Some(old) if !default => old.default_engine,
+                _ => *engine,
+            };
+            txn.set(key_key(key), &KeyRecord { default_engine, last_version: *version })?;
+            point_plain_name(txn, key)?;
+            touched.after(txn, entry.time, &mut changes)?;
+        }
+        Change::Remove { key, version } => remove(txn, key, *version, entry.time, &mut changes)?,
+        Change::Default { key, engine } => {
+            let mut touched = Touched::before(txn, key, None, None)?;
+            let mut record: KeyRecord = txn
+                .record(&key_key(key))?
+                .ok_or_else(|| Error::Inconsistent(format!("key {key} has no record")))?;
+            record.default_engine = *engine;
+            txn.set(key_key(key), &record)?;
+            point_plain_name(txn, key)?;
+            touched.after(txn, entry.time, &mut changes)?;
+        }
+    }
+    applied.seq = entry.seq;
+    applied.history_len = history_len;
+    txn.set(APPLIED.to_vec(), &applied)?;
+    txn.end_change();
+    Ok(changes)
+}
+
+fn add_directory(txn: &mut Txn<'_>, view: View, path: &str, inode: u64, time: u64) -> Result<()> {
+    txn.set_number(directory_key(view, path), inode);
+    let record = DirectoryRecord { view, path: path.to_owned(), mtime: time };
+    txn.set(inode_key(inode), &InodeRecord::Directory(record))
+}
+
+fn remove(
+    txn: &mut Txn<'_>,
+    key: &str,
+    version: Option<u64>,
+    time: u64,
+    changes: &mut Changes,
+) -> Result<()> {
+    let numbers = match version {
+        Some(version) => vec![version],
+        None => live_versions(txn, key)?,
+    };
+    for number in numbers {
+        let Some((inode, mut record)) = txn.version(key, number)? else { continue };
+        let mut touched = Touched::before(txn, key, Some(record.engine), Some(number))?;
+        let engine = record.engine;
+        record.removed = true;
+        txn.set(inode_key(inode), &InodeRecord::Version(record))?;
+        txn.remove(name_key(View::Versions, key, number));
+        let name = name_key(View::Engine(engine), key, 0);
+        match newest_of_engine(txn, key, engine)? {
+            Some(newest) => txn.set_number(name, newest),
+            None => txn.remove(name),
+        }
+        point_plain_name(txn, key)?;
+        touched.after(txn, time, changes)?;
+    }
+    Ok(())
+}
+
+/// The numbers of a key's versions that were not removed, oldest first.
+pub(crate) fn live_versions(records: &impl Records, key: &str) -> Result<Vec<u64>> {
+    let prefix = name_key(View::Versions, key, 0);
+    let prefix = &prefix[..prefix.len() - 8];
+    let mut from = prefix.to_vec();
+    let mut numbers = Vec::new();
+    while let Some((name, _)) = records.first_from(prefix, &from)? {
+        numbers.push(super::be_u64(&name[prefix.len()..])?);
+        from = [&name[..], b"\0"].concat();
+    }
+    Ok(numbers)
+}
+
+fn newest_of_engine(txn: &Txn<'_>, key: &str, engine: EngineNumber) -> Result<Option<u64>> {
+    for number in live_versions(txn, key)?.into_iter().rev() {
+        if let Some((inode, record)) = txn.version(key, number)?
+            && record.engine == engine
+        {
+            return Ok(Some(inode));
+        }
+    }
+    Ok(None)
+}
+
+/// The plain name leads where the name of the key's default engine leads.
+fn point_plain_name(txn: &mut Txn<'_>, key: &str) -> Result<()> {
+    let Some(record) = txn.record::<KeyRecord>(&key_key(key))? else { return Ok(()) };
+    let plain = name_key(View::Keys, key, 0);
+    match txn.number(&name_key(View::Engine(record.default_engine), key, 0))? {
+        Some(inode) => txn.set_number(plain, inode),
+        None => txn.remove(plain),
+    }
+    Ok(())
+}
+
+/// The names that a change may touch, with what they led to before it.
+struct Touched {
+    names: Vec<(Place, Option<u64>)>,
+}
+
+/// A name in a view, or the name of an engine's view among the engines.
+#[derive(Clone, PartialEq)]
+enum Place {
+    File { view: View, key: String, version: u64 },
+    Directory { view: View, path: String },
+}
+
+impl Touched {
+    fn before(
+        txn: &Txn<'_>,
+        key: &str,
+        engine: Option<EngineNumber>,
+        version: Option<u64>,
+    ) -> Result<Touched> {
+        let mut places = Vec::new();
+        let mut view_of_keys = |view: View| {
+            places.push(Place::File { view, key: key.to_owned(), version: 0 });
+            for (at, _) in key.match_indices('/') {
+                places.push(Place::Directory { view, path: key[..at].to_owned() });
+            }
+        };
+        view_of_keys(View::Keys);
+        if let Some(engine) = engine {
+            view_of_keys(View::Engine(engine));
+            places.push(Place::Directory { view: View::Engine(engine), path: String::new() });
+        }
+        if let Some(version) = version {
+            let view = View::Versions;
+            places.push(Place::File { view, key: key.to_owned(), version });
+            places.push(Place::Directory { view, path: key.to_owned() });
+            for (at, _) in key.match_indices('/') {
+                places.push(Place::Directory { view, path: key[..at].to_owned() });
+            }
+        }
+        let names = places
+            .into_iter()
+            .map(|place| place.leads_to(txn).map(|inode| (place, inode)))
+            .collect::<Result<_>>()?;
+        Ok(Touched { names })
+    }
+
+    /// Notes every name that leads elsewhere now, and sets its directory's time.
+    fn after(&mut self, txn: &mut Txn<'_>, time: u64, changes: &mut Changes) -> Result<()> {
+        for (place, before) in &self.names {
+            if place.leads_to(txn)? == *before {
+                continue;
+            }
+            let (directory, name) = place.in_directory(txn)?;
+            if let Some(InodeRecord::Directory(mut record)) = txn.inode(directory)? {
+                record.mtime = record.mtime.max(time);
+                txn.set(inode_key(directory), &InodeRecord::Directory(record))?;
+            }
+            changes.names.insert((directory, name));
+            changes.directories.insert(directory);
+        }
+        Ok(())
+    }
+}
+
+impl Place {
+    fn leads_to(&self, txn: &Txn<'_>) -> Result<Option<u64>> {
+        match self {
+            Place::File { view, key, version } => txn.number(&name_key(*view, key, *version)),
+            Place::Directory { view, path } => live_directory(txn, *view, path),
+        }
+    }
+
+    fn in_directory(&self, txn: &Txn<'_>) -> Result<(u64, String)> {
+        let (view, dir, name) = match self {
+            Place::File { view: View::Versions, key, version } => {
+                (View::Versions, key.as_str(), version.to_string())
+            }
+            Place::File { view, key, .. } => {
+                let (dir, name) = split_path(key);
+                (*view, dir, name.to_owned())
+            }
+            Place::Directory { view: View::Engine(number), path } if path.is_empty() => {
+                return Ok((ENGINES_INODE, txn.engine(*number)?.label));
+            }
+            Place::Directory { view, path } => {
+                let (dir, name) = split_path(path);
+                (*view, dir, name.to_owned())
+            }
+        };
+        match txn.number(&directory_key(view, dir))? {
+            Some(inode) => Ok((inode, name)),
+            None => Err(Error::Inconsistent(format!("directory {dir:?} has no inode number"))),
+        }
+    }
+}
+
+/// The inode number of a directory that shows, that is, with a live name under it.
+/// The roots of the views of keys and versions always show.
+pub(crate) fn live_directory(
+    records: &impl Records,
+    view: View,
+    path: &str,
+) -> Result<Option<u64>> {
+    let under = if path.is_empty() { String::new() } else { join_path(path, "") };
+    let always = path.is_empty() && matches!(view, View::Keys | View::Versions);
+    if always || records.any_under(&names_prefix(view, &under))? {
+        records.number(&directory_key(view, path))
+    } else {
+        Ok(None)
+    }
+}

@@ -1,0 +1,146 @@
+//! The catalogue: everything the store knows of its names, in one sled tree.
+//!
+//! It is derived: the history says what was committed, the catalogue answers
+//! questions about it quickly, and can be rebuilt.
+
+mod apply;
+mod open;
+pub(crate) mod records;
+mod txn;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+use crate::sha::Sha;
+use records::*;
+
+pub use apply::Changes;
+pub(crate) use apply::{apply, live_directory, live_versions};
+pub(crate) use open::{close, open, sync_dir, sync_files};
+pub(crate) use txn::Txn;
+
+/// Inode numbers below this belong to the mount's fixed entries.
+pub const FIRST_FREE_INODE: u64 = 16;
+/// The root of the mount, and of [`View::Keys`].
+pub const ROOT_INODE: u64 = 1;
+/// `.wasmfs/versions`, the root of [`View::Versions`].
+pub const VERSIONS_INODE: u64 = 3;
+/// `.wasmfs/engines`; its entries are the roots of the engines' views.
+pub const ENGINES_INODE: u64 = 4;
+
+/// Reads of records, from the catalogue itself or from a transaction over it.
+pub(crate) trait Records {
+    fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>>;
+
+    /// The first entry whose key is at least `from` and starts with `prefix`.
+    fn first_from(&self, prefix: &[u8], from: &[u8]) -> Result<Option<(sled::IVec, sled::IVec)>>;
+
+    fn record<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>> {
+        self.get(key)?.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    fn number(&self, key: &[u8]) -> Result<Option<u64>> {
+        self.get(key)?.map(|bytes| be_u64(&bytes)).transpose()
+    }
+
+    fn any_under(&self, prefix: &[u8]) -> Result<bool> {
+        Ok(self.first_from(prefix, prefix)?.is_some())
+    }
+
+    fn applied(&self) -> Result<Applied> {
+        Ok(self.record(APPLIED)?.unwrap_or(Applied {
+            seq: 0,
+            history_len: 0,
+            next_inode: FIRST_FREE_INODE,
+            next_engine: 1,
+        }))
+    }
+
+    fn inode(&self, inode: u64) -> Result<Option<InodeRecord>> {
+        self.record(&inode_key(inode))
+    }
+
+    /// The version with this inode number, which must exist.
+    fn version_at(&self, inode: u64) -> Result<VersionRecord> {
+        match self.inode(inode)? {
+            Some(InodeRecord::Version(version)) => Ok(version),
+            _ => Err(Error::Inconsistent(format!("inode {inode} is no version"))),
+        }
+    }
+
+    /// A version by key and number, removed ones included, with its inode number.
+    fn version(&self, key: &str, version: u64) -> Result<Option<(u64, VersionRecord)>> {
+        self.number(&version_key(key, version))?
+            .map(|inode| Ok((inode, self.version_at(inode)?)))
+            .transpose()
+    }
+
+    fn engine(&self, number: EngineNumber) -> Result<EngineRecord> {
+        self.record(&engine_key(number))?
+            .ok_or_else(|| Error::Inconsistent(format!("engine {number} is missing")))
+    }
+
+    fn engine_number(&self, key: &[u8]) -> Result<Option<EngineNumber>> {
+        self.record(key)
+    }
+
+    fn payload(&self, sha256: &Sha) -> Result<Option<PayloadRecord>> {
+        self.record(&payload_key(sha256))
+    }
+}
+
+/// The sled database and its one tree.
+pub(crate) struct Catalogue {
+    db: sled::Db,
+}
+
+impl Catalogue {
+    pub(crate) fn tree(&self) -> &sled::Tree {
+        &self.db
+    }
+
+    /// Makes what was inserted visible to a successor; sled's `flush` writes
+    /// but does not sync.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.db.flush()?;
+        Ok(())
+    }
+
+    /// Every entry whose key starts with `prefix`, in order.
+    pub(crate) fn scan(
+        &self,
+        prefix: &[u8],
+    ) -> impl DoubleEndedIterator<Item = Result<(sled::IVec, sled::IVec)>> + use<> {
+        self.db.scan_prefix(prefix).map(|entry| entry.map_err(Error::from))
+    }
+}
+
+impl Records for Catalogue {
+    fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>> {
+        Ok(self.db.get(key)?)
+    }
+
+    fn first_from(&self, prefix: &[u8], from: &[u8]) -> Result<Option<(sled::IVec, sled::IVec)>> {
+        match self.db.range(from..).next().transpose()? {
+            Some((key, value)) if key.starts_with(prefix) => Ok(Some((key, value))),
+            _ => Ok(None),
+        }
+    }
+}
+
+pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>> {
+    postcard::to_stdvec(record).map_err(|e| Error::Inconsistent(format!("encoding a record: {e}")))
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    postcard::from_bytes(bytes)
+        .map_err(|e| Error::Inconsistent(format!("a record can't be decoded: {e}")))
+}
+
+pub(crate) fn be_u64(bytes: &[u8]) -> Result<u64> {
+    bytes
+        .try_into()
+        .map(u64::from_be_bytes)
+        .map_err(|_| Error::Inconsistent("a number has not 8 bytes".into()))
+}

@@ -1,0 +1,218 @@
+//! Opening sled, bringing it up to the history, and rebuilding it when it
+//! can't be trusted.
+
+use std::fs::{self, File};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::RenameFlags;
+
+use super::records::*;
+use super::{Catalogue, Records, Txn, apply};
+use crate::error::{Error, IoContext, Result};
+use crate::history::History;
+use crate::payload;
+
+/// sled's page cache, in bytes. Records are small; what is hot fits.
+const SLED_CACHE: u64 = 16 << 20;
+/// Changes applied with one hand-over while replaying.
+const REPLAY_GROUP: usize = 256;
+
+/// Where the catalogue is, and where its successor is made.
+struct Places {
+    db: PathBuf,
+    new: PathBuf,
+}
+
+/// Opens the catalogue in `dir/db` and applies what of `history` it lacks. It
+/// is rebuilt from the history if `trusted` is false, or when sled fails or
+/// panics, or when it doesn't fit the history.
+pub(crate) fn open(dir: &Path, history: &mut History, trusted: bool) -> Result<Catalogue> {
+    let places = Places { db: dir.join("db"), new: dir.join("db.new") };
+    remove_dir(&places.new)?;
+
+    let existed = places.db.exists();
+    let mut old = match open_sled(&places.db) {
+        Ok(catalogue) => Some(catalogue),
+        // A panic or an error inside sled, not of ours: the history has everything.
+        Err(reason) => {
+            log::error!(
+                "{}: the catalogue can't be opened ({reason}); rebuilding it",
+                places.db.display()
+            );
+            None
+        }
+    };
+    if let Some(catalogue) = &old
+        && (trusted || !existed)
+    {
+        match catch_up(catalogue, history) {
+            Ok(()) => return old.take().ok_or_else(gone),
+            Err(e @ Error::HistoryDamaged { .. }) => return Err(e),
+            Err(e) => log::error!("{}: {e}; rebuilding the catalogue", places.db.display()),
+        }
+    } else if existed {
+        log::info!(
+            "{}: not closed cleanly before a restart; rebuilding the catalogue",
+            places.db.display()
+        );
+    }
+    rebuild(&places, history, old)
+}
+
+fn gone() -> Error {
+    Error::Inconsistent("the catalogue vanished while opening".into())
+}
+
+/// Opens sled in `path`; a panic inside it is an error like any other.
+fn open_sled(path: &Path) -> std::result::Result<Catalogue, String> {
+    // A kill while sled writes a snapshot leaves this file, and every later open fails.
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().ends_with(".generating") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    let attempt = || {
+        quietly(|| {
+            sled::Config::new()
+                .path(path)
+                .cache_capacity(SLED_CACHE)
+                .open()
+                .map_err(|e| e.to_string())
+        })
+        .map(|db| Catalogue { db })
+    };
+    attempt().or_else(|first| {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("snap.") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        attempt().map_err(|_| first)
+    })
+}
+
+fn quietly<T>(
+    f: impl FnOnce() -> std::result::Result<T, String>,
+) -> std::result::Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(result) => result,
+        Err(panic) => Err(panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()))
+            .unwrap_or_else(|| "sled panicked".into())),
+    }
+}
+
+/// Applies what the history has and the catalogue lacks.
+fn catch_up(catalogue: &Catalogue, history: &mut History) -> Result<()> {
+    let applied = catalogue.applied()?;
+    if !history.has_line_ending_at(applied.history_len, applied.seq)? {
+        return Err(Error::Inconsistent(format!(
+            "the history has no line {} where the catalogue saw it",
+            applied.seq
+        )));
+    }
+    let mut pending = Vec::new();
+    let flush = |pending: &mut Vec<_>| -> Result<()> {
+        let mut txn = Txn::new(catalogue);
+        for (entry, len) in pending.drain(..) {
+            apply(&mut txn, &entry, len)?;
+        }
+        txn.batches().into_iter().try_for_each(|batch| Ok(catalogue.tree().apply_batch(batch)?))
+    };
+    history.replay(applied.history_len, applied.seq, |entry, len| {
+        pending.push((entry.clone(), len));
+        if pending.len() < REPLAY_GROUP { Ok(()) } else { flush(&mut pending) }
+    })?;
+    flush(&mut pending)
+}
+
+/// Makes a catalogue from the history alone, and brings over what payloads the
+/// old one holds inside, as far as they are what they should be.
+fn rebuild(places: &Places, history: &mut History, old: Option<Catalogue>) -> Result<Catalogue> {
+    let new = open_sled(&places.new).map_err(|reason| Error::Io {
+        action: "making a catalogue in",
+        path: places.new.clone(),
+        source: io::Error::other(reason),
+    })?;
+    catch_up(&new, history)?;
+    let mut lost = 0;
+    for entry in new.scan(b"p") {
+        let (key, value) = entry?;
+        let record: PayloadRecord = super::decode(&value)?;
+        if !record.inline {
+            continue;
+        }
+        let sha256 = payload::sha_of_key(&key)?;
+        match old.as_ref().and_then(|old| payload::whole_inline(old, &sha256, record.size)) {
+            Some(bytes) => payload::put_chunks(&new, &sha256, &bytes)?,
+            None => {
+                // Without its record the payload reads as missing, and is stored again when
+                // somebody publishes it again.
+                new.tree().remove(key)?;
+                lost += 1;
+            }
+        }
+    }
+    let readable = old.is_some();
+    drop(old);
+    close(new, &places.new)?;
+    if places.db.exists() {
+        let cwd = rustix::fs::CWD;
+        rustix::fs::renameat_with(cwd, &places.new, cwd, &places.db, RenameFlags::EXCHANGE)
+            .at("exchanging", &places.new)?;
+    } else {
+        fs::rename(&places.new, &places.db).at("renaming", &places.new)?;
+    }
+    if readable && lost == 0 {
+        remove_dir(&places.new)?;
+    } else if places.new.exists() {
+        let aside = format!("db.damaged-{}", crate::store::now() / 1_000_000_000);
+        let aside = places.db.with_file_name(aside);
+        fs::rename(&places.new, &aside).at("renaming", &places.new)?;
+        log::error!(
+            "the damaged catalogue was moved to {}; {lost} payloads kept inside it are lost",
+            aside.display()
+        );
+    }
+    sync_dir(places.db.parent().unwrap_or(&places.db))?;
+    open_sled(&places.db).map_err(|reason| Error::Io {
+        action: "opening the catalogue in",
+        path: places.db.clone(),
+        source: io::Error::other(reason),
+    })
+}
+
+/// Closes a catalogue so that all of it is on disk.
+pub(crate) fn close(catalogue: Catalogue, path: &Path) -> Result<()> {
+    catalogue.flush()?;
+    drop(catalogue);
+    sync_files(path)
+}
+
+/// Syncs every file of a sled directory, and the directory.
+pub(crate) fn sync_files(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).at("reading", path)? {
+        let entry = entry.at("reading", path)?;
+        if entry.file_type().at("reading", path)?.is_file() {
+            let file = entry.path();
+            File::open(&file).and_then(|f| f.sync_all()).at("syncing", &file)?;
+        }
+    }
+    sync_dir(path)
+}
+
+/// Syncs a directory, so that names made in it stay.
+pub(crate) fn sync_dir(path: &Path) -> Result<()> {
+    File::open(path).and_then(|dir| dir.sync_all()).at("syncing", path)
+}
+
+fn remove_dir(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).at("removing", path),
+        _ => Ok(()),
+    }
+}

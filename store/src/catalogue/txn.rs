@@ -1,0 +1,91 @@
+//! Changes that are decided but not yet in the catalogue.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{Catalogue, Records, encode};
+use crate::error::Result;
+
+/// An overlay over the catalogue: reads see its writes, and [`Txn::batches`]
+/// hands them over, once the history has them on disk.
+pub(crate) struct Txn<'a> {
+    base: &'a Catalogue,
+    overlay: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    open: sled::Batch,
+    batches: Vec<sled::Batch>,
+}
+
+impl<'a> Txn<'a> {
+    pub(crate) fn new(base: &'a Catalogue) -> Self {
+        Txn { base, overlay: BTreeMap::new(), open: sled::Batch::default(), batches: Vec::new() }
+    }
+
+    pub(crate) fn set<T: Serialize>(&mut self, key: Vec<u8>, record: &T) -> Result<()> {
+        self.write(key, Some(encode(record)?));
+        Ok(())
+    }
+
+    pub(crate) fn set_number(&mut self, key: Vec<u8>, number: u64) {
+        self.write(key, Some(number.to_be_bytes().to_vec()));
+    }
+
+    pub(crate) fn set_bytes(&mut self, key: Vec<u8>, bytes: Vec<u8>) {
+        self.write(key, Some(bytes));
+    }
+
+    pub(crate) fn remove(&mut self, key: Vec<u8>) {
+        self.write(key, None);
+    }
+
+    fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        match &value {
+            Some(value) => self.open.insert(key.as_slice(), value.as_slice()),
+            None => self.open.remove(key.as_slice()),
+        }
+        self.overlay.insert(key, value);
+    }
+
+    /// Ends one change: what was written since the last end is one atomic batch.
+    pub(crate) fn end_change(&mut self) {
+        self.batches.push(std::mem::take(&mut self.open));
+    }
+
+    /// One batch a change, in order.
+    pub(crate) fn batches(self) -> Vec<sled::Batch> {
+        self.batches
+    }
+}
+
+impl Records for Txn<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>> {
+        match self.overlay.get(key) {
+            Some(value) => Ok(value.as_deref().map(sled::IVec::from)),
+            None => self.base.get(key),
+        }
+    }
+
+    fn first_from(&self, prefix: &[u8], from: &[u8]) -> Result<Option<(sled::IVec, sled::IVec)>> {
+        let added = self
+            .overlay
+            .range(from.to_vec()..)
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .find_map(|(key, value)| Some((key, value.as_deref()?)));
+        let mut stored = None;
+        for entry in self.base.tree().range(from..) {
+            let (key, value) = entry?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            if !self.overlay.contains_key(key.as_ref()) {
+                stored = Some((key, value));
+                break;
+            }
+        }
+        Ok(match (added, stored) {
+            (Some((key, _)), Some(stored)) if stored.0.as_ref() < key.as_slice() => Some(stored),
+            (Some((key, value)), _) => Some((key.as_slice().into(), value.into())),
+            (None, stored) => stored,
+        })
+    }
+}

@@ -1,0 +1,170 @@
+//! The one error type of this crate.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::artifact::NotAnArtifact;
+use crate::key::{Key, KeyError};
+
+/// What can go wrong in a store. Messages say what was wrong; what to do next
+/// is added by whoever talks to the user.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call on a file of the store failed.
+    #[error("{action} {}", path.display())]
+    Io {
+        /// What was attempted, as a present participle ("writing").
+        action: &'static str,
+        /// The file it was attempted on.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Reading the bytes to publish failed on the caller's side.
+    #[error("reading the artifact")]
+    Input(#[source] io::Error),
+    /// Another process owns the store.
+    #[error("the store {} is in use by process {}", dir.display(), pid.map_or("(unknown)".to_string(), |p| p.to_string()))]
+    InUse {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The owner, if it has written its number yet.
+        pid: Option<u32>,
+    },
+    /// There is no store at this path, and none was to be created.
+    #[error("there is no store at {}", .0.display())]
+    NoStore(PathBuf),
+    /// The directory holds something else.
+    #[error("{} is not a wasmfs store: it holds {found:?} and no settings.json", dir.display())]
+    NotAStore {
+        /// The directory.
+        dir: PathBuf,
+        /// One thing found in it.
+        found: String,
+    },
+    /// The store belongs to somebody else.
+    #[error("the store {} belongs to uid {owner}, not to uid {uid}", dir.display())]
+    WrongOwner {
+        /// The store's directory.
+        dir: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who asked.
+        uid: u32,
+    },
+    /// The store was written by a newer wasmfs.
+    #[error("the store {} has format {found}; this wasmfs reads formats up to {supported}", dir.display())]
+    NewerFormat {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The format number in its settings.
+        found: u64,
+        /// The newest format this build knows.
+        supported: u64,
+    },
+    /// `settings.json` can't be read.
+    #[error("{} is not valid", path.display())]
+    Settings {
+        /// The settings file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A name that can't be a key.
+    #[error("{name:?} can't be a key: {rule}")]
+    Key {
+        /// The name given.
+        name: String,
+        /// The rule it breaks.
+        #[source]
+        rule: KeyError,
+    },
+    /// A key would be a directory of another, or the reverse.
+    #[error("{key} can't be published: {other} is a key, and a key can't also be a directory")]
+    KeyConflict {
+        /// The key to publish.
+        key: Key,
+        /// The key in its way.
+        other: String,
+    },
+    /// The bytes are not a wasmtime artifact.
+    #[error(transparent)]
+    NotAnArtifact(#[from] NotAnArtifact),
+    /// No such key, or nothing of it is left.
+    #[error("there is no key {0}")]
+    NoKey(Key),
+    /// No such version of the key.
+    #[error("{key} has no version {version}")]
+    NoVersion {
+        /// The key.
+        key: Key,
+        /// The version asked for.
+        version: u64,
+    },
+    /// A rollback with nothing to roll back to.
+    #[error("{0} has no earlier version to go back to")]
+    NoEarlierVersion(Key),
+    /// The disk has no room for the payload and a margin for the records.
+    #[error("the disk of {} is full: {needed} bytes are needed, {available} are free", dir.display())]
+    DiskFull {
+        /// The store's directory.
+        dir: PathBuf,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        available: u64,
+    },
+    /// A line of the history that was acknowledged can't be read.
+    #[error("the history {} is damaged at byte {offset}: {reason}", path.display())]
+    HistoryDamaged {
+        /// The history file.
+        path: PathBuf,
+        /// Where the first bad line starts.
+        offset: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An earlier write to the history failed in a way that leaves its end
+    /// uncertain; reading goes on, writing needs a reopen.
+    #[error("the history can't be written since an earlier error; the store must be reopened")]
+    HistoryPoisoned,
+    /// The catalogue (sled) failed.
+    #[error("the catalogue failed")]
+    Catalogue(#[source] sled::Error),
+    /// A record of the catalogue can't be decoded, or one that must exist is missing.
+    #[error("the catalogue is inconsistent: {0}")]
+    Inconsistent(String),
+    /// Bytes of a payload differ from what was published.
+    #[error("payload {sha256}, block {block} (of 128 KiB) is damaged: {reason}")]
+    PayloadDamaged {
+        /// The payload's whole sha256, in hexadecimal.
+        sha256: String,
+        /// The damaged block, counted from 0.
+        block: u64,
+        /// What was found.
+        reason: String,
+    },
+}
+
+/// A result with this crate's error.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<sled::Error> for Error {
+    fn from(source: sled::Error) -> Self {
+        Error::Catalogue(source)
+    }
+}
+
+/// Turns an I/O result into this crate's, naming the file and the attempt.
+pub(crate) trait IoContext<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> IoContext<T> for std::result::Result<T, E> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|e| Error::Io { action, path: path.to_owned(), source: e.into() })
+    }
+}

@@ -1,0 +1,312 @@
+//! The history: the append-only file that is the commit.
+//!
+//! One line a change: `{"sum":"<16 hex digits>","entry":{…}}`, where the sum
+//! is the start of the sha256 of the entry's text. A change is committed when
+//! its line is on disk; everything else is derived from it. Several changes
+//! are appended with one fsync, and each says which one was the last on disk
+//! before them (`after`): so a line that can't be read was never acknowledged
+//! unless a later line counts on it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::artifact::ArtifactKind;
+use crate::catalogue::records::{EngineNumber, View};
+use crate::engine::EngineDescription;
+use crate::error::{Error, IoContext, Result};
+use crate::sha::Sha;
+
+/// One committed change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Counts from 1, without gaps.
+    pub seq: u64,
+    /// The last sequence number known to be on disk when this was written.
+    pub after: u64,
+    /// When, in nanoseconds since 1970.
+    pub time: u64,
+    /// What.
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+/// What a line of the history says. It gives every number that was decided, so
+/// that applying it again gives the same catalogue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Change {
+    /// The store was made.
+    Create,
+    /// An engine was seen for the first time.
+    Engine {
+        /// Its number in this store.
+        number: EngineNumber,
+        /// The inode number of its directory in the mount.
+        inode: u64,
+        /// Its name in the mount.
+        label: String,
+        /// What its artifacts say of it.
+        description: EngineDescription,
+    },
+    /// A payload's bytes are durable.
+    Payload {
+        /// Its sha256.
+        sha256: Sha,
+        /// Its size in bytes.
+        size: u64,
+        /// Module or component.
+        kind: ArtifactKind,
+        /// Whether it is kept inside sled.
+        inline: bool,
+        /// sha256 of each of its 128 KiB blocks, in order, base64.
+        blocks: String,
+    },
+    /// A version of a key.
+    Publish {
+        /// The key.
+        key: String,
+        /// The version number.
+        version: u64,
+        /// The version's inode number.
+        inode: u64,
+        /// The payload.
+        sha256: Sha,
+        /// The engine's number.
+        engine: EngineNumber,
+        /// Whether the plain name moves to this engine.
+        default: bool,
+        /// The version whose payload a rollback brings back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rollback_of: Option<u64>,
+        /// Directories that get their inode number here.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        directories: Vec<NewDirectory>,
+    },
+    /// Names were taken away.
+    Remove {
+        /// The key.
+        key: String,
+        /// One version, or all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<u64>,
+    },
+    /// The plain name moved to another engine.
+    Default {
+        /// The key.
+        key: String,
+        /// The engine's number.
+        engine: EngineNumber,
+    },
+}
+
+/// A directory that gets its inode number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewDirectory {
+    /// The view it belongs to.
+    pub view: View,
+    /// Its path in the view.
+    pub path: String,
+    /// Its inode number, for ever.
+    pub inode: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line<'a> {
+    sum: String,
+    #[serde(borrow)]
+    entry: &'a RawValue,
+}
+
+fn checksum(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    digest[..8].iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn line_of(entry: &Entry) -> Result<Vec<u8>> {
+    let encode = || {
+        let entry = serde_json::value::to_raw_value(entry)?;
+        let mut line = serde_json::to_vec(&Line { sum: checksum(entry.get()), entry: &entry })?;
+        line.push(b'\n');
+        Ok(line)
+    };
+    encode().map_err(|e: serde_json::Error| {
+        Error::Inconsistent(format!("encoding a history line: {e}"))
+    })
+}
+
+fn decode(line: &[u8]) -> std::result::Result<Entry, String> {
+    let text = line.strip_suffix(b"\n").ok_or("the line is cut short")?;
+    let line: Line<'_> = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+    if checksum(line.entry.get()) != line.sum {
+        return Err("the checksum doesn't match".into());
+    }
+    serde_json::from_str(line.entry.get()).map_err(|e| e.to_string())
+}
+
+/// The open history file. Reading happens while opening, writing afterwards.
+pub(crate) struct History {
+    path: PathBuf,
+    file: File,
+    /// The length of all lines that are on disk, in bytes.
+    len: u64,
+    /// The last sequence number on disk.
+    seq: u64,
+    /// Set when an error leaves the end of the file uncertain.
+    poisoned: bool,
+}
+
+impl History {
+    /// The length of an entry's line, in bytes.
+    pub(crate) fn line_len(entry: &Entry) -> Result<u64> {
+        Ok(line_of(entry)?.len() as u64)
+    }
+
+    /// Opens the file, making it if it is missing. Nothing is read yet.
+    pub(crate) fn open(path: &Path) -> Result<History> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .at("opening", path)?;
+        Ok(History { path: path.to_owned(), file, len: 0, seq: 0, poisoned: false })
+    }
+
+    /// The length in bytes and the last sequence number of what was read or written.
+    pub(crate) fn end(&self) -> (u64, u64) {
+        (self.len, self.seq)
+    }
+
+    /// Whether a line with this sequence number ends at byte `len`.
+    pub(crate) fn has_line_ending_at(&mut self, len: u64, seq: u64) -> Result<bool> {
+        if len == 0 {
+            return Ok(seq == 0);
+        }
+        let size = self.file.metadata().at("reading", &self.path)?.len();
+        if size < len {
+            return Ok(false);
+        }
+        let start = self.start_of_line(len).at("reading", &self.path)?;
+        self.file.seek(SeekFrom::Start(start)).at("reading", &self.path)?;
+        let mut line = Vec::new();
+        BufReader::new(&self.file).read_until(b'\n', &mut line).at("reading", &self.path)?;
+        Ok(start + line.len() as u64 == len && decode(&line).is_ok_and(|entry| entry.seq == seq))
+    }
+
+    /// Where the line that ends at byte `end` starts.
+    fn start_of_line(&self, end: u64) -> io::Result<u64> {
+        use std::os::unix::fs::FileExt;
+        let mut before = end.saturating_sub(1);
+        let mut buf = [0; 4096];
+        while before > 0 {
+            let n = before.min(buf.len() as u64);
+            let piece = &mut buf[..n as usize];
+            self.file.read_exact_at(piece, before - n)?;
+            if let Some(at) = piece.iter().rposition(|&b| b == b'\n') {
+                return Ok(before - n + at as u64 + 1);
+            }
+            before -= n;
+        }
+        Ok(0)
+    }
+
+    /// Reads every line from byte `from`, whose predecessor has sequence number
+    /// `seq`, and hands each to `apply` with the length of the file up to its end.
+    /// A tail that was never acknowledged is cut off.
+    pub(crate) fn replay(
+        &mut self,
+        from: u64,
+        seq: u64,
+        mut apply: impl FnMut(&Entry, u64) -> Result<()>,
+    ) -> Result<()> {
+        (self.len, self.seq) = (from, seq);
+        self.file.seek(SeekFrom::Start(from)).at("reading", &self.path)?;
+        let mut reader =
+            BufReader::with_capacity(1 << 16, self.file.try_clone().at("reading", &self.path)?);
+        let mut line = Vec::new();
+        let mut bad: Option<String> = None;
+        loop {
+            line.clear();
+            if reader.read_until(b'\n', &mut line).at("reading", &self.path)? == 0 {
+                break;
+            }
+            let entry = decode(&line);
+            match (entry, &bad) {
+                (Ok(entry), None) if entry.seq == self.seq + 1 => {
+                    self.len += line.len() as u64;
+                    self.seq = entry.seq;
+                    apply(&entry, self.len)?;
+                }
+                (Ok(entry), None) => {
+                    bad = Some(format!("line {} follows line {}", entry.seq, self.seq))
+                }
+                (Err(reason), None) => bad = Some(reason),
+                // A readable line that counts on what can't be read: it was acknowledged.
+                (Ok(entry), Some(reason)) if entry.after > self.seq => {
+                    return Err(Error::HistoryDamaged {
+                        path: self.path.clone(),
+                        offset: self.len,
+                        reason: reason.clone(),
+                    });
+                }
+                (_, Some(_)) => {}
+            }
+        }
+        if let Some(reason) = bad {
+            log::warn!(
+                "{}: cutting off an unfinished end at byte {} ({reason})",
+                self.path.display(),
+                self.len
+            );
+            self.truncate()?;
+        }
+        Ok(())
+    }
+
+    fn truncate(&self) -> Result<()> {
+        self.file.set_len(self.len).at("truncating", &self.path)?;
+        self.file.sync_all().at("syncing", &self.path)
+    }
+
+    /// Refuses to write until the store is opened again.
+    pub(crate) fn poison(&mut self) {
+        self.poisoned = true;
+    }
+
+    /// Appends all of `entries` and syncs once. On success they are committed;
+    /// on error none is, unless the end of the file became uncertain, and then
+    /// nothing more is written until the store is opened again.
+    pub(crate) fn append(&mut self, entries: &[Entry]) -> Result<()> {
+        if self.poisoned {
+            return Err(Error::HistoryPoisoned);
+        }
+        let mut lines = Vec::new();
+        for entry in entries {
+            lines.extend_from_slice(&line_of(entry)?);
+        }
+        let written = (&self.file)
+            .seek(SeekFrom::Start(self.len))
+            .and_then(|_| (&self.file).write_all(&lines));
+        if let Err(source) = written {
+            // What a failed write left is cut off again; if that fails, the end is uncertain.
+            self.poisoned = self.truncate().is_err();
+            return Err(Error::Io { action: "writing", path: self.path.clone(), source });
+        }
+        if let Err(source) = self.file.sync_data() {
+            // After a failed fsync nobody knows what is on disk, and a second one proves nothing.
+            self.poisoned = true;
+            return Err(Error::Io { action: "syncing", path: self.path.clone(), source });
+        }
+        self.len += lines.len() as u64;
+        self.seq += entries.len() as u64;
+        Ok(())
+    }
+}

@@ -1,0 +1,37 @@
+//! The store of wasmfs: artifacts, their versions, and the history that
+//! commits them. It knows nothing of FUSE.
+//!
+//! A store is a directory that one process owns at a time:
+//!
+//! | path | what |
+//! | --- | --- |
+//! | `settings.json` | the format and the owner's settings |
+//! | `history` | every committed change, one line each: the commit |
+//! | `db/` | the catalogue, a sled database that is derived from the history |
+//! | `objects/ab/…` | payloads by sha256 |
+//! | `incoming/` | uploads under way, swept when the store opens |
+//! | `state.json` | whether sled was closed, and in which run of the machine |
+//! | `lock` | the owner's process number, under a flock |
+#![warn(missing_docs)]
+
+pub mod artifact;
+mod catalogue;
+pub mod engine;
+mod error;
+mod history;
+mod info;
+mod key;
+mod payload;
+mod publish;
+mod sha;
+mod store;
+pub mod tree;
+
+pub use catalogue::{Changes, ENGINES_INODE, FIRST_FREE_INODE, ROOT_INODE, VERSIONS_INODE};
+pub use error::{Error, Result};
+pub use info::{KeyInfo, VersionInfo, rfc3339};
+pub use key::{Key, KeyError, MAX_COMPONENT_LEN, MAX_KEY_LEN, RESERVED};
+pub use payload::{BLOCK, Staged};
+pub use publish::{Publish, Published, Removed, Status};
+pub use sha::Sha;
+pub use store::{DEFAULT_INLINE_LIMIT, FORMAT, InlineLimit, Settings, Store, Unlimited};

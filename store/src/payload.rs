@@ -1,0 +1,358 @@
+//! Payloads: the bytes of artifacts, stored once per sha256, as object files
+//! or, when small, as chunks inside sled; and checked block by block whenever
+//! they are read.
+
+use std::collections::VecDeque;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest, Sha256};
+
+use crate::artifact::{Artifact, inspect};
+use crate::catalogue::records::{blocks_key, chunk_key};
+use crate::catalogue::{Catalogue, Records, sync_dir, sync_files};
+use crate::error::{Error, IoContext, Result};
+use crate::sha::Sha;
+
+/// The unit in which payloads are checked, in bytes.
+pub const BLOCK: u64 = 128 << 10;
+/// Block hashes in one record: 4,064 bytes.
+pub(crate) const HASHES_PER_RECORD: usize = 127;
+/// Bytes of a payload in one record of sled.
+const CHUNK: usize = 4 << 10;
+/// Verified blocks kept in memory: 4 MiB. Readahead windows straddle blocks,
+/// so that each block is asked for twice in a row.
+const CACHED_BLOCKS: usize = 32;
+/// Object files kept open.
+const CACHED_FILES: usize = 64;
+
+/// An upload that is complete but not committed. Dropping it takes it back.
+#[derive(Debug)]
+pub struct Staged {
+    path: PathBuf,
+    pub(crate) sha256: Sha,
+    pub(crate) size: u64,
+    /// sha256 of each block, one after the other.
+    pub(crate) blocks: Vec<u8>,
+    pub(crate) artifact: Artifact,
+}
+
+impl Staged {
+    /// The payload's sha256.
+    pub fn sha256(&self) -> Sha {
+        self.sha256
+    }
+
+    /// The payload's size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What the artifact says of itself.
+    pub fn artifact(&self) -> &Artifact {
+        &self.artifact
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After a commit the file is under objects/ and this finds nothing.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The directories of payloads.
+pub(crate) struct Payloads {
+    incoming: PathBuf,
+    objects: PathBuf,
+    uploads: AtomicU64,
+    blocks: Recent<(Sha, u64), Vec<u8>, CACHED_BLOCKS>,
+    files: Recent<Sha, File, CACHED_FILES>,
+}
+
+impl Payloads {
+    /// Makes the directories and sweeps what unfinished uploads left.
+    pub(crate) fn open(store: &Path) -> Result<Payloads> {
+        let (incoming, objects) = (store.join("incoming"), store.join("objects"));
+        for dir in [&incoming, &objects] {
+            make_dir(dir)?;
+        }
+        for entry in fs::read_dir(&incoming).at("reading", &incoming)? {
+            let path = entry.at("reading", &incoming)?.path();
+            fs::remove_file(&path).at("removing", &path)?;
+        }
+        Ok(Payloads {
+            incoming,
+            objects,
+            uploads: AtomicU64::new(0),
+            blocks: Recent::default(),
+            files: Recent::default(),
+        })
+    }
+
+    /// Takes an upload in: writes it to `incoming/`, hashing it, and reads
+    /// what it says of itself.
+    pub(crate) fn stage(&self, mut from: impl Read) -> Result<Staged> {
+        let number = self.uploads.fetch_add(1, Ordering::Relaxed);
+        let path = self.incoming.join(number.to_string());
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o400)
+            .open(&path)
+            .at("making", &path)?;
+        let remove_on_error = RemoveOnDrop(&path);
+        let mut whole = Sha256::new();
+        let (mut size, mut blocks) = (0, Vec::new());
+        let mut block = vec![0; BLOCK as usize];
+        loop {
+            let filled = fill(&mut from, &mut block).map_err(Error::Input)?;
+            if filled == 0 {
+                break;
+            }
+            let bytes = &block[..filled];
+            io::Write::write_all(&mut file, bytes).at("writing", &path)?;
+            whole.update(bytes);
+            blocks.extend_from_slice(&Sha256::digest(bytes));
+            size += filled as u64;
+        }
+        let artifact = inspect(&mut file)?;
+        std::mem::forget(remove_on_error);
+        Ok(Staged { path, sha256: Sha(whole.finalize().into()), size, blocks, artifact })
+    }
+
+    /// Where the object file of a payload is.
+    pub(crate) fn object(&self, sha256: &Sha) -> PathBuf {
+        let hex = sha256.hex();
+        self.objects.join(&hex[..2]).join(hex)
+    }
+
+    /// Whether the object file is there with its whole length.
+    pub(crate) fn has_object(&self, sha256: &Sha, size: u64) -> bool {
+        fs::metadata(self.object(sha256)).is_ok_and(|m| m.len() == size)
+    }
+
+    /// Makes `staged` durable as object files: each file is synced, then its
+    /// name, then each directory once.
+    pub(crate) fn keep_as_objects(&self, staged: &[&Staged]) -> Result<()> {
+        let mut directories = Vec::new();
+        for staged in staged {
+            let object = self.object(&staged.sha256);
+            let directory = object.parent().unwrap_or(&self.objects).to_owned();
+            if !directory.exists() {
+                make_dir(&directory)?;
+                directories.push(self.objects.clone());
+            }
+            File::open(&staged.path).and_then(|f| f.sync_all()).at("syncing", &staged.path)?;
+            fs::rename(&staged.path, &object).at("renaming", &staged.path)?;
+            directories.push(directory);
+        }
+        directories.sort();
+        directories.dedup();
+        directories.iter().try_for_each(|dir| sync_dir(dir))
+    }
+
+    /// Makes `staged` durable as chunks inside sled, whose files are in `db`.
+    pub(crate) fn keep_inline(
+        &self,
+        catalogue: &Catalogue,
+        db: &Path,
+        staged: &[&Staged],
+    ) -> Result<()> {
+        for staged in staged {
+            let mut file = File::open(&staged.path).at("opening", &staged.path)?;
+            let mut block = vec![0; BLOCK as usize];
+            let mut index = 0;
+            loop {
+                let filled = fill(&mut file, &mut block).at("reading", &staged.path)?;
+                if filled == 0 {
+                    break;
+                }
+                for chunk in block[..filled].chunks(CHUNK) {
+                    catalogue.tree().insert(chunk_key(&staged.sha256, index), chunk)?;
+                    index += 1;
+                }
+            }
+        }
+        catalogue.flush()?;
+        sync_files(db)
+    }
+
+    /// Reads up to `len` bytes at `offset` of a payload of `size` bytes. Every
+    /// block the bytes come from was checked against its hash.
+    pub(crate) fn read(
+        &self,
+        catalogue: &Catalogue,
+        payload: &PayloadOf,
+        offset: u64,
+        len: usize,
+    ) -> Result<Vec<u8>> {
+        let end = offset.saturating_add(len as u64).min(payload.size);
+        let mut out = Vec::with_capacity(end.saturating_sub(offset) as usize);
+        let mut at = offset;
+        while at < end {
+            let index = at / BLOCK;
+            let start = index * BLOCK;
+            let block = self.block(catalogue, payload, index)?;
+            let upto = (end - start).min(BLOCK) as usize;
+            out.extend_from_slice(&block[(at - start) as usize..upto]);
+            at = start + upto as u64;
+        }
+        Ok(out)
+    }
+
+    fn block(
+        &self,
+        catalogue: &Catalogue,
+        payload: &PayloadOf,
+        index: u64,
+    ) -> Result<Arc<Vec<u8>>> {
+        self.blocks.get((payload.sha256, index), || {
+            let start = index * BLOCK;
+            let len = (payload.size - start).min(BLOCK) as usize;
+            let damaged = |reason: String| Error::PayloadDamaged {
+                sha256: payload.sha256.hex(),
+                block: index,
+                reason,
+            };
+            let bytes = if payload.inline {
+                read_chunks(catalogue, &payload.sha256, start, len)?
+                    .ok_or_else(|| damaged("it is missing in the catalogue".into()))?
+            } else {
+                let file = self.files.get(payload.sha256, || {
+                    let path = self.object(&payload.sha256);
+                    File::open(&path).at("opening", &path)
+                })?;
+                let mut bytes = vec![0; len];
+                file.read_exact_at(&mut bytes, start).map_err(|e| damaged(e.to_string()))?;
+                bytes
+            };
+            let expected = block_hash(catalogue, &payload.sha256, index)?;
+            if expected != Some(Sha(Sha256::digest(&bytes).into())) {
+                return Err(damaged("its sha256 differs from the one published".into()));
+            }
+            Ok(bytes)
+        })
+    }
+}
+
+/// What reading a payload takes.
+#[derive(Clone, Debug)]
+pub(crate) struct PayloadOf {
+    pub(crate) sha256: Sha,
+    pub(crate) size: u64,
+    pub(crate) inline: bool,
+}
+
+fn block_hash(catalogue: &Catalogue, sha256: &Sha, index: u64) -> Result<Option<Sha>> {
+    let per_record = HASHES_PER_RECORD as u64;
+    let record = catalogue.get(&blocks_key(sha256, (index / per_record) as u32))?;
+    let at = (index % per_record) as usize * 32;
+    Ok(record.and_then(|hashes| Some(Sha(hashes.get(at..at + 32)?.try_into().ok()?))))
+}
+
+fn read_chunks(
+    catalogue: &Catalogue,
+    sha256: &Sha,
+    start: u64,
+    len: usize,
+) -> Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::with_capacity(len + CHUNK);
+    let mut index = (start / CHUNK as u64) as u32;
+    while bytes.len() < len {
+        match catalogue.get(&chunk_key(sha256, index))? {
+            Some(chunk) if !chunk.is_empty() => bytes.extend_from_slice(&chunk),
+            _ => return Ok(None),
+        }
+        index += 1;
+    }
+    bytes.truncate(len);
+    Ok(Some(bytes))
+}
+
+/// A payload kept inside `catalogue`, if all of it is there and right.
+pub(crate) fn whole_inline(catalogue: &Catalogue, sha256: &Sha, size: u64) -> Option<Vec<u8>> {
+    let bytes = read_chunks(catalogue, sha256, 0, usize::try_from(size).ok()?).ok()??;
+    (Sha256::digest(&bytes)[..] == sha256.0).then_some(bytes)
+}
+
+/// Puts a payload into `catalogue` as chunks.
+pub(crate) fn put_chunks(catalogue: &Catalogue, sha256: &Sha, bytes: &[u8]) -> Result<()> {
+    for (index, chunk) in bytes.chunks(CHUNK).enumerate() {
+        catalogue.tree().insert(chunk_key(sha256, index as u32), chunk)?;
+    }
+    Ok(())
+}
+
+/// The sha256 in the key of a payload's record.
+pub(crate) fn sha_of_key(key: &[u8]) -> Result<Sha> {
+    key.get(1..)
+        .and_then(|sha| sha.try_into().ok())
+        .map(Sha)
+        .ok_or_else(|| Error::Inconsistent("a payload's key is no sha256".into()))
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e).at("making", path),
+        _ => Ok(()),
+    }
+}
+
+/// Reads until `buf` is full or the input ends.
+fn fill(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        match from.read(&mut buf[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
+}
+
+struct RemoveOnDrop<'a>(&'a Path);
+
+impl Drop for RemoveOnDrop<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.0);
+    }
+}
+
+/// The last `N` values that were asked for. A value is made outside the lock.
+struct Recent<K, V, const N: usize>(std::sync::Mutex<VecDeque<(K, Arc<V>)>>);
+
+impl<K, V, const N: usize> Default for Recent<K, V, N> {
+    fn default() -> Self {
+        Recent(std::sync::Mutex::new(VecDeque::with_capacity(N)))
+    }
+}
+
+impl<K: PartialEq, V, const N: usize> Recent<K, V, N> {
+    fn get(&self, key: K, make: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
+        // A thread that panicked with this lock held left a valid queue.
+        let lock = || self.0.lock().unwrap_or_else(|e| e.into_inner());
+        {
+            let mut recent = lock();
+            if let Some(at) = recent.iter().position(|(k, _)| *k == key)
+                && let Some(entry) = recent.remove(at)
+            {
+                let value = entry.1.clone();
+                recent.push_front(entry);
+                return Ok(value);
+            }
+        }
+        let value = Arc::new(make()?);
+        let mut recent = lock();
+        recent.truncate(N - 1);
+        recent.push_front((key, value.clone()));
+        Ok(value)
+    }
+}

@@ -1,0 +1,354 @@
+//! The changes a store accepts: publish, rollback, remove.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue::records::*;
+use crate::catalogue::{Changes, Records, Txn, live_versions};
+use crate::engine::EngineDescription;
+use crate::error::{Error, IoContext, Result};
+use crate::history::{Change, History, NewDirectory};
+use crate::info::VersionInfo;
+use crate::key::{Key, RESERVED};
+use crate::payload::Staged;
+use crate::sha::Sha;
+use crate::store::{Planned, Store};
+
+/// The shortest fingerprint in an engine's label, in hexadecimal digits.
+const LABEL_DIGITS: usize = 8;
+/// Free space that a commit leaves, in bytes: a disk that fills up under sled poisons it.
+const DISK_MARGIN: u64 = 8 << 20;
+
+/// An artifact to publish.
+#[derive(Debug)]
+pub struct Publish {
+    /// Under which name.
+    pub key: Key,
+    /// The upload.
+    pub staged: Staged,
+    /// Whether the plain name moves to the artifact's engine.
+    pub make_default: bool,
+}
+
+/// What came of a publish.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Published {
+    /// `published`, or `unchanged` if this was the key's current version for its engine already.
+    pub status: Status,
+    /// The version that has the bytes now.
+    #[serde(flatten)]
+    pub version: VersionInfo,
+    /// Where hosts of this engine find it, under the mount.
+    pub path: String,
+    /// The engine whose version the plain name serves.
+    pub default_engine: String,
+}
+
+/// Whether anything changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// There is a new version.
+    Published,
+    /// The bytes were the current version's already.
+    Unchanged,
+}
+
+/// What came of a removal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// The key.
+    pub key: Key,
+    /// The versions whose names are gone.
+    pub versions: Vec<u64>,
+    /// The version that the plain name serves now, if any.
+    pub now_serves: Option<u64>,
+}
+
+/// Where a version's bytes come from.
+struct Source {
+    sha256: Sha,
+    size: u64,
+    engine: EngineDescription,
+    rollback_of: Option<u64>,
+}
+
+impl Store {
+    /// Publishes all of `requests` with one commit; those that are refused don't
+    /// hold up the rest. When this returns, the published ones are durable.
+    pub fn publish(&self, requests: Vec<Publish>) -> Result<(Vec<Result<Published>>, Changes)> {
+        let mut writer = self.writer();
+        let mut planned = Planned::new(self.catalogue()?);
+        let mut changes = Changes::default();
+        let mut inside: Vec<&Staged> = Vec::new();
+        let mut objects: Vec<&Staged> = Vec::new();
+        let mut results = Vec::new();
+        for Publish { key, staged, make_default } in &requests {
+            let inline = self.settings().inline_limit.admits(staged.size);
+            let source = Source {
+                sha256: staged.sha256,
+                size: staged.size,
+                engine: staged.artifact.engine.clone(),
+                rollback_of: None,
+            };
+            let result = check_conflicts(&planned.txn, key).and_then(|()| {
+                let known = planned.txn.payload(&staged.sha256)?;
+                let inline = known.as_ref().map_or(inline, |record| record.inline);
+                if known.is_none() {
+                    changes.extend(planned.add(
+                        &writer,
+                        Change::Payload {
+                            sha256: staged.sha256,
+                            size: staged.size,
+                            kind: staged.artifact.kind,
+                            inline,
+                            blocks: BASE64.encode(&staged.blocks),
+                        },
+                    )?);
+                }
+                let list = if inline { &mut inside } else { &mut objects };
+                let taken = list.iter().any(|s| s.sha256 == staged.sha256);
+                if !taken
+                    && (known.is_none()
+                        || !self.has_payload(&staged.sha256, staged.size, inline)?)
+                {
+                    list.push(staged);
+                }
+                plan_version(&mut planned, &writer, key, source, *make_default, &mut changes)
+            });
+            results.push(result);
+        }
+        if !planned.is_empty() || !inside.is_empty() || !objects.is_empty() {
+            self.check_free_space(inside.iter().map(|staged| staged.size).sum())?;
+        }
+        self.payloads.keep_as_objects(&objects)?;
+        if !inside.is_empty() {
+            self.payloads.keep_inline(self.catalogue()?, &self.db(), &inside)?;
+        }
+        self.commit(&mut writer, planned)?;
+        let results = requests
+            .iter()
+            .zip(results)
+            .map(|(request, planned)| {
+                let (status, inode) = planned?;
+                self.published(&request.key, inode, status)
+            })
+            .collect();
+        Ok((results, changes))
+    }
+
+    /// Publishes the payload of an earlier version again: of `version`, or of
+    /// the one before the version that the plain name serves. Rolling back
+    /// twice goes back two versions.
+    pub fn rollback(&self, key: &Key, version: Option<u64>) -> Result<(Published, Changes)> {
+        let mut writer = self.writer();
+        let mut planned = Planned::new(self.catalogue()?);
+        let mut changes = Changes::default();
+        let target = match version {
+            Some(version) => {
+                planned
+                    .txn
+                    .version(key.as_str(), version)?
+                    .ok_or_else(|| Error::NoVersion { key: key.clone(), version })?
+                    .1
+            }
+            None => version_before_current(&planned.txn, key)?,
+        };
+        check_conflicts(&planned.txn, key)?;
+        let payload = planned.txn.payload(&target.sha256)?;
+        let here = |p: PayloadRecord| self.has_payload(&target.sha256, p.size, p.inline);
+        if !payload.map_or(Ok(false), here)? {
+            return Err(Error::PayloadDamaged {
+                sha256: target.sha256.hex(),
+                block: 0,
+                reason: "the payload is missing".into(),
+            });
+        }
+        let source = Source {
+            sha256: target.sha256,
+            size: target.size,
+            engine: planned.txn.engine(target.engine)?.description,
+            rollback_of: Some(target.rollback_of.unwrap_or(target.version)),
+        };
+        let (status, inode) =
+            plan_version(&mut planned, &writer, key, source, false, &mut changes)?;
+        self.check_free_space(0)?;
+        self.commit(&mut writer, planned)?;
+        Ok((self.published(key, inode, status)?, changes))
+    }
+
+    /// Takes away the names of one version of a key, or of all. The bytes stay
+    /// for whoever uses them, and numbers are not given again.
+    pub fn remove(&self, key: &Key, version: Option<u64>) -> Result<(Removed, Changes)> {
+        let mut writer = self.writer();
+        let mut planned = Planned::new(self.catalogue()?);
+        let live = live_versions(&planned.txn, key.as_str())?;
+        let versions = match version {
+            None if live.is_empty() => return Err(Error::NoKey(key.clone())),
+            None => live,
+            Some(version) if live.contains(&version) => vec![version],
+            Some(version) => return Err(Error::NoVersion { key: key.clone(), version }),
+        };
+        let changes = planned.add(&writer, Change::Remove { key: key.to_string(), version })?;
+        self.check_free_space(0)?;
+        self.commit(&mut writer, planned)?;
+        let now_serves = self
+            .catalogue()?
+            .number(&name_key(View::Keys, key.as_str(), 0))?
+            .map(|inode| self.catalogue()?.version_at(inode).map(|v| v.version))
+            .transpose()?;
+        Ok((Removed { key: key.clone(), versions, now_serves }, changes))
+    }
+
+    fn published(&self, key: &Key, inode: u64, status: Status) -> Result<Published> {
+        let catalogue = self.catalogue()?;
+        let version = self.version_info(inode)?;
+        let record: KeyRecord =
+            catalogue.record(&key_key(key.as_str()))?.ok_or_else(|| Error::NoKey(key.clone()))?;
+        let default_engine = catalogue.engine(record.default_engine)?.label;
+        let path = if version.served_by_plain_name {
+            key.to_string()
+        } else {
+            format!("{RESERVED}/engines/{}/{key}", version.engine)
+        };
+        Ok(Published { status, version, path, default_engine })
+    }
+
+    fn has_payload(&self, sha256: &Sha, size: u64, inline: bool) -> Result<bool> {
+        if inline {
+            Ok(size == 0 || self.catalogue()?.get(&chunk_key(sha256, 0))?.is_some())
+        } else {
+            Ok(self.payloads.has_object(sha256, size))
+        }
+    }
+
+    /// Refuses to start what a full disk would interrupt.
+    fn check_free_space(&self, inside: u64) -> Result<()> {
+        let stat =
+            rustix::fs::statvfs(self.dir()).at("asking for the free space of", self.dir())?;
+        let available = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let needed = inside.saturating_mul(2).saturating_add(DISK_MARGIN);
+        if available < needed {
+            return Err(Error::DiskFull { dir: self.dir().to_owned(), needed, available });
+        }
+        Ok(())
+    }
+}
+
+/// A key may not be a directory of another, nor the reverse.
+fn check_conflicts(txn: &Txn<'_>, key: &Key) -> Result<()> {
+    let conflict = |other: String| Err(Error::KeyConflict { key: key.clone(), other });
+    for ancestor in key.ancestors() {
+        if txn.any_under(&names_prefix(View::Versions, &format!("{ancestor}/\0")))? {
+            return conflict(ancestor.to_owned());
+        }
+    }
+    let under = names_prefix(View::Versions, &format!("{key}/"));
+    let first = names_prefix(View::Versions, &format!("{key}/\x01"));
+    if let Some((name, _)) = txn.first_from(&under, &first)? {
+        let start = under.len() - key.as_str().len() - 1;
+        let other = String::from_utf8_lossy(&name[start..]).into_owned();
+        return conflict(other.split("/\0").next().unwrap_or_default().to_owned());
+    }
+    Ok(())
+}
+
+fn engine_number(
+    planned: &mut Planned<'_>,
+    writer: &History,
+    description: &EngineDescription,
+    changes: &mut Changes,
+) -> Result<EngineNumber> {
+    let fingerprint = fingerprint_key(&description.fingerprint);
+    if let Some(number) = planned.txn.engine_number(&fingerprint)? {
+        return Ok(number);
+    }
+    let mut digits = LABEL_DIGITS;
+    let mut label = description.label(digits);
+    while planned.txn.engine_number(&label_key(&label))?.is_some() && digits < 64 {
+        digits += 4;
+        label = description.label(digits);
+    }
+    let applied = planned.txn.applied()?;
+    changes.extend(planned.add(
+        writer,
+        Change::Engine {
+            number: applied.next_engine,
+            inode: applied.next_inode,
+            label,
+            description: description.clone(),
+        },
+    )?);
+    Ok(applied.next_engine)
+}
+
+fn plan_version(
+    planned: &mut Planned<'_>,
+    writer: &History,
+    key: &Key,
+    source: Source,
+    make_default: bool,
+    changes: &mut Changes,
+) -> Result<(Status, u64)> {
+    let engine = engine_number(planned, writer, &source.engine, changes)?;
+    let name = key.as_str();
+    let record: Option<KeyRecord> = planned.txn.record(&key_key(name))?;
+    if let Some(inode) = planned.txn.number(&name_key(View::Engine(engine), name, 0))?
+        && planned.txn.version_at(inode)?.sha256 == source.sha256
+    {
+        if make_default && record.is_some_and(|r| r.default_engine != engine) {
+            changes.extend(planned.add(writer, Change::Default { key: name.to_owned(), engine })?);
+        }
+        return Ok((Status::Unchanged, inode));
+    }
+    let mut next_inode = planned.txn.applied()?.next_inode;
+    let mut directories = Vec::new();
+    let mut number_directory = |txn: &Txn<'_>, view, path: &str| -> Result<()> {
+        if txn.number(&directory_key(view, path))?.is_none() {
+            directories.push(NewDirectory { view, path: path.to_owned(), inode: next_inode });
+            next_inode += 1;
+        }
+        Ok(())
+    };
+    for ancestor in key.ancestors() {
+        for view in [View::Keys, View::Engine(engine), View::Versions] {
+            number_directory(&planned.txn, view, ancestor)?;
+        }
+    }
+    number_directory(&planned.txn, View::Versions, name)?;
+    let inode = next_inode;
+    changes.extend(planned.add(
+        writer,
+        Change::Publish {
+            key: name.to_owned(),
+            version: record.map_or(1, |r| r.last_version + 1),
+            inode,
+            sha256: source.sha256,
+            engine,
+            default: make_default,
+            rollback_of: source.rollback_of,
+            directories,
+        },
+    )?);
+    debug_assert_eq!(planned.txn.version_at(inode)?.size, source.size);
+    Ok((Status::Published, inode))
+}
+
+/// The version to go back to from what the plain name serves.
+fn version_before_current(txn: &Txn<'_>, key: &Key) -> Result<VersionRecord> {
+    let name = key.as_str();
+    let inode =
+        txn.number(&name_key(View::Keys, name, 0))?.ok_or_else(|| Error::NoKey(key.clone()))?;
+    let current = txn.version_at(inode)?;
+    let origin = current.rollback_of.unwrap_or(current.version);
+    for number in live_versions(txn, name)?.into_iter().rev().filter(|n| *n < origin) {
+        if let Some((_, version)) = txn.version(name, number)?
+            && version.engine == current.engine
+            && version.sha256 != current.sha256
+        {
+            return Ok(version);
+        }
+    }
+    Err(Error::NoEarlierVersion(key.clone()))
+}

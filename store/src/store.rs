@@ -1,0 +1,333 @@
+//! The store: opening it, owning it, closing it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue::{self, Catalogue, Txn, apply, sync_dir};
+use crate::error::{Error, IoContext, Result};
+use crate::history::{Change, Entry, History};
+use crate::payload::{Payloads, Staged};
+
+/// The format that this crate writes, and the newest it reads.
+pub const FORMAT: u64 = 1;
+/// Payloads up to this size, in bytes, are kept inside sled unless the store's settings say otherwise.
+pub const DEFAULT_INLINE_LIMIT: u64 = 16 << 10;
+
+const SETTINGS: &str = "settings.json";
+const LOCK: &str = "lock";
+const HISTORY: &str = "history";
+const STATE: &str = "state.json";
+
+/// The largest payload that is kept inside sled. Larger ones are object files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum InlineLimit {
+    /// So many bytes; 0 keeps nothing inside.
+    Bytes(u64),
+    /// Everything inside sled: `"unlimited"`.
+    Unlimited(Unlimited),
+}
+
+/// The word `unlimited`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unlimited {
+    /// `"unlimited"`
+    Unlimited,
+}
+
+impl InlineLimit {
+    /// Everything inside sled.
+    pub const UNLIMITED: InlineLimit = InlineLimit::Unlimited(Unlimited::Unlimited);
+
+    pub(crate) fn admits(self, size: u64) -> bool {
+        match self {
+            InlineLimit::Bytes(limit) => size <= limit,
+            InlineLimit::Unlimited(_) => true,
+        }
+    }
+}
+
+/// `settings.json`: what a store is, and how its owner wants it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The store's format.
+    pub format: u64,
+    /// The largest payload kept inside sled.
+    #[serde(default = "default_inline_limit")]
+    pub inline_limit: InlineLimit,
+}
+
+fn default_inline_limit() -> InlineLimit {
+    InlineLimit::Bytes(DEFAULT_INLINE_LIMIT)
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { format: FORMAT, inline_limit: default_inline_limit() }
+    }
+}
+
+/// `state.json`: whether sled can be trusted when the store opens next.
+#[derive(Serialize, Deserialize)]
+struct State {
+    /// `/proc/sys/kernel/random/boot_id` of the machine's run that wrote this.
+    boot_id: String,
+    /// Whether sled was closed and synced.
+    closed: bool,
+}
+
+/// An open store. One process has it at a time; within it, every method can be
+/// called from any thread.
+pub struct Store {
+    dir: PathBuf,
+    settings: Settings,
+    catalogue: Option<Catalogue>,
+    pub(crate) payloads: Payloads,
+    writer: Mutex<History>,
+    /// Holds the flock; released when the process ends, however it ends.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the store in `dir`, making one if nothing is there.
+    pub fn open_or_create(dir: &Path) -> Result<Store> {
+        Store::create(dir, &Settings::default())?;
+        Store::open(dir)
+    }
+
+    /// Makes an empty store with `settings`, unless there is one already.
+    pub fn create(dir: &Path, settings: &Settings) -> Result<()> {
+        if let Some(parent) = dir.parent() {
+            fs::create_dir_all(parent).at("making", parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e).at("making", dir),
+            _ => {}
+        }
+        let path = dir.join(SETTINGS);
+        if path.exists() {
+            return Ok(());
+        }
+        if let Some(entry) = fs::read_dir(dir).at("reading", dir)?.next() {
+            let found = entry.at("reading", dir)?.file_name().to_string_lossy().into_owned();
+            // What a creation that was cut off leaves.
+            if found != ".settings.json" {
+                return Err(Error::NotAStore { dir: dir.to_owned(), found });
+            }
+        }
+        write_json(&path, settings)
+    }
+
+    /// Opens the store in `dir`, which must exist.
+    pub fn open(dir: &Path) -> Result<Store> {
+        let path = dir.join(SETTINGS);
+        if !path.exists() {
+            return Err(Error::NoStore(dir.to_owned()));
+        }
+        let metadata = fs::metadata(dir).at("reading", dir)?;
+        let uid = rustix::process::geteuid().as_raw();
+        if metadata.uid() != uid {
+            return Err(Error::WrongOwner { dir: dir.to_owned(), owner: metadata.uid(), uid });
+        }
+        if metadata.permissions().mode() & 0o077 != 0 {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).at("protecting", dir)?;
+        }
+        let settings = read_settings(&path)?;
+        if settings.format > FORMAT {
+            return Err(Error::NewerFormat {
+                dir: dir.to_owned(),
+                found: settings.format,
+                supported: FORMAT,
+            });
+        }
+        let lock = take_lock(dir)?;
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let state = dir.join(STATE);
+        let trusted = read_state(&state).is_some_and(|s| s.closed || s.boot_id == boot_id);
+        write_json(&state, &State { boot_id, closed: false })?;
+        let mut history = History::open(&dir.join(HISTORY))?;
+        sync_dir(dir)?;
+        let catalogue = catalogue::open(dir, &mut history, trusted)?;
+        let payloads = Payloads::open(dir)?;
+        let store = Store {
+            dir: dir.to_owned(),
+            settings,
+            catalogue: Some(catalogue),
+            payloads,
+            writer: Mutex::new(history),
+            _lock: lock,
+        };
+        if store.writer().end().1 == 0 {
+            let mut writer = store.writer();
+            let mut planned = Planned::new(store.catalogue()?);
+            planned.add(&writer, Change::Create)?;
+            store.commit(&mut writer, planned)?;
+        }
+        Ok(store)
+    }
+
+    /// Closes the store so that the next open need not look at anything twice.
+    /// Dropping it without is what a crash does, and loses nothing either.
+    pub fn close(mut self) -> Result<()> {
+        if let Some(catalogue) = self.catalogue.take() {
+            catalogue::close(catalogue, &self.db())?;
+            let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+            write_json(&self.dir.join(STATE), &State { boot_id, closed: true })?;
+        }
+        Ok(())
+    }
+
+    /// The store's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The store's settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Takes an artifact in, without publishing it: its bytes are hashed and
+    /// kept aside until [`Store::publish`], and taken back if the result is dropped.
+    pub fn stage(&self, from: impl Read) -> Result<Staged> {
+        self.payloads.stage(from)
+    }
+
+    pub(crate) fn db(&self) -> PathBuf {
+        self.dir.join("db")
+    }
+
+    pub(crate) fn catalogue(&self) -> Result<&Catalogue> {
+        self.catalogue.as_ref().ok_or_else(|| Error::Inconsistent("the store is closed".into()))
+    }
+
+    /// The right to write. A writer that panicked left the history as it was.
+    pub(crate) fn writer(&self) -> MutexGuard<'_, History> {
+        self.writer.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Commits what was planned: history first, then the catalogue.
+    pub(crate) fn commit(&self, writer: &mut History, planned: Planned<'_>) -> Result<()> {
+        if planned.entries.is_empty() {
+            return Ok(());
+        }
+        let entries = planned.entries;
+        writer.append(&entries)?;
+        let tree = self.catalogue()?.tree();
+        for batch in planned.txn.batches() {
+            if let Err(e) = tree.apply_batch(batch) {
+                // Committed, but unknown to the catalogue: nothing may be applied after the gap.
+                writer.poison();
+                return Err(e.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Changes with all their numbers given, to be committed together.
+pub(crate) struct Planned<'a> {
+    pub(crate) txn: Txn<'a>,
+    entries: Vec<Entry>,
+    history_len: u64,
+}
+
+impl<'a> Planned<'a> {
+    pub(crate) fn new(catalogue: &'a Catalogue) -> Planned<'a> {
+        Planned { txn: Txn::new(catalogue), entries: Vec::new(), history_len: 0 }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Adds a change, and says which names it will have changed.
+    pub(crate) fn add(&mut self, writer: &History, change: Change) -> Result<catalogue::Changes> {
+        let (len, after) = writer.end();
+        let seq = after + 1 + self.entries.len() as u64;
+        let entry = Entry { seq, after, time: now(), change };
+        let end = self.history_len.max(len) + History::line_len(&entry)?;
+        let changes = apply(&mut self.txn, &entry, end)?;
+        self.history_len = end;
+        self.entries.push(entry);
+        Ok(changes)
+    }
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|d| u64::try_from(d.as_nanos()).ok())
+        .unwrap_or(0)
+}
+
+fn read_settings(path: &Path) -> Result<Settings> {
+    let text = fs::read(path).at("reading", path)?;
+    // The format first: a newer one may have settings that this build can't read.
+    #[derive(Deserialize)]
+    struct Format {
+        format: u64,
+    }
+    let invalid = |source| Error::Settings { path: path.to_owned(), source };
+    let Format { format } = serde_json::from_slice(&text).map_err(invalid)?;
+    if format > FORMAT {
+        return Ok(Settings { format, ..Settings::default() });
+    }
+    serde_json::from_slice(&text).map_err(invalid)
+}
+
+fn read_state(path: &Path) -> Option<State> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Writes a small file so that a crash leaves the old one or the new.
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}"));
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|source| Error::Settings { path: path.to_owned(), source })?;
+    text.push(b'\n');
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)
+        .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
+        .at("writing", &new)?;
+    fs::rename(&new, path).at("renaming", &new)?;
+    sync_dir(path.parent().unwrap_or(Path::new("/")))
+}
+
+fn take_lock(dir: &Path) -> Result<File> {
+    let path = dir.join(LOCK);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .at("opening", &path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            return Err(Error::InUse { dir: dir.to_owned(), pid: pid.trim().parse().ok() });
+        }
+        Err(e) => return Err(e).at("locking", &path),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).at("writing", &path)?;
+    Ok(file)
+}

@@ -1,0 +1,240 @@
+//! What the mount reads: directories, files, and their bytes.
+//!
+//! Nothing here depends on an open directory or file: a place in a listing is
+//! the inode number of the entry before it, which means the same in every
+//! process that ever serves the store.
+
+use crate::catalogue::records::*;
+use crate::catalogue::{ENGINES_INODE, Records, be_u64, live_directory};
+use crate::error::{Error, Result};
+use crate::info::rfc3339;
+use crate::key::join_path;
+use crate::payload::PayloadOf;
+use crate::store::Store;
+
+pub use crate::catalogue::records::{InodeRecord, VersionRecord, View};
+
+/// An entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name in the directory.
+    pub name: String,
+    /// The inode number it leads to.
+    pub inode: u64,
+    /// Whether it is a directory.
+    pub is_directory: bool,
+}
+
+/// The free and whole space of the disk that a store is on, in bytes, and its inodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    /// All of it.
+    pub size: u64,
+    /// Free.
+    pub free: u64,
+    /// Free for ordinary users.
+    pub available: u64,
+    /// Inodes.
+    pub inodes: u64,
+    /// Free inodes.
+    pub free_inodes: u64,
+}
+
+impl Store {
+    /// What an inode number means; `None` if it was never given. Removed
+    /// versions and directories that don't show are found as well.
+    pub fn inode(&self, inode: u64) -> Result<Option<InodeRecord>> {
+        self.catalogue()?.inode(inode)
+    }
+
+    /// The inode number of the entry `name` in the directory `path` of a view,
+    /// and whether it is a directory.
+    pub fn child(&self, view: View, path: &str, name: &str) -> Result<Option<(u64, bool)>> {
+        let catalogue = self.catalogue()?;
+        let whole = join_path(path, name);
+        let file = match view {
+            View::Versions => canonical_number(name)
+                .map(|version| catalogue.number(&name_key(view, path, version)))
+                .transpose()?
+                .flatten(),
+            View::Keys | View::Engine(_) => catalogue.number(&name_key(view, &whole, 0))?,
+        };
+        match file {
+            Some(inode) => Ok(Some((inode, false))),
+            None => Ok(live_directory(catalogue, view, &whole)?.map(|inode| (inode, true))),
+        }
+    }
+
+    /// The inode number of the directory `path` of a view, whether it shows or not.
+    pub fn directory(&self, view: View, path: &str) -> Result<Option<u64>> {
+        self.catalogue()?.number(&directory_key(view, path))
+    }
+
+    /// The inode number of an engine's directory, if it has anything in it.
+    pub fn engine_directory(&self, label: &str) -> Result<Option<u64>> {
+        let catalogue = self.catalogue()?;
+        match catalogue.engine_number(&label_key(label))? {
+            Some(number) => live_directory(catalogue, View::Engine(number), ""),
+            None => Ok(None),
+        }
+    }
+
+    /// Hands the entries of the directory `path` of a view to `each`, in the
+    /// order of their names, until it returns false. Starts after the entry
+    /// that leads, or once led, to the inode number `after`.
+    pub fn list(
+        &self,
+        view: View,
+        path: &str,
+        after: Option<u64>,
+        mut each: impl FnMut(Entry) -> bool,
+    ) -> Result<()> {
+        let catalogue = self.catalogue()?;
+        let under = if path.is_empty() { String::new() } else { join_path(path, "") };
+        let prefix = names_prefix(view, &under);
+        let mut from = match after {
+            None => prefix.clone(),
+            Some(inode) => match self.resume_after(view, &under, inode)? {
+                Some(rest) => [&prefix[..], &rest].concat(),
+                None => return Ok(()),
+            },
+        };
+        let mut names = catalogue.tree().range(from.clone()..);
+        while let Some(entry) = names.next() {
+            let (name, inode) = entry?;
+            let Some(rest) = name.strip_prefix(&prefix[..]) else { break };
+            let entry = if let [0, version @ ..] = rest {
+                let name = be_u64(version)?.to_string();
+                Entry { name, inode: be_u64(&inode)?, is_directory: false }
+            } else if let Some(slash) = rest.iter().position(|&b| b == b'/') {
+                // All that is in this directory is passed over with one seek.
+                from = [&prefix[..], &rest[..slash], b"0"].concat();
+                let name = utf8(&rest[..slash])?;
+                let path = join_path(path, &name);
+                let Some(inode) = catalogue.number(&directory_key(view, &path))? else {
+                    return Err(Error::Inconsistent(format!(
+                        "directory {path:?} has no inode number"
+                    )));
+                };
+                names = catalogue.tree().range(from.clone()..);
+                Entry { name, inode, is_directory: true }
+            } else {
+                Entry { name: utf8(rest)?, inode: be_u64(&inode)?, is_directory: false }
+            };
+            if !each(entry) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The least end of a name after the entry that leads to `inode`, in the
+    /// directory whose entries start with `under`; `None` if it can't be one of its.
+    fn resume_after(&self, view: View, under: &str, inode: u64) -> Result<Option<Vec<u8>>> {
+        Ok(match self.inode(inode)? {
+            Some(InodeRecord::Directory(record)) if record.view == view => {
+                record.path.strip_prefix(under).map(|name| [name.as_bytes(), b"0"].concat())
+            }
+            Some(InodeRecord::Version(record)) if view == View::Versions => {
+                let number = record.version.checked_add(1).map(u64::to_be_bytes);
+                number.map(|number| [&b"\0"[..], &number].concat())
+            }
+            Some(InodeRecord::Version(record)) => {
+                record.key.strip_prefix(under).map(|name| [name.as_bytes(), b"\0"].concat())
+            }
+            _ => None,
+        })
+    }
+
+    /// The engines that have a directory in the mount, as [`Store::list`] does it.
+    pub fn list_engines(
+        &self,
+        after: Option<u64>,
+        mut each: impl FnMut(Entry) -> bool,
+    ) -> Result<()> {
+        let catalogue = self.catalogue()?;
+        let first = match after {
+            None => 0,
+            Some(inode) => match self.inode(inode)? {
+                Some(InodeRecord::Directory(DirectoryRecord {
+                    view: View::Engine(number),
+                    ..
+                })) => number.saturating_add(1),
+                _ => return Ok(()),
+            },
+        };
+        for entry in catalogue.tree().range(engine_key(first)..) {
+            let (key, value) = entry?;
+            let Some(number) = key.strip_prefix(&engines_prefix()[..]) else { break };
+            let number = number
+                .try_into()
+                .map(u32::from_be_bytes)
+                .map_err(|_| Error::Inconsistent("an engine's number has not 4 bytes".into()))?;
+            if let Some(inode) = live_directory(catalogue, View::Engine(number), "")? {
+                let record: EngineRecord = crate::catalogue::decode(&value)?;
+                if !each(Entry { name: record.label, inode, is_directory: true }) {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// When a name in the directory of engines last changed, in nanoseconds since 1970.
+    pub fn engines_mtime(&self) -> Result<u64> {
+        match self.inode(ENGINES_INODE)? {
+            Some(InodeRecord::Directory(record)) => Ok(record.mtime),
+            _ => Err(Error::Inconsistent("the directory of engines is missing".into())),
+        }
+    }
+
+    /// Up to `len` bytes at `offset` of a version, checked against the hashes
+    /// taken when it was published.
+    pub fn read(&self, version: &VersionRecord, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let catalogue = self.catalogue()?;
+        let record = catalogue.payload(&version.sha256)?.ok_or_else(|| Error::PayloadDamaged {
+            sha256: version.sha256.hex(),
+            block: 0,
+            reason: "it is missing".into(),
+        })?;
+        let payload =
+            PayloadOf { sha256: version.sha256, size: record.size, inline: record.inline };
+        self.payloads.read(catalogue, &payload, offset, len)
+    }
+
+    /// What the mount says of a version in extended attributes: names without
+    /// `user.wasmfs.`, and values.
+    pub fn attributes(&self, version: &VersionRecord) -> Result<Vec<(&'static str, String)>> {
+        let engine = self.catalogue()?.engine(version.engine)?;
+        Ok(vec![
+            ("key", version.key.clone()),
+            ("version", version.version.to_string()),
+            ("sha256", version.sha256.hex()),
+            ("engine", engine.label),
+            ("wasmtime", engine.description.wasmtime),
+            ("published", rfc3339(version.published)),
+        ])
+    }
+
+    /// The space of the disk the store is on.
+    pub fn space(&self) -> std::io::Result<Space> {
+        let stat = rustix::fs::statvfs(self.dir())?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Space {
+            size: bytes(stat.f_blocks),
+            free: bytes(stat.f_bfree),
+            available: bytes(stat.f_bavail),
+            inodes: stat.f_files,
+            free_inodes: stat.f_ffree,
+        })
+    }
+}
+
+/// A version number as the mount writes it: no sign, no leading zero.
+fn canonical_number(name: &str) -> Option<u64> {
+    name.parse().ok().filter(|number: &u64| number.to_string() == name)
+}
+
+fn utf8(bytes: &[u8]) -> Result<String> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| Error::Inconsistent("a name is not UTF-8".into()))
+}
