@@ -1,0 +1,101 @@
+//! The one error type of this crate, and the one place where an errno is decided.
+
+use std::io;
+use std::path::PathBuf;
+
+use fuser::Errno;
+
+/// What can go wrong in serving or managing a mount.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No such name, or no such inode.
+    #[error("no such name")]
+    NotFound,
+    /// A file where a directory was expected.
+    #[error("not a directory")]
+    NotADirectory,
+    /// A directory where a file was expected.
+    #[error("is a directory")]
+    IsADirectory,
+    /// A name over 255 bytes.
+    #[error("the name is too long")]
+    NameTooLong,
+    /// No such extended attribute.
+    #[error("no such extended attribute")]
+    NoAttribute,
+    /// The store can't answer.
+    #[error(transparent)]
+    Store(#[from] wasmfs_store::Error),
+    /// Something that is already mounted, or a directory with files in it.
+    #[error("{} is not empty: it holds {found:?}", mount_point.display())]
+    NotEmpty {
+        /// The mount point.
+        mount_point: PathBuf,
+        /// One thing in it.
+        found: String,
+    },
+    /// The mount point is no directory.
+    #[error("{} is not a directory", .0.display())]
+    MountPointNotADirectory(PathBuf),
+    /// The mount point is a mount of wasmfs that answers.
+    #[error("{} is a mount of wasmfs already", .0.display())]
+    AlreadyMounted(PathBuf),
+    /// Nothing of ours is mounted there.
+    #[error("{} is not a mount of wasmfs", .0.display())]
+    NotMounted(PathBuf),
+    /// `/etc/fuse.conf` has no `user_allow_other`.
+    #[error("/etc/fuse.conf doesn't let ordinary users mount with --allow-other")]
+    AllowOtherForbidden,
+    /// Somebody still uses the mount.
+    #[error("{} is busy", .0.display())]
+    Busy(PathBuf),
+    /// `fusermount3` is missing.
+    #[error("fusermount3 can't be run")]
+    NoFusermount(#[source] io::Error),
+    /// `fusermount3` refused.
+    #[error("fusermount3 failed: {0}")]
+    Fusermount(String),
+    /// A system call failed.
+    #[error("{action} {}", path.display())]
+    Io {
+        /// What was attempted, as a present participle.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel and fuser could not agree.
+    #[error("starting to serve the mount")]
+    Session(#[source] io::Error),
+}
+
+/// A result with this crate's error.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// What a system call on the mount answers. A store that can't answer is
+    /// always EIO: never ENOENT, which the kernel and hosts would believe.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Error::NotFound => Errno::ENOENT,
+            Error::NotADirectory => Errno::ENOTDIR,
+            Error::IsADirectory => Errno::EISDIR,
+            Error::NameTooLong => Errno::ENAMETOOLONG,
+            Error::NoAttribute => Errno::ENODATA,
+            _ => Errno::EIO,
+        }
+    }
+}
+
+pub(crate) trait IoContext<T> {
+    fn at(self, action: &'static str, path: &std::path::Path) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> IoContext<T> for std::result::Result<T, E> {
+    fn at(self, action: &'static str, path: &std::path::Path) -> Result<T> {
+        self.map_err(|e| Error::Io { action, path: path.to_owned(), source: e.into() })
+    }
+}

@@ -1,0 +1,252 @@
+//! The filesystem over a store. It needs no kernel: names and inode numbers
+//! go in, attributes and bytes come out.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use wasmfs_store::tree::{InodeRecord, Space, VersionRecord, View};
+use wasmfs_store::{ENGINES_INODE, RESERVED, ROOT_INODE, Store, VERSIONS_INODE};
+
+use crate::error::{Error, Result};
+
+/// `.wasmfs`: opens by name and is not listed, since hosts enumerate their cache directories.
+pub const RESERVED_INODE: u64 = 2;
+/// `CACHEDIR.TAG`: opens by name, and tells backup tools that this is a cache.
+pub const CACHEDIR_TAG_INODE: u64 = 5;
+/// The name of the tag that marks cache directories (bford.info/cachedir).
+pub const CACHEDIR_TAG: &str = "CACHEDIR.TAG";
+const CACHEDIR_TAG_TEXT: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55\n\
+# Compiled WebAssembly modules, served by wasmfs; they can be compiled again.\n";
+/// The longest name in the mount, in bytes.
+pub const NAME_MAX: usize = 255;
+const XATTR_PREFIX: &str = "user.wasmfs.";
+
+/// What `stat` shows. Never changes for a file; for a directory only the time does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// The inode number.
+    pub inode: u64,
+    /// Directory or regular file.
+    pub is_directory: bool,
+    /// In bytes; 0 for directories.
+    pub size: u64,
+    /// Publish time; for a directory, when a name in it last changed.
+    pub mtime: SystemTime,
+}
+
+/// An entry of a listing, with the place from which a listing goes on after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name.
+    pub name: String,
+    /// The inode number it leads to.
+    pub inode: u64,
+    /// Whether it is a directory.
+    pub is_directory: bool,
+    /// Where a listing that ends here is taken up again.
+    pub next: u64,
+}
+
+/// The filesystem. Every method can be called from any thread.
+pub struct Filesystem {
+    store: Arc<Store>,
+}
+
+/// What an inode number means to the mount.
+enum Node {
+    Reserved,
+    Engines,
+    CachedirTag,
+    Directory { view: View, path: String, mtime: u64 },
+    File(VersionRecord),
+}
+
+/// A listing's place after `.`: the number of the root, which no listing has as an entry.
+const AFTER_DOT: u64 = ROOT_INODE;
+/// A listing's place after `..`: the number of `.wasmfs`, which is not listed either.
+const AFTER_DOT_DOT: u64 = RESERVED_INODE;
+
+impl Filesystem {
+    /// A filesystem over `store`.
+    pub fn new(store: Arc<Store>) -> Filesystem {
+        Filesystem { store }
+    }
+
+    fn node(&self, inode: u64) -> Result<Node> {
+        Ok(match inode {
+            RESERVED_INODE => Node::Reserved,
+            ENGINES_INODE => Node::Engines,
+            CACHEDIR_TAG_INODE => Node::CachedirTag,
+            _ => match self.store.inode(inode)? {
+                Some(InodeRecord::Version(version)) => Node::File(version),
+                Some(InodeRecord::Directory(d)) => {
+                    Node::Directory { view: d.view, path: d.path, mtime: d.mtime }
+                }
+                None => return Err(Error::NotFound),
+            },
+        })
+    }
+
+    /// The attributes of the entry `name` of the directory `parent`.
+    pub fn lookup(&self, parent: u64, name: &str) -> Result<Attributes> {
+        if name.len() > NAME_MAX {
+            return Err(Error::NameTooLong);
+        }
+        let inode = match self.node(parent)? {
+            Node::Reserved => match name {
+                "versions" => VERSIONS_INODE,
+                "engines" => ENGINES_INODE,
+                _ => return Err(Error::NotFound),
+            },
+            Node::Engines => self.store.engine_directory(name)?.ok_or(Error::NotFound)?,
+            Node::Directory { .. } if parent == ROOT_INODE && name == RESERVED => RESERVED_INODE,
+            Node::Directory { .. } if parent == ROOT_INODE && name == CACHEDIR_TAG => {
+                CACHEDIR_TAG_INODE
+            }
+            Node::Directory { view, path, .. } => {
+                self.store.child(view, &path, name)?.ok_or(Error::NotFound)?.0
+            }
+            Node::File(_) | Node::CachedirTag => return Err(Error::NotADirectory),
+        };
+        self.getattr(inode)
+    }
+
+    /// The attributes of an inode. Those of a version or directory whose names
+    /// are gone stay what they were: somebody may hold it.
+    pub fn getattr(&self, inode: u64) -> Result<Attributes> {
+        let (is_directory, size, mtime) = match self.node(inode)? {
+            Node::Directory { mtime, .. } => (true, 0, mtime),
+            Node::Engines => (true, 0, self.store.engines_mtime()?),
+            // Both are there from the start and never change.
+            Node::Reserved => (true, 0, 0),
+            Node::CachedirTag => (false, CACHEDIR_TAG_TEXT.len() as u64, 0),
+            Node::File(version) => (false, version.size, version.published),
+        };
+        let mtime = UNIX_EPOCH + Duration::from_nanos(mtime);
+        Ok(Attributes { inode, is_directory, size, mtime })
+    }
+
+    /// Up to `len` bytes at `offset`; fewer only at the end of the file. Every
+    /// byte was checked against the hashes taken at publish.
+    pub fn read(&self, inode: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
+        match self.node(inode)? {
+            Node::File(version) => self
+                .store
+                .read(&version, offset, len)
+                .inspect_err(|e| {
+                    log::error!(
+                        "reading {} version {} at byte {offset} fails: {}",
+                        version.key,
+                        version.version,
+                        chain(e)
+                    );
+                })
+                .map_err(Error::from),
+            Node::CachedirTag => {
+                let start =
+                    usize::try_from(offset).unwrap_or(usize::MAX).min(CACHEDIR_TAG_TEXT.len());
+                let end = start.saturating_add(len).min(CACHEDIR_TAG_TEXT.len());
+                Ok(CACHEDIR_TAG_TEXT[start..end].to_vec())
+            }
+            _ => Err(Error::IsADirectory),
+        }
+    }
+
+    /// Hands the entries of the directory `inode` to `each` until it returns
+    /// false, from the start (0) or from an earlier entry's `next`. An entry
+    /// that is there throughout is neither skipped nor repeated, whatever is
+    /// published or removed meanwhile.
+    pub fn readdir(
+        &self,
+        inode: u64,
+        from: u64,
+        mut each: impl FnMut(Entry) -> bool,
+    ) -> Result<()> {
+        let node = self.node(inode)?;
+        let mut emit = |name: &str, inode, is_directory, next| {
+            each(Entry { name: name.to_owned(), inode, is_directory, next })
+        };
+        if from == 0 && !emit(".", inode, true, AFTER_DOT) {
+            return Ok(());
+        }
+        if from <= AFTER_DOT && !emit("..", self.parent(&node)?, true, AFTER_DOT_DOT) {
+            return Ok(());
+        }
+        let after = (from > AFTER_DOT_DOT).then_some(from);
+        let mut from_store =
+            |e: wasmfs_store::tree::Entry| emit(&e.name, e.inode, e.is_directory, e.inode);
+        match node {
+            Node::Directory { view, path, .. } => {
+                self.store.list(view, &path, after, from_store)?
+            }
+            Node::Engines => self.store.list_engines(after, from_store)?,
+            Node::Reserved => {
+                for (name, inode) in [("versions", VERSIONS_INODE), ("engines", ENGINES_INODE)] {
+                    let entry = wasmfs_store::tree::Entry {
+                        name: name.to_owned(),
+                        inode,
+                        is_directory: true,
+                    };
+                    if after.is_none_or(|after| inode > after) && !from_store(entry) {
+                        break;
+                    }
+                }
+            }
+            Node::File(_) | Node::CachedirTag => return Err(Error::NotADirectory),
+        }
+        Ok(())
+    }
+
+    /// The inode number of the directory above.
+    fn parent(&self, node: &Node) -> Result<u64> {
+        Ok(match node {
+            Node::Directory { view: View::Keys, path, .. } if path.is_empty() => ROOT_INODE,
+            Node::Directory { view: View::Versions, path, .. } if path.is_empty() => RESERVED_INODE,
+            Node::Directory { view: View::Engine(_), path, .. } if path.is_empty() => ENGINES_INODE,
+            Node::Directory { view, path, .. } => {
+                let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+                self.store.directory(*view, above)?.ok_or(Error::NotFound)?
+            }
+            Node::Engines => RESERVED_INODE,
+            Node::Reserved => ROOT_INODE,
+            Node::File(_) | Node::CachedirTag => return Err(Error::NotADirectory),
+        })
+    }
+
+    /// The value of an extended attribute.
+    pub fn getxattr(&self, inode: u64, name: &str) -> Result<Vec<u8>> {
+        let name = name.strip_prefix(XATTR_PREFIX).ok_or(Error::NoAttribute)?;
+        let Node::File(version) = self.node(inode)? else { return Err(Error::NoAttribute) };
+        let attributes = self.store.attributes(&version)?;
+        let found = attributes.into_iter().find(|(n, _)| *n == name);
+        Ok(found.ok_or(Error::NoAttribute)?.1.into_bytes())
+    }
+
+    /// The names of the extended attributes, each ended by a NUL.
+    pub fn listxattr(&self, inode: u64) -> Result<Vec<u8>> {
+        let Node::File(version) = self.node(inode)? else { return Ok(Vec::new()) };
+        let attributes = self.store.attributes(&version)?;
+        let names = attributes.iter().map(|(name, _)| format!("{XATTR_PREFIX}{name}\0"));
+        Ok(names.collect::<String>().into_bytes())
+    }
+
+    /// The space of the disk the store is on.
+    pub fn statfs(&self) -> Result<Space> {
+        self.store.space().map_err(|source| Error::Io {
+            action: "asking for the space of",
+            path: self.store.dir().to_owned(),
+            source,
+        })
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
