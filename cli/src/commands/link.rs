@@ -1,0 +1,199 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use wasmfs_store::{Key, RESERVED};
+
+use super::Outcome;
+use crate::access::Access;
+use crate::failure::Failure;
+use crate::output;
+use crate::paths::default_mount_point;
+
+/// Keep a writable directory of symbolic links into the mount
+///
+/// For hosts that write into their cache on a miss, or look for X.wasm beside
+/// X.cwasm. Run it again after publishing or removing keys. It replaces and
+/// removes only links that lead into the mount, never a file.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The directory, made if it is missing
+    dir: PathBuf,
+    /// Link only the keys under this directory of keys, without its name
+    prefix: Option<Key>,
+    /// Link only what this engine compiled
+    #[arg(long, value_name = "LABEL")]
+    engine: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was done, by path under the directory.
+#[derive(Default, Serialize)]
+struct Report {
+    linked: Vec<PathBuf>,
+    unchanged: usize,
+    removed: Vec<PathBuf>,
+    /// Files of the hosts' own in the place of a link.
+    kept: Vec<PathBuf>,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let access = Access::open(store)?;
+    let mount_point = match access.mount_point()? {
+        Some(mount_point) => mount_point,
+        None => default_or_env()?,
+    };
+    let wanted = wanted(&access, &args, &mount_point)?;
+    access.close()?;
+    let made = fs::create_dir_all(&args.dir);
+    made.with_context(|| format!("making {}", args.dir.display()))?;
+
+    let mut report = Report::default();
+    remove_stale(&args.dir, Path::new(""), &mount_point, &wanted, &mut report)?;
+    for (path, target) in &wanted {
+        put_link(&args.dir, path, target, &mount_point, &mut report)?;
+    }
+    if args.json {
+        output::json(&report)?;
+        return Ok(Outcome::Done);
+    }
+    for path in &report.kept {
+        eprintln!(
+            "wasmfs: {} is a file of its own and was left alone",
+            args.dir.join(path).display()
+        );
+    }
+    let Report { linked, unchanged, removed, .. } = &report;
+    println!(
+        "{}: {} linked, {} removed, {} unchanged",
+        args.dir.display(),
+        linked.len(),
+        removed.len(),
+        unchanged
+    );
+    Ok(Outcome::Done)
+}
+
+fn default_or_env() -> Result<PathBuf> {
+    match std::env::var_os("WASMFS_MOUNT") {
+        Some(path) => Ok(wasmfs_fs::mount::absolute(Path::new(&path))?),
+        None => default_mount_point(),
+    }
+}
+
+/// The links to have: paths under the directory, and where they lead.
+fn wanted(access: &Access, args: &Args, mount_point: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
+    let under = args.prefix.as_ref().map_or(String::new(), |prefix| format!("{prefix}/"));
+    let mut wanted = BTreeMap::new();
+    let mut engine_seen = false;
+    for info in access.keys(&under)? {
+        let name = info.key.as_str();
+        let target = match &args.engine {
+            None if info.serves.is_none() => continue,
+            None => mount_point.join(name),
+            Some(label) => {
+                if !info.engines.iter().any(|version| version.engine == *label) {
+                    continue;
+                }
+                engine_seen = true;
+                mount_point.join(RESERVED).join("engines").join(label).join(name)
+            }
+        };
+        wanted.insert(PathBuf::from(name.strip_prefix(&under).unwrap_or(name)), target);
+    }
+    match &args.engine {
+        // A typo would take every link away.
+        Some(label) if !engine_seen && !has_engine(access, label)? => Err(Failure::new(
+            format!("no key has a version of an engine called {label}"),
+            "`wasmfs log` shows the engines",
+        )
+        .into()),
+        _ => Ok(wanted),
+    }
+}
+
+fn has_engine(access: &Access, label: &str) -> Result<bool> {
+    let keys = access.keys("")?;
+    Ok(keys.iter().flat_map(|key| &key.engines).any(|version| version.engine == label))
+}
+
+/// Whether `path` is a link that this command made: one into the mount.
+fn own_link(path: &Path, mount_point: &Path) -> Option<PathBuf> {
+    fs::read_link(path).ok().filter(|target| target.starts_with(mount_point))
+}
+
+fn remove_stale(
+    root: &Path,
+    under: &Path,
+    mount_point: &Path,
+    wanted: &BTreeMap<PathBuf, PathBuf>,
+    report: &mut Report,
+) -> Result<()> {
+    let dir = root.join(under);
+    for entry in fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
+        let entry = entry.with_context(|| format!("reading {}", dir.display()))?;
+        let path = under.join(entry.file_name());
+        let kind = entry.file_type().with_context(|| format!("reading {}", dir.display()))?;
+        if kind.is_dir() {
+            remove_stale(root, &path, mount_point, wanted, report)?;
+        } else if own_link(&entry.path(), mount_point).is_some() && !wanted.contains_key(&path) {
+            let removed = fs::remove_file(entry.path());
+            removed.with_context(|| format!("removing {}", entry.path().display()))?;
+            report.removed.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn put_link(
+    root: &Path,
+    path: &Path,
+    target: &Path,
+    mount_point: &Path,
+    report: &mut Report,
+) -> Result<()> {
+    let place = root.join(path);
+    match fs::symlink_metadata(&place) {
+        Ok(_) => match own_link(&place, mount_point) {
+            Some(now) if now == target => {
+                report.unchanged += 1;
+                return Ok(());
+            }
+            Some(_) => {}
+            None => {
+                report.kept.push(path.to_owned());
+                return Ok(());
+            }
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        // A file of the host's where the key has a directory.
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+            report.kept.push(path.to_owned());
+            return Ok(());
+        }
+        Err(e) => return Err(e).with_context(|| format!("reading {}", place.display())),
+    }
+    let parent = place.parent().unwrap_or(root);
+    fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+    // Made aside and renamed over, so that a host finds the old link or the new one.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = parent.join(format!(".{}.{}", std::process::id(), sanitize(&name)));
+    let put = symlink(target, &aside).and_then(|()| fs::rename(&aside, &place));
+    if put.is_err() {
+        let _ = fs::remove_file(&aside);
+    }
+    put.with_context(|| format!("linking {}", place.display()))?;
+    report.linked.push(path.to_owned());
+    Ok(())
+}
+
+/// A name short enough to have a number put before it.
+fn sanitize(name: &str) -> String {
+    name.chars().take(40).collect()
+}

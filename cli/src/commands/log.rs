@@ -1,0 +1,63 @@
+use std::path::Path;
+
+use anyhow::Result;
+use wasmfs_store::Key;
+
+use super::Outcome;
+use crate::access::Access;
+use crate::output;
+
+/// How many versions `log` shows of a whole store.
+const LATEST: usize = 100;
+
+/// Show the versions of a key, or the last 100 of the store, newest first
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    key: Option<Key>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let access = Access::open(store)?;
+    let versions = match &args.key {
+        Some(key) => {
+            let mut versions = access.versions(key)?;
+            versions.reverse();
+            versions
+        }
+        None => access.latest(LATEST)?,
+    };
+    if args.json {
+        output::json(&versions)?;
+        return Ok(Outcome::Done);
+    }
+    let rows: Vec<_> = versions
+        .iter()
+        .map(|v| {
+            let mut notes = Vec::new();
+            if v.served_by_plain_name {
+                notes.push("plain name".to_owned());
+            } else if v.current {
+                notes.push("current".to_owned());
+            }
+            if let Some(version) = v.rollback_of {
+                notes.push(format!("rollback of @{version}"));
+            }
+            if v.removed {
+                notes.push("removed".to_owned());
+            }
+            [
+                format!("{}@{}", v.key, v.version),
+                v.published.clone(),
+                output::size(v.size),
+                v.sha256.hex()[..12].to_owned(),
+                v.engine.clone(),
+                notes.join(", "),
+            ]
+        })
+        .collect();
+    output::table(&rows)?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,40 @@
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::Outcome;
+use crate::access::Access;
+use crate::output;
+
+/// List keys, with what their plain names serve
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Only keys whose names start with this
+    #[arg(default_value = "", hide_default_value = true)]
+    prefix: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let keys = Access::open(store)?.keys(&args.prefix)?;
+    if args.json {
+        output::json(&keys)?;
+        return Ok(Outcome::Done);
+    }
+    let rows: Vec<_> = keys
+        .iter()
+        .map(|key| {
+            let others = key.engines.iter().filter(|v| !v.served_by_plain_name).count();
+            let (version, size, published) = match &key.serves {
+                Some(v) => (format!("@{}", v.version), output::size(v.size), v.published.clone()),
+                None => ("-".into(), "-".into(), "-".into()),
+            };
+            let more = if others == 0 { String::new() } else { format!("+{others} engines") };
+            [key.key.to_string(), version, size, published, key.default_engine.clone(), more]
+        })
+        .collect();
+    output::table(&rows)?;
+    Ok(Outcome::Done)
+}

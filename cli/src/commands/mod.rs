@@ -1,0 +1,127 @@
+//! The command line: a file a command, each with its arguments.
+
+mod link;
+mod log;
+mod ls;
+mod mount;
+mod publish;
+mod rm;
+mod rollback;
+mod serve;
+mod show;
+mod status;
+mod unmount;
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use wasmfs_store::Key;
+
+/// Share precompiled WebAssembly as immutable files.
+#[derive(Parser, Debug)]
+#[command(name = "wasmfs", version, after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(flatten)]
+    store: crate::paths::StoreArg,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str =
+    "Environment: WASMFS_STORE, WASMFS_MOUNT, and WASMFS_LOG (error, warn, info, debug).
+Exit status: 0 done, 1 failed, 2 partly done or a wrong command line.";
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Mount(mount::Args),
+    Unmount(unmount::Args),
+    Publish(publish::Args),
+    Link(link::Args),
+    Ls(ls::Args),
+    Log(log::Args),
+    Show(show::Args),
+    Rollback(rollback::Args),
+    Rm(rm::Args),
+    Status(status::Args),
+    Serve(serve::Args),
+}
+
+/// How a command ended, if not with an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All of it was done.
+    Done,
+    /// Some of it was.
+    Partly,
+    /// None of it was, and the user was told why.
+    Failed,
+}
+
+/// Runs a command.
+pub fn run(cli: Cli) -> Result<Outcome> {
+    let serves = matches!(&cli.command, Command::Serve(_) | Command::Mount(_));
+    start_logging(if serves { "info" } else { "warn" });
+    let store = cli.store.dir()?;
+    match cli.command {
+        Command::Mount(args) => mount::run(&store, args),
+        Command::Unmount(args) => unmount::run(&store, args),
+        Command::Publish(args) => publish::run(&store, args),
+        Command::Link(args) => link::run(&store, args),
+        Command::Ls(args) => ls::run(&store, args),
+        Command::Log(args) => log::run(&store, args),
+        Command::Show(args) => show::run(&store, args),
+        Command::Rollback(args) => rollback::run(&store, args),
+        Command::Rm(args) => rm::run(&store, args),
+        Command::Status(args) => status::run(&store, args),
+        Command::Serve(args) => serve::run(&store, args),
+    }
+}
+
+/// Messages of wasmfs's own crates from `level` up, of others from warnings
+/// up, unless `WASMFS_LOG` says otherwise. sled's and fuser's own levels are
+/// for their developers.
+fn start_logging(level: &str) {
+    let filter = format!("warn,sled=error,wasmfs={level},wasmfs_fs={level},wasmfs_store={level}");
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("WASMFS_LOG", filter)).init();
+}
+
+/// `KEY` or `KEY@VERSION`.
+#[derive(Clone, Debug)]
+struct KeyVersion {
+    key: Key,
+    version: Option<u64>,
+}
+
+impl FromStr for KeyVersion {
+    type Err = wasmfs_store::Error;
+
+    fn from_str(text: &str) -> Result<KeyVersion, Self::Err> {
+        // A key may have an '@' of its own, which no number follows.
+        let split = text.rsplit_once('@').and_then(|(key, n)| Some((key, n.parse().ok()?)));
+        Ok(match split {
+            Some((key, version)) => KeyVersion { key: Key::new(key)?, version: Some(version) },
+            None => KeyVersion { key: Key::new(text)?, version: None },
+        })
+    }
+}
+
+impl fmt::Display for KeyVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.version {
+            Some(version) => write!(f, "{}@{version}", self.key),
+            None => write!(f, "{}", self.key),
+        }
+    }
+}
+
+/// Says that a change is committed but that the kernel could not be told yet.
+fn warn_if_not_visible(visible: bool) {
+    if !visible {
+        eprintln!(
+            "wasmfs: committed, but not visible in the mount yet: a process holds a directory of it"
+        );
+        eprintln!("hint: it will be as soon as that process is answered; nothing needs to be done");
+    }
+}

@@ -1,0 +1,266 @@
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use wasmfs_store::{Key, Published, Status};
+
+use super::{Outcome, warn_if_not_visible};
+use crate::access::{Access, Handed};
+use crate::compile::{CompileArgs, Input};
+use crate::failure::{self, Failure};
+use crate::output;
+
+/// Publish artifacts; .wasm and .wat files are compiled first
+///
+/// Takes what any wasmtime compiled as it is. Several files are one batch: one
+/// bad file is reported, the rest go in, and the exit status is 2.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The files; `-` is standard input, and needs --key
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The key [default: the file's name, with .wasm and .wat made .cwasm]
+    #[arg(long, conflicts_with = "prefix")]
+    key: Option<Key>,
+    /// A directory that the keys go under
+    #[arg(long, value_name = "DIR")]
+    prefix: Option<Key>,
+    #[command(flatten)]
+    compile: CompileArgs,
+    /// Move the plain names to these artifacts' engine
+    #[arg(long)]
+    default: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of one file.
+#[derive(Serialize)]
+struct Report {
+    file: PathBuf,
+    #[serde(flatten)]
+    published: Option<Published>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    visible: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let keys = keys(&args)?;
+    let access = Access::open_or_create(store)?;
+    let progress = progress(&args.files);
+    let mut results: Vec<Option<Result<Published, Failure>>> = Vec::new();
+    let mut batch = Vec::new();
+    for (file, key) in args.files.iter().zip(keys) {
+        progress.set_message(file.display().to_string());
+        let handed =
+            key.and_then(|key| Ok((key, hand_over(&access, file, &args.compile, &progress)?)));
+        match handed {
+            Ok(item) => {
+                batch.push(item);
+                results.push(None);
+            }
+            Err(error) => results.push(Some(Err(Failure::of(&error)))),
+        }
+    }
+    progress.set_message("committing");
+    let mut visible = true;
+    if !batch.is_empty() {
+        let answer = access.publish(batch, args.default)?;
+        visible = answer.visible;
+        let waiting = results.iter_mut().filter(|result| result.is_none());
+        for (result, published) in waiting.zip(answer.results) {
+            *result = Some(published);
+        }
+    }
+    access.close()?;
+    progress.finish_and_clear();
+    report(&args, results, visible)
+}
+
+fn report(
+    args: &Args,
+    results: Vec<Option<Result<Published, Failure>>>,
+    visible: bool,
+) -> Result<Outcome> {
+    let mut reports = Vec::new();
+    let (mut good, mut bad) = (0, 0);
+    for (file, result) in args.files.iter().zip(results) {
+        let mut report =
+            Report { file: file.clone(), published: None, visible: None, error: None, hint: None };
+        match result {
+            Some(Ok(published)) => {
+                good += 1;
+                report.visible = Some(visible);
+                report.published = Some(published);
+            }
+            failed => {
+                bad += 1;
+                let failure = match failed {
+                    Some(Err(failure)) => failure,
+                    _ => {
+                        Failure::new("the server gave no answer", "`wasmfs log` shows what went in")
+                    }
+                };
+                report.error = Some(failure.message);
+                report.hint = failure.hint;
+            }
+        }
+        reports.push(report);
+    }
+    if args.json {
+        output::json(&reports)?;
+    } else {
+        for report in &reports {
+            if let Some(published) = &report.published {
+                print_published(published)?;
+            }
+        }
+    }
+    for report in &reports {
+        if let Some(error) = &report.error {
+            let failure =
+                Failure { message: error.clone(), hint: report.hint.clone(), usage: false };
+            let error = anyhow::Error::from(failure).context(report.file.display().to_string());
+            failure::print(&error);
+        }
+    }
+    warn_if_not_visible(visible);
+    Ok(match (good, bad) {
+        (_, 0) => Outcome::Done,
+        (0, _) => Outcome::Failed,
+        _ => Outcome::Partly,
+    })
+}
+
+/// Prints what came of a publish; rollback prints the same.
+pub fn print_published(published: &Published) -> Result<()> {
+    let v = &published.version;
+    let unchanged = if published.status == Status::Unchanged { "  unchanged" } else { "" };
+    let line = [
+        format!("{}@{}", v.key, v.version),
+        v.engine.clone(),
+        v.sha256.hex(),
+        output::size(v.size) + unchanged,
+    ];
+    output::table(&[line])?;
+    if !v.served_by_plain_name {
+        println!("  hosts that open {} still get engine {}", v.key, published.default_engine);
+        println!("  this version is served at {}", published.path);
+    }
+    Ok(())
+}
+
+/// The key of each file, or why it can't have one.
+fn keys(args: &Args) -> Result<Vec<Result<Key>>> {
+    let stdin = |file: &Path| file == Path::new("-");
+    if args.key.is_some() && args.files.len() > 1 {
+        return Err(
+            Failure::usage("--key names one file, and several were given", "use --prefix").into()
+        );
+    }
+    if args.files.iter().any(|file| stdin(file)) && args.key.is_none() {
+        return Err(
+            Failure::usage("standard input has no name", "name the artifact with --key").into()
+        );
+    }
+    let mut seen: HashMap<Key, &Path> = HashMap::new();
+    let mut keys = Vec::new();
+    for file in &args.files {
+        let key = match &args.key {
+            Some(key) => Ok(key.clone()),
+            None => key_of(file, args.prefix.as_ref()),
+        };
+        if let Ok(key) = &key
+            && let Some(other) = seen.insert(key.clone(), file)
+        {
+            return Err(Failure::usage(
+                format!("{} and {} would both get the key {key}", other.display(), file.display()),
+                "publish them one by one, with --key or --prefix; nothing was published",
+            )
+            .into());
+        }
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+fn key_of(file: &Path, prefix: Option<&Key>) -> Result<Key> {
+    let name = file.file_name().with_context(|| format!("{} has no file name", file.display()))?;
+    let Some(name) = name.to_str() else {
+        let rule = wasmfs_store::KeyError::NotUtf8;
+        return Err(wasmfs_store::Error::Key { name: name.to_string_lossy().into(), rule }.into());
+    };
+    let stem = name.strip_suffix(".wasm").or_else(|| name.strip_suffix(".wat"));
+    let name = stem.map_or(name.to_owned(), |stem| format!("{stem}.cwasm"));
+    Ok(Key::new(match prefix {
+        Some(prefix) => format!("{prefix}/{name}"),
+        None => name,
+    })?)
+}
+
+/// Hands one file over, compiling it first if need be.
+fn hand_over(
+    access: &Access,
+    file: &Path,
+    compile: &CompileArgs,
+    progress: &ProgressBar,
+) -> Result<Handed> {
+    let mut input: Box<dyn Read + Send + Sync> = if file == Path::new("-") {
+        Box::new(io::stdin())
+    } else {
+        if file.is_dir() {
+            return Err(Failure::new("it is a directory", "name the files in it").into());
+        }
+        Box::new(File::open(file).map_err(|e| {
+            Failure::new(format!("it can't be opened: {e}"), "check the path and its permissions")
+        })?)
+    };
+    let mut head = Vec::new();
+    input.by_ref().take(64).read_to_end(&mut head).context("reading it")?;
+    let name = file.to_string_lossy();
+    match Input::of(&name, &head) {
+        Input::Source => {
+            let mut source = head;
+            input.read_to_end(&mut source).context("reading it")?;
+            progress.set_message(format!("compiling {name}"));
+            let artifact = compile.compile(&source).map_err(|e| {
+                Failure::new(
+                    format!("it can't be compiled: {e:#}"),
+                    "check that it is valid WebAssembly, and that the compiler supports what it uses",
+                )
+            })?;
+            progress.inc(source.len() as u64);
+            access.hand_over(io::Cursor::new(artifact))
+        }
+        Input::Artifact if compile.any() => Err(Failure::new(
+            "it is compiled already, so that --compiler, --opt-level and --target can't apply",
+            "leave them out, or publish the .wasm file",
+        )
+        .into()),
+        Input::Artifact => {
+            let rest = progress.wrap_read(input);
+            access.hand_over(io::Cursor::new(head).chain(rest))
+        }
+    }
+}
+
+/// A bar over all bytes, on a terminal and for more than one file.
+fn progress(files: &[PathBuf]) -> ProgressBar {
+    if files.len() < 2 || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bytes = files.iter().filter_map(|file| file.metadata().ok()).map(|m| m.len()).sum();
+    let template = "{bar:30} {decimal_bytes}/{decimal_total_bytes} {wide_msg}";
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(bytes).with_style(style)
+}

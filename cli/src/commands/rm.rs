@@ -1,0 +1,38 @@
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{KeyVersion, Outcome, warn_if_not_visible};
+use crate::access::Access;
+use crate::control::VersionOf;
+use crate::output;
+
+/// Take away the names of a key, or of one of its versions
+///
+/// Whoever has it open or mapped keeps it. `wasmfs rollback KEY VERSION`
+/// brings a removed version back.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[arg(value_name = "KEY[@VERSION]")]
+    of: KeyVersion,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let access = Access::open(store)?;
+    let of = VersionOf { key: args.of.key.clone(), version: args.of.version };
+    let answer = access.remove(of)?;
+    access.close()?;
+    if args.json {
+        output::json(&answer)?;
+    } else {
+        match answer.removed.now_serves {
+            Some(version) => println!("{} is removed; the plain name serves @{version}", args.of),
+            None => println!("{} is removed; the plain name is gone", args.of),
+        }
+    }
+    warn_if_not_visible(answer.visible);
+    Ok(Outcome::Done)
+}

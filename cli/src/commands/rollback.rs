@@ -1,0 +1,38 @@
+use std::path::Path;
+
+use anyhow::Result;
+use wasmfs_store::{Key, Status};
+
+use super::{Outcome, publish, warn_if_not_visible};
+use crate::access::Access;
+use crate::control::VersionOf;
+use crate::output;
+
+/// Publish an earlier version of a key again, as a new version
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    key: Key,
+    /// The version to bring back [default: the one before what the plain name serves]
+    version: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let access = Access::open(store)?;
+    let answer = access.rollback(VersionOf { key: args.key, version: args.version })?;
+    access.close()?;
+    if args.json {
+        output::json(&answer)?;
+    } else {
+        publish::print_published(&answer.published)?;
+        if let (Status::Published, Some(of)) =
+            (answer.published.status, answer.published.version.rollback_of)
+        {
+            println!("  has the bytes of @{of}");
+        }
+    }
+    warn_if_not_visible(answer.visible);
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,44 @@
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{KeyVersion, Outcome};
+use crate::access::Access;
+use crate::output;
+
+/// Show one version, or the one that a key's plain name serves
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[arg(value_name = "KEY[@VERSION]")]
+    of: KeyVersion,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let v = Access::open(store)?.version(&args.of.key, args.of.version)?;
+    if args.json {
+        output::json(&v)?;
+        return Ok(Outcome::Done);
+    }
+    let yes_no = |yes| if yes { "yes" } else { "no" }.to_owned();
+    let pulley = if v.pulley { " (Pulley bytecode)" } else { "" };
+    output::table(&[
+        ["key".into(), v.key.to_string()],
+        ["version".into(), v.version.to_string()],
+        ["kind".into(), format!("{:?}", v.kind).to_lowercase() + pulley],
+        ["size".into(), format!("{} ({} bytes)", output::size(v.size), v.size)],
+        ["sha256".into(), v.sha256.hex()],
+        ["engine".into(), v.engine],
+        ["wasmtime".into(), v.wasmtime],
+        ["target".into(), v.target],
+        ["compiler".into(), v.compiler.to_string()],
+        ["published".into(), v.published],
+        ["inode".into(), v.inode.to_string()],
+        ["rollback of".into(), v.rollback_of.map_or("-".into(), |n| format!("@{n}"))],
+        ["plain name".into(), yes_no(v.served_by_plain_name)],
+        ["removed".into(), yes_no(v.removed)],
+    ])?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,66 @@
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use wasmfs_fs::mount::{FS_TYPE, mounted_at, unmount};
+use wasmfs_fs::{Error as FsError, holders};
+
+use super::Outcome;
+use crate::access::Access;
+use crate::control::client::Client;
+use crate::failure;
+use crate::paths::MountArg;
+
+/// How long the server may take to close the store.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Unmount; refuses while processes use the mount
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    mount: MountArg,
+    /// Free the path now, and serve its users until the last one is gone
+    #[arg(long)]
+    lazy: bool,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let mount_point = match args.mount.given()? {
+        Some(path) => path,
+        // The store's own mount, wherever it is.
+        None => match Client::connect(store)?.map(Access::Server) {
+            Some(server) => server.mount_point()?.map_or_else(|| args.mount.path(), Ok)?,
+            None => args.mount.path()?,
+        },
+    };
+    let Some(mounted) = mounted_at(&mount_point)?.filter(|m| m.fs_type == FS_TYPE) else {
+        return Err(FsError::NotMounted(mount_point).into());
+    };
+    match unmount(&mount_point, args.lazy) {
+        Err(FsError::Busy(path)) => {
+            let users = holders(mounted.device);
+            failure::print(&FsError::Busy(path).into());
+            for user in &users {
+                eprintln!("  process {} ({}): {} {}", user.pid, user.command, user.how, user.path);
+            }
+            if users.is_empty() {
+                eprintln!("  none that you may look into; perhaps another user's, or a bind mount");
+            }
+            return Ok(Outcome::Failed);
+        }
+        result => result?,
+    }
+    if !args.lazy {
+        // So that a `mount` right after this finds everything closed.
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline
+            && let Ok(Some(server)) = Client::connect(store)
+            && let Ok(status) = server.status()
+            && status.mounts.iter().any(|m| m.connection == mounted.device.1)
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    println!("{} is unmounted", mount_point.display());
+    Ok(Outcome::Done)
+}

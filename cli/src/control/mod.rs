@@ -1,0 +1,132 @@
+//! The control socket: how commands reach the server that owns the store.
+//!
+//! HTTP/1.1 with JSON over a Unix socket, so that `curl --unix-socket` can
+//! speak it. Both sides send `wasmfs-protocol: 1`.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/keys?prefix=P` | `[KeyInfo]` |
+//! | `GET /v1/versions?key=K` | `[VersionInfo]`, oldest first |
+//! | `GET /v1/version?key=K&version=N` | `VersionInfo`; without `version`, of the plain name |
+//! | `GET /v1/latest?limit=N` | `[VersionInfo]`, newest first |
+//! | `POST /v1/uploads`, the artifact's bytes | [`Upload`], kept until the connection ends |
+//! | `POST /v1/publish`, `[PublishItem]` | [`PublishAnswer`] |
+//! | `POST /v1/rollback`, [`VersionOf`] | [`RollbackAnswer`] |
+//! | `POST /v1/remove`, [`VersionOf`] | [`RemoveAnswer`] |
+//! | `POST /v1/mount`, [`MountRequest`] | [`Status`] |
+//!
+//! An error is a [`Failure`] with a status of 400 or 500.
+
+pub mod client;
+pub mod server;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use wasmfs_store::{Key, Published, Removed};
+
+use crate::failure::Failure;
+
+/// The version of the protocol.
+pub const PROTOCOL: &str = "1";
+/// The header that carries it.
+pub const PROTOCOL_HEADER: &str = "wasmfs-protocol";
+
+/// What a server says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The server's process.
+    pub pid: u32,
+    /// The version of wasmfs it runs.
+    pub version: String,
+    /// When it started: RFC 3339, UTC.
+    pub since: String,
+    /// The store's directory.
+    pub store: PathBuf,
+    /// Its mounts: at most one attached, and those detached but still in use.
+    pub mounts: Vec<MountStatus>,
+    /// Its log, if it is a file.
+    pub log: Option<PathBuf>,
+    /// The server's resident memory, in bytes.
+    pub resident_bytes: u64,
+}
+
+/// A mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountStatus {
+    /// Where it is, or was.
+    pub mount_point: PathBuf,
+    /// Whether it can be found there.
+    pub attached: bool,
+    /// Whether other users may look in.
+    pub allow_other: bool,
+    /// Its name under `/sys/fs/fuse/connections`.
+    pub connection: u32,
+}
+
+/// An upload that can be published over the same connection.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Upload {
+    /// Its number in the connection.
+    pub upload: u64,
+}
+
+/// An upload to publish.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PublishItem {
+    /// Under which key.
+    pub key: Key,
+    /// Which upload.
+    pub upload: u64,
+    /// Whether the plain name moves to its engine.
+    #[serde(default)]
+    pub default: bool,
+}
+
+/// What came of a batch, item by item.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PublishAnswer {
+    /// In the order of the request.
+    pub results: Vec<std::result::Result<Published, Failure>>,
+    /// Whether the kernel knows; if not, it will once a stuck lookup ends.
+    pub visible: bool,
+}
+
+/// A key, and a version of it where that matters.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VersionOf {
+    /// The key.
+    pub key: Key,
+    /// The version.
+    pub version: Option<u64>,
+}
+
+/// What came of a rollback.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RollbackAnswer {
+    /// The new version.
+    #[serde(flatten)]
+    pub published: Published,
+    /// Whether the kernel knows.
+    pub visible: bool,
+}
+
+/// What came of a removal.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RemoveAnswer {
+    /// What is gone.
+    #[serde(flatten)]
+    pub removed: Removed,
+    /// Whether the kernel knows.
+    pub visible: bool,
+}
+
+/// Where to mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountRequest {
+    /// An absolute path.
+    pub mount_point: PathBuf,
+    /// Whether other users may look in.
+    pub allow_other: bool,
+}

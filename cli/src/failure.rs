@@ -1,0 +1,162 @@
+//! What a user is told when something fails: the error, its causes, and what
+//! to do next.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+use wasmfs_fs::Error as FsError;
+use wasmfs_store::Error as StoreError;
+
+/// An error in words, with a hint. It can cross the control socket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// What went wrong, causes included.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+    /// Whether the command line was wrong, rather than the world.
+    #[serde(default)]
+    pub usage: bool,
+}
+
+impl std::error::Error for Failure {}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Failure {
+    /// A failure with a hint.
+    pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Failure {
+        Failure { message: message.into(), hint: Some(hint.into()), usage: false }
+    }
+
+    /// A command line that makes no sense.
+    pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
+        Failure { usage: true, ..Failure::new(message, hint) }
+    }
+
+    /// Any error as a failure, with the hint that fits it.
+    pub fn of(error: &anyhow::Error) -> Failure {
+        if let Some(failure) = error.downcast_ref::<Failure>() {
+            let mut message = String::new();
+            // `{:#}` has the contexts that were added on the way.
+            let _ = write!(message, "{error:#}");
+            return Failure { message, ..failure.clone() };
+        }
+        let hint = error.chain().find_map(|cause| {
+            let store = cause.downcast_ref::<StoreError>().and_then(store_hint);
+            store.or_else(|| cause.downcast_ref::<FsError>().and_then(fs_hint))
+        });
+        Failure { message: one_line(error), hint, usage: false }
+    }
+}
+
+/// The error and its causes, without a cause that an error already quotes.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            let _ = write!(text, "{separator}{cause}");
+        }
+    }
+    text
+}
+
+/// Prints an error and its hint to standard error.
+pub fn print(error: &anyhow::Error) {
+    let failure = Failure::of(error);
+    eprintln!("wasmfs: {}", failure.message);
+    if let Some(hint) = failure.hint {
+        eprintln!("hint: {hint}");
+    }
+}
+
+/// Whether the command line was wrong.
+pub fn is_usage(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Failure>().is_some_and(|failure| failure.usage)
+}
+
+fn store_hint(error: &StoreError) -> Option<String> {
+    Some(match error {
+        StoreError::InUse { .. } => {
+            "wait for that process to finish, or stop it; while a mount serves the store, \
+             commands go through it"
+                .into()
+        }
+        StoreError::NoStore(_) => {
+            "`wasmfs publish FILE` makes one; --store or WASMFS_STORE names another".into()
+        }
+        StoreError::NotAStore { .. } => "choose an empty or new directory with --store".into(),
+        StoreError::WrongOwner { .. } => {
+            "run this as the store's owner, or choose another store with --store".into()
+        }
+        StoreError::NewerFormat { .. } => "use the newer wasmfs that wrote it".into(),
+        StoreError::Settings { .. } => {
+            "correct the file; {\"format\": 1, \"inline_limit\": 16384} is what a new store has"
+                .into()
+        }
+        StoreError::Key { .. } => "choose another name with --key or --prefix".into(),
+        StoreError::KeyConflict { .. } => {
+            "choose another name with --key or --prefix, or `wasmfs rm` the other key".into()
+        }
+        StoreError::NoKey(_) => "`wasmfs ls` shows the keys there are".into(),
+        StoreError::NoVersion { key, .. } => format!("`wasmfs log {key}` shows its versions"),
+        StoreError::NoEarlierVersion(key) => {
+            format!(
+                "`wasmfs log {key}` shows its versions; `wasmfs rollback {key} VERSION` takes any"
+            )
+        }
+        StoreError::DiskFull { .. } => "free some space and try again; nothing was changed".into(),
+        StoreError::HistoryDamaged { .. } => {
+            "restore the store from a backup, or move the history aside and publish again; \
+             nothing was changed"
+                .into()
+        }
+        StoreError::HistoryPoisoned | StoreError::Catalogue(_) | StoreError::Inconsistent(_) => {
+            "unmount and mount again: opening the store repairs its catalogue from the history"
+                .into()
+        }
+        StoreError::PayloadDamaged { .. } => {
+            "check the disk; publish the artifact again from its source under the same key".into()
+        }
+        StoreError::NotAnArtifact(_) | StoreError::Input(_) | StoreError::Io { .. } => return None,
+        _ => return None,
+    })
+}
+
+fn fs_hint(error: &FsError) -> Option<String> {
+    Some(match error {
+        FsError::NotEmpty { .. } => {
+            "mount on an empty directory: `wasmfs mount DIR`, or WASMFS_MOUNT".into()
+        }
+        FsError::MountPointNotADirectory(_) => "mount on a directory: `wasmfs mount DIR`".into(),
+        FsError::AlreadyMounted(_) => {
+            "nothing needs to be done; `wasmfs unmount` takes it away".into()
+        }
+        FsError::NotMounted(_) => "`wasmfs status` shows what is mounted where".into(),
+        FsError::AllowOtherForbidden => {
+            "have root add the line `user_allow_other` to /etc/fuse.conf, or mount without --allow-other"
+                .into()
+        }
+        FsError::Busy(_) => {
+            "end these processes, or use `wasmfs unmount --lazy`, which serves them on until they end"
+                .into()
+        }
+        FsError::NoFusermount(_) => {
+            "install FUSE 3 (`apt-get install fuse3`, `dnf install fuse3`)".into()
+        }
+        FsError::Fusermount(message) if message.contains("/dev/fuse") => {
+            "/dev/fuse must exist and be open to you: `modprobe fuse`; in a container, pass the device in"
+                .into()
+        }
+        FsError::Io { path, .. } if path.ends_with("dev/fuse") => {
+            "/dev/fuse must exist: `modprobe fuse`; in a container, pass the device in".into()
+        }
+        _ => return None,
+    })
+}
