@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::de::DeserializeOwned;
 use wasmfs_store::{Error as StoreError, Key, KeyInfo, Publish, Staged, Store, VersionInfo};
 
-use crate::control::client::Client;
+use crate::control::client::{self, Client};
 use crate::control::{PublishAnswer, PublishItem, RemoveAnswer, RollbackAnswer, VersionOf};
 use crate::failure::Failure;
 
@@ -47,7 +47,15 @@ impl Access {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(client) = Client::connect(dir)? {
-                return Ok(Access::Server(client));
+                match client.status() {
+                    Ok(_) => return Ok(Access::Server(client)),
+                    // It was ending, and didn't accept this any more.
+                    Err(e) if client::was_lost(&e) && Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(20));
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                }
             }
             match open(dir) {
                 Ok(store) => return Ok(Access::Direct(Box::new(store))),

@@ -17,6 +17,9 @@ pub struct Failure {
     /// Whether the command line was wrong, rather than the world.
     #[serde(default)]
     pub usage: bool,
+    /// Whether the same command may succeed in a moment: the server is just ending.
+    #[serde(default)]
+    pub again: bool,
 }
 
 impl std::error::Error for Failure {}
@@ -30,7 +33,7 @@ impl std::fmt::Display for Failure {
 impl Failure {
     /// A failure with a hint.
     pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Failure {
-        Failure { message: message.into(), hint: Some(hint.into()), usage: false }
+        Failure { message: message.into(), hint: Some(hint.into()), usage: false, again: false }
     }
 
     /// A command line that makes no sense.
@@ -50,7 +53,9 @@ impl Failure {
             let store = cause.downcast_ref::<StoreError>().and_then(store_hint);
             store.or_else(|| cause.downcast_ref::<FsError>().and_then(fs_hint))
         });
-        Failure { message: one_line(error), hint, usage: false }
+        let again =
+            error.chain().any(|cause| matches!(cause.downcast_ref(), Some(FsError::Ending)));
+        Failure { message: one_line(error), hint, usage: false, again }
     }
 }
 
@@ -70,8 +75,13 @@ fn one_line(error: &anyhow::Error) -> String {
 /// Prints an error and its hint to standard error.
 pub fn print(error: &anyhow::Error) {
     let failure = Failure::of(error);
-    eprintln!("wasmfs: {}", failure.message);
-    if let Some(hint) = failure.hint {
+    print_failure(&failure.message, failure.hint.as_deref());
+}
+
+/// Prints a message and a hint to standard error.
+pub fn print_failure(message: &str, hint: Option<&str>) {
+    eprintln!("wasmfs: {message}");
+    if let Some(hint) = hint {
         eprintln!("hint: {hint}");
     }
 }

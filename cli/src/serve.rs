@@ -150,12 +150,12 @@ async fn serve(
         since: wasmfs_store::rfc3339(u64::try_from(since.as_nanos()).unwrap_or(0)),
         log,
     });
-    let accepting = tokio::spawn(accept(listener, server));
+    let accepting = tokio::spawn(accept(listener, server.clone()));
     if let Err(error) = ready() {
         mounts.detach()?;
         bail!(error);
     }
-    while !mounts.all().is_empty() {
+    while !mounts.end_if_unused() {
         let stop = tokio::select! {
             _ = endings.recv() => false,
             _ = terminate.recv() => true,
@@ -170,9 +170,17 @@ async fn serve(
             }
         }
     }
-    // New commands open the store themselves as soon as it is closed.
+    // New commands open the store themselves as soon as it is closed; those under way are answered.
     let _ = fs::remove_file(service.store.join(SOCKET));
     accepting.abort();
+    let answered = async {
+        while Arc::strong_count(&server) > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(GRACE, answered).await.is_err() {
+        log::warn!("ending while a command is still connected");
+    }
     Ok(())
 }
 

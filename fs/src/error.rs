@@ -41,6 +41,9 @@ pub enum Error {
     /// The mount point is a mount of wasmfs that answers.
     #[error("{} is a mount of wasmfs already", .0.display())]
     AlreadyMounted(PathBuf),
+    /// The server is about to end.
+    #[error("the server of the store is just ending")]
+    Ending,
     /// Nothing of ours is mounted there.
     #[error("{} is not a mount of wasmfs", .0.display())]
     NotMounted(PathBuf),

@@ -23,7 +23,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Mounts {
     store: Arc<Store>,
     filesystem: Arc<Filesystem>,
-    mounts: Mutex<Vec<Arc<Mount>>>,
+    mounts: Mutex<List>,
+}
+
+#[derive(Default)]
+struct List {
+    mounts: Vec<Arc<Mount>>,
+    /// Set when no mount is made any more.
+    ending: bool,
 }
 
 /// One mount.
@@ -49,7 +56,7 @@ impl Mounts {
     /// No mounts yet.
     pub fn new(store: Arc<Store>) -> Mounts {
         let filesystem = Arc::new(Filesystem::new(store.clone()));
-        Mounts { store, filesystem, mounts: Mutex::new(Vec::new()) }
+        Mounts { store, filesystem, mounts: Mutex::default() }
     }
 
     /// The store they all show.
@@ -57,13 +64,20 @@ impl Mounts {
         &self.store
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Mount>>> {
+    fn lock(&self) -> MutexGuard<'_, List> {
         self.mounts.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// The mounts that are served.
     pub fn all(&self) -> Vec<Arc<Mount>> {
-        self.lock().clone()
+        self.lock().mounts.clone()
+    }
+
+    /// Lets no new mount be made if there is none, and says whether there is none.
+    pub fn end_if_unused(&self) -> bool {
+        let mut list = self.lock();
+        list.ending |= list.mounts.is_empty();
+        list.ending
     }
 
     /// The mount that can be found at its path, if there is one.
@@ -97,19 +111,25 @@ impl Mounts {
         let queue = Queue::start(session.notifier()).map_err(Error::Session)?;
         let mount =
             Arc::new(Mount { mount_point: mount_point.to_owned(), allow_other, device, queue });
-        self.lock().push(mount.clone());
+        {
+            let mut list = self.lock();
+            if list.ending {
+                return Err(Error::Ending);
+            }
+            list.mounts.push(mount.clone());
+        }
         let (mounts, served) = (self.clone(), mount.clone());
         let serve = move || {
             if let Err(e) = session.run() {
                 log::error!("serving {} ended: {}", served.mount_point.display(), chain(&e));
             }
-            mounts.lock().retain(|mount| !Arc::ptr_eq(mount, &served));
+            mounts.lock().mounts.retain(|mount| !Arc::ptr_eq(mount, &served));
             log::info!("the mount at {} is gone", served.mount_point.display());
             ended();
         };
         let thread = std::thread::Builder::new().name("serve".into()).spawn(serve);
         if let Err(e) = thread {
-            self.lock().retain(|other| !Arc::ptr_eq(other, &mount));
+            self.lock().mounts.retain(|other| !Arc::ptr_eq(other, &mount));
             return Err(Error::Session(e));
         }
         std::mem::forget(unmount_again);

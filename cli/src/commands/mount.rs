@@ -1,10 +1,12 @@
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::Outcome;
 use crate::access::Access;
 use crate::control::MountRequest;
+use crate::failure::Failure;
 use crate::paths::MountArg;
 use crate::serve::{Service, start};
 
@@ -28,21 +30,31 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         mount_point: mount_point.clone(),
         allow_other: args.allow_other,
     };
-    // Waits for a command that has the store open, and finds a server that serves a detached mount.
-    let access = Access::open_or_create(store)?;
-    if let Access::Server(server) = &access {
-        server.mount(&MountRequest {
-            mount_point: mount_point.clone(),
-            allow_other: args.allow_other,
-        })?;
-    } else {
-        access.close()?;
-        if args.foreground {
-            crate::serve::run(&service, None, || Ok(()))?;
-            return Ok(Outcome::Done);
+    loop {
+        // Waits for a command that has the store open, and finds a server that serves a detached
+        // mount.
+        let access = Access::open_or_create(store)?;
+        let Access::Server(server) = &access else {
+            access.close()?;
+            break;
+        };
+        let request =
+            MountRequest { mount_point: mount_point.clone(), allow_other: args.allow_other };
+        match server.mount(&request) {
+            Ok(_) => return Ok(mounted(store, &mount_point)),
+            Err(e) if Failure::of(&e).again => std::thread::sleep(Duration::from_millis(20)),
+            Err(e) => return Err(e),
         }
-        start(&service)?;
     }
+    if args.foreground {
+        crate::serve::run(&service, None, || Ok(()))?;
+        return Ok(Outcome::Done);
+    }
+    start(&service)?;
+    Ok(mounted(store, &mount_point))
+}
+
+fn mounted(store: &Path, mount_point: &Path) -> Outcome {
     println!("{} is mounted at {}", store.display(), mount_point.display());
-    Ok(Outcome::Done)
+    Outcome::Done
 }

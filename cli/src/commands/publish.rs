@@ -127,10 +127,8 @@ fn report(
     }
     for report in &reports {
         if let Some(error) = &report.error {
-            let failure =
-                Failure { message: error.clone(), hint: report.hint.clone(), usage: false };
-            let error = anyhow::Error::from(failure).context(report.file.display().to_string());
-            failure::print(&error);
+            let message = format!("{}: {error}", report.file.display());
+            failure::print_failure(&message, report.hint.as_deref());
         }
     }
     warn_if_not_visible(visible);

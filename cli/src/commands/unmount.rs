@@ -51,12 +51,14 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         result => result?,
     }
     if !args.lazy {
-        // So that a `mount` right after this finds everything closed.
+        // Until the store is closed, or only serves mounts that were detached before.
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline
             && let Ok(Some(server)) = Client::connect(store)
-            && let Ok(status) = server.status()
-            && status.mounts.iter().any(|m| m.connection == mounted.device.1)
+            && server.status().map_or(true, |status| {
+                status.mounts.is_empty()
+                    || status.mounts.iter().any(|m| m.connection == mounted.device.1)
+            })
         {
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -44,6 +44,11 @@ pub fn short_path(dir: &Path, name: &str) -> io::Result<(std::fs::File, PathBuf)
     Ok((dir, path.into()))
 }
 
+/// Whether a request failed because the server went away.
+pub fn was_lost(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<hyper::Error>())
+}
+
 impl Client {
     /// Connects to the server that owns the store in `dir`; `None` if there is none.
     pub fn connect(dir: &Path) -> Result<Option<Client>> {

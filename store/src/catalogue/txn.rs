@@ -7,18 +7,29 @@ use serde::Serialize;
 use super::{Catalogue, Records, encode};
 use crate::error::Result;
 
+/// Changes in one batch of sled, which writes to its file for each.
+const CHANGES_PER_BATCH: usize = 64;
+
 /// An overlay over the catalogue: reads see its writes, and [`Txn::batches`]
 /// hands them over, once the history has them on disk.
 pub(crate) struct Txn<'a> {
     base: &'a Catalogue,
     overlay: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     open: sled::Batch,
+    /// Whole changes in `open`.
+    changes: usize,
     batches: Vec<sled::Batch>,
 }
 
 impl<'a> Txn<'a> {
     pub(crate) fn new(base: &'a Catalogue) -> Self {
-        Txn { base, overlay: BTreeMap::new(), open: sled::Batch::default(), batches: Vec::new() }
+        Txn {
+            base,
+            overlay: BTreeMap::new(),
+            open: sled::Batch::default(),
+            changes: 0,
+            batches: Vec::new(),
+        }
     }
 
     pub(crate) fn set<T: Serialize>(&mut self, key: Vec<u8>, record: &T) -> Result<()> {
@@ -46,13 +57,24 @@ impl<'a> Txn<'a> {
         self.overlay.insert(key, value);
     }
 
-    /// Ends one change: what was written since the last end is one atomic batch.
+    /// Ends one change: what was written since the last end is atomic.
     pub(crate) fn end_change(&mut self) {
-        self.batches.push(std::mem::take(&mut self.open));
+        self.changes += 1;
+        if self.changes == CHANGES_PER_BATCH {
+            self.end_batch();
+        }
     }
 
-    /// One batch a change, in order.
-    pub(crate) fn batches(self) -> Vec<sled::Batch> {
+    fn end_batch(&mut self) {
+        self.batches.push(std::mem::take(&mut self.open));
+        self.changes = 0;
+    }
+
+    /// The changes in order, each whole in one batch.
+    pub(crate) fn batches(mut self) -> Vec<sled::Batch> {
+        if self.changes > 0 {
+            self.end_batch();
+        }
         self.batches
     }
 }
