@@ -4,11 +4,11 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
 
@@ -30,15 +30,45 @@ const CACHED_BLOCKS: usize = 32;
 /// Object files kept open.
 const CACHED_FILES: usize = 64;
 
+/// Uploads up to this size, in bytes, wait for their commit in memory.
+const SMALL: usize = 16 << 10;
+/// Memory that uploads may take together, in bytes; the rest wait in files.
+const SMALL_TOTAL: usize = 64 << 20;
+
 /// An upload that is complete but not committed. Dropping it takes it back.
 #[derive(Debug)]
 pub struct Staged {
-    path: PathBuf,
+    waiting: Waiting,
     pub(crate) sha256: Sha,
     pub(crate) size: u64,
     /// sha256 of each block, one after the other.
     pub(crate) blocks: Vec<u8>,
     pub(crate) artifact: Artifact,
+}
+
+/// Where an upload's bytes wait for the commit.
+#[derive(Debug)]
+enum Waiting {
+    InMemory { bytes: Vec<u8>, total: Arc<AtomicUsize> },
+    InFile(Incoming),
+}
+
+/// A file in `incoming/`; removed when dropped, unless a commit renamed it.
+#[derive(Debug)]
+struct Incoming(PathBuf);
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Waiting::InMemory { bytes, total } = self {
+            total.fetch_sub(bytes.len(), Ordering::Relaxed);
+        }
+    }
 }
 
 impl Staged {
@@ -58,18 +88,12 @@ impl Staged {
     }
 }
 
-impl Drop for Staged {
-    fn drop(&mut self) {
-        // After a commit the file is under objects/ and this finds nothing.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
 /// The directories of payloads.
 pub(crate) struct Payloads {
     incoming: PathBuf,
     objects: PathBuf,
     uploads: AtomicU64,
+    in_memory: Arc<AtomicUsize>,
     blocks: Recent<(Sha, u64), Vec<u8>, CACHED_BLOCKS>,
     files: Recent<Sha, File, CACHED_FILES>,
 }
@@ -89,41 +113,60 @@ impl Payloads {
             incoming,
             objects,
             uploads: AtomicU64::new(0),
+            in_memory: Arc::default(),
             blocks: Recent::default(),
             files: Recent::default(),
         })
     }
 
-    /// Takes an upload in: writes it to `incoming/`, hashing it, and reads
-    /// what it says of itself.
+    /// Takes an upload in, hashing it, and reads what it says of itself. Large
+    /// ones go to `incoming/`.
     pub(crate) fn stage(&self, mut from: impl Read) -> Result<Staged> {
-        let number = self.uploads.fetch_add(1, Ordering::Relaxed);
-        let path = self.incoming.join(number.to_string());
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o400)
-            .open(&path)
-            .at("making", &path)?;
-        let remove_on_error = RemoveOnDrop(&path);
+        let mut first = vec![0; BLOCK as usize];
+        let filled = fill(&mut from, &mut first).map_err(Error::Input)?;
+        first.truncate(filled);
+        if filled <= SMALL
+            && self.in_memory.fetch_add(filled, Ordering::Relaxed) + filled <= SMALL_TOTAL
+        {
+            let total = self.in_memory.clone();
+            let sha256 = Sha(Sha256::digest(&first).into());
+            let artifact = inspect(&mut Cursor::new(&first[..]));
+            let waiting = Waiting::InMemory { bytes: first, total };
+            return Ok(Staged {
+                waiting,
+                sha256,
+                size: filled as u64,
+                blocks: sha256.0.to_vec(),
+                artifact: artifact?,
+            });
+        } else if filled <= SMALL {
+            self.in_memory.fetch_sub(filled, Ordering::Relaxed);
+        }
+        let (mut file, incoming) = self.new_incoming()?;
         let mut whole = Sha256::new();
         let (mut size, mut blocks) = (0, Vec::new());
-        let mut block = vec![0; BLOCK as usize];
-        loop {
+        let mut block = first;
+        while !block.is_empty() {
+            file.write_all(&block).at("writing", &incoming.0)?;
+            whole.update(&block);
+            blocks.extend_from_slice(&Sha256::digest(&block));
+            size += block.len() as u64;
+            block.resize(BLOCK as usize, 0);
             let filled = fill(&mut from, &mut block).map_err(Error::Input)?;
-            if filled == 0 {
-                break;
-            }
-            let bytes = &block[..filled];
-            io::Write::write_all(&mut file, bytes).at("writing", &path)?;
-            whole.update(bytes);
-            blocks.extend_from_slice(&Sha256::digest(bytes));
-            size += filled as u64;
+            block.truncate(filled);
         }
         let artifact = inspect(&mut file)?;
-        std::mem::forget(remove_on_error);
-        Ok(Staged { path, sha256: Sha(whole.finalize().into()), size, blocks, artifact })
+        let waiting = Waiting::InFile(incoming);
+        Ok(Staged { waiting, sha256: Sha(whole.finalize().into()), size, blocks, artifact })
+    }
+
+    fn new_incoming(&self) -> Result<(File, Incoming)> {
+        let number = self.uploads.fetch_add(1, Ordering::Relaxed);
+        let path = self.incoming.join(number.to_string());
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create_new(true).mode(0o400);
+        let file = options.open(&path).at("making", &path)?;
+        Ok((file, Incoming(path)))
     }
 
     /// Where the object file of a payload is.
@@ -148,8 +191,20 @@ impl Payloads {
                 make_dir(&directory)?;
                 directories.push(self.objects.clone());
             }
-            File::open(&staged.path).and_then(|f| f.sync_all()).at("syncing", &staged.path)?;
-            fs::rename(&staged.path, &object).at("renaming", &staged.path)?;
+            let written;
+            let (file, incoming) = match &staged.waiting {
+                Waiting::InMemory { bytes, .. } => {
+                    let (mut file, incoming) = self.new_incoming()?;
+                    file.write_all(bytes).at("writing", &incoming.0)?;
+                    written = incoming;
+                    (file, &written)
+                }
+                Waiting::InFile(incoming) => {
+                    (File::open(&incoming.0).at("opening", &incoming.0)?, incoming)
+                }
+            };
+            file.sync_all().at("syncing", &incoming.0)?;
+            fs::rename(&incoming.0, &object).at("renaming", &incoming.0)?;
             directories.push(directory);
         }
         directories.sort();
@@ -165,18 +220,23 @@ impl Payloads {
         staged: &[&Staged],
     ) -> Result<()> {
         for staged in staged {
-            let mut file = File::open(&staged.path).at("opening", &staged.path)?;
+            let incoming = match &staged.waiting {
+                Waiting::InMemory { bytes, .. } => {
+                    put_chunks(catalogue, &staged.sha256, 0, bytes)?;
+                    continue;
+                }
+                Waiting::InFile(incoming) => &incoming.0,
+            };
+            let mut file = File::open(incoming).at("opening", incoming)?;
             let mut block = vec![0; BLOCK as usize];
-            let mut index = 0;
+            let mut at = 0;
             loop {
-                let filled = fill(&mut file, &mut block).at("reading", &staged.path)?;
+                let filled = fill(&mut file, &mut block).at("reading", incoming)?;
                 if filled == 0 {
                     break;
                 }
-                for chunk in block[..filled].chunks(CHUNK) {
-                    catalogue.tree().insert(chunk_key(&staged.sha256, index), chunk)?;
-                    index += 1;
-                }
+                put_chunks(catalogue, &staged.sha256, at, &block[..filled])?;
+                at += (filled / CHUNK) as u32;
             }
         }
         catalogue.flush()?;
@@ -281,10 +341,15 @@ pub(crate) fn whole_inline(catalogue: &Catalogue, sha256: &Sha, size: u64) -> Op
     (Sha256::digest(&bytes)[..] == sha256.0).then_some(bytes)
 }
 
-/// Puts a payload into `catalogue` as chunks.
-pub(crate) fn put_chunks(catalogue: &Catalogue, sha256: &Sha, bytes: &[u8]) -> Result<()> {
-    for (index, chunk) in bytes.chunks(CHUNK).enumerate() {
-        catalogue.tree().insert(chunk_key(sha256, index as u32), chunk)?;
+/// Puts bytes of a payload into `catalogue` as chunks, from chunk `first` on.
+pub(crate) fn put_chunks(
+    catalogue: &Catalogue,
+    sha256: &Sha,
+    first: u32,
+    bytes: &[u8],
+) -> Result<()> {
+    for (index, chunk) in (first..).zip(bytes.chunks(CHUNK)) {
+        catalogue.tree().insert(chunk_key(sha256, index), chunk)?;
     }
     Ok(())
 }
@@ -316,14 +381,6 @@ fn fill(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
-}
-
-struct RemoveOnDrop<'a>(&'a Path);
-
-impl Drop for RemoveOnDrop<'_> {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(self.0);
-    }
 }
 
 /// The last `N` values that were asked for. A value is made outside the lock.

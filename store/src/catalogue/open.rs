@@ -148,7 +148,7 @@ fn rebuild(places: &Places, history: &mut History, old: Option<Catalogue>) -> Re
         }
         let sha256 = payload::sha_of_key(&key)?;
         match old.as_ref().and_then(|old| payload::whole_inline(old, &sha256, record.size)) {
-            Some(bytes) => payload::put_chunks(&new, &sha256, &bytes)?,
+            Some(bytes) => payload::put_chunks(&new, &sha256, 0, &bytes)?,
             None => {
                 // Without its record the payload reads as missing, and is stored again when
                 // somebody publishes it again.
