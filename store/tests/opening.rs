@@ -21,7 +21,11 @@ fn contents(store: &Store) -> String {
 /// Publishes over several keys, and returns what the store says then.
 fn fill(store: &Store) -> String {
     for n in 0..12u32 {
-        publish(store, &format!("dir-{}/key-{}", n % 2, n % 3), &artifact((n % 2) as u8, n, 3000 + 9000 * n as usize));
+        publish(
+            store,
+            &format!("dir-{}/key-{}", n % 2, n % 3),
+            &artifact((n % 2) as u8, n, 3000 + 9000 * n as usize),
+        );
     }
     store.remove(&key("dir-1/key-1"), None).unwrap();
     store.rollback(&key("dir-0/key-0"), Some(1)).unwrap();
@@ -156,14 +160,16 @@ fn a_catalogue_from_before_a_restart_is_rebuilt() {
         assert!(version.version > 2 && version.inode > 16);
         store.close().unwrap();
         // Nothing of the old one is left.
-        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("db.")), "{left:?}");
     });
 }
 
 #[test]
 fn a_damaged_catalogue_is_rebuilt_and_kept_aside() {
-    let settings = Settings { inline_limit: wasmfs_store::InlineLimit::Bytes(0), ..Settings::default() };
+    let settings =
+        Settings { inline_limit: wasmfs_store::InlineLimit::Bytes(0), ..Settings::default() };
     let mut rebuilt = 0;
     for trial in 0..20u32 {
         let dir = tempfile::tempdir().unwrap();
@@ -189,14 +195,17 @@ fn a_damaged_catalogue_is_rebuilt_and_kept_aside() {
         assert_eq!(contents(&store), before, "trial {trial}");
         check_bytes(&store);
         let aside = fs::read_dir(dir.path()).unwrap();
-        rebuilt += aside.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("damaged")).count();
+        rebuilt += aside
+            .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("damaged"))
+            .count();
     }
     println!("{rebuilt} of 20 damaged catalogues could not be opened and were kept aside");
 }
 
 #[test]
 fn a_payload_lost_with_the_catalogue_is_an_error_until_it_is_published_again() {
-    let settings = Settings { inline_limit: wasmfs_store::InlineLimit::UNLIMITED, ..Settings::default() };
+    let settings =
+        Settings { inline_limit: wasmfs_store::InlineLimit::UNLIMITED, ..Settings::default() };
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), &settings);
     let bytes = artifact(1, 1, 60_000);
@@ -255,7 +264,10 @@ fn a_killed_publisher_loses_nothing_acknowledged() {
         let store = open(dir.path(), settings);
         for (name, version, seed, size) in acknowledged {
             let info = store.version(&key(&name), Some(version)).unwrap();
-            assert!(read(&store, info.inode).unwrap() == artifact(1, seed, size), "{name}@{version}");
+            assert!(
+                read(&store, info.inode).unwrap() == artifact(1, seed, size),
+                "{name}@{version}"
+            );
         }
     });
 }

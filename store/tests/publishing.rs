@@ -58,7 +58,8 @@ fn equal_bytes_are_stored_once_and_unchanged_when_current() {
         assert_eq!(publish(&store, "b", &one).version.version, 1);
         assert_eq!(publish(&store, "a", &two).version.version, 2);
         assert_eq!(publish(&store, "a", &one).version.version, 3);
-        let expected = if settings.inline_limit == wasmfs_store::InlineLimit::UNLIMITED { 0 } else { 2 };
+        let expected =
+            if settings.inline_limit == wasmfs_store::InlineLimit::UNLIMITED { 0 } else { 2 };
         assert_eq!(objects(), expected);
         assert_eq!(fs::read_dir(dir.path().join("incoming")).unwrap().count(), 0);
     });
@@ -91,7 +92,9 @@ fn labels_grow_until_they_differ() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), &Default::default());
     let label = publish(&store, "a", &artifact(1, 1, 10)).version.engine;
-    assert!(label.starts_with("wasmtime-48-x86_64-") && label.len() == "wasmtime-48-x86_64-".len() + 8);
+    assert!(
+        label.starts_with("wasmtime-48-x86_64-") && label.len() == "wasmtime-48-x86_64-".len() + 8
+    );
     // Every odd version string and target still gives one path component.
     for (n, version) in ["", "../..", "48\0", "a/b", &"x".repeat(200)].iter().enumerate() {
         let bytes = elf(200, 1, &engine(version, "", &[n as u8]), b"text");
@@ -196,7 +199,9 @@ fn what_is_no_artifact_is_refused_with_its_name() {
     }
     assert_eq!(fs::read_dir(dir.path().join("incoming")).unwrap().count(), 0);
 
-    for (flags, pulley, kind) in [(1, false, "Module"), (2, false, "Component"), (1 | 8, true, "Module")] {
+    for (flags, pulley, kind) in
+        [(1, false, "Module"), (2, false, "Component"), (1 | 8, true, "Module")]
+    {
         let bytes = elf(200, flags, &engine("48", "pulley64", &[]), b"text");
         let staged = store.stage(&bytes[..]).unwrap();
         assert_eq!(format!("{:?}", staged.artifact().kind), kind);
