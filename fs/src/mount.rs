@@ -98,8 +98,9 @@ pub fn prepare(mount_point: &Path) -> Result<()> {
     if let Some(mounted) = mounted_at(mount_point)?
         && mounted.fs_type == FS_TYPE
     {
-        match fs::metadata(mount_point) {
-            Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
+        // A question that the kernel can't answer from what it remembers of a dead server.
+        match rustix::fs::statvfs(mount_point) {
+            Err(Errno::NOTCONN) => {
                 log::info!("{}: clearing a dead mount", mount_point.display());
                 unmount(mount_point, true)?;
             }

@@ -116,10 +116,10 @@ impl Store {
         if path.exists() {
             return Ok(());
         }
-        if let Some(entry) = fs::read_dir(dir).at("reading", dir)?.next() {
+        for entry in fs::read_dir(dir).at("reading", dir)? {
             let found = entry.at("reading", dir)?.file_name().to_string_lossy().into_owned();
-            // What a creation that was cut off leaves.
-            if found != ".settings.json" {
+            // Another process makes the same store right now, or was cut off making it.
+            if found != SETTINGS && !found.starts_with(&format!(".{SETTINGS}")) {
                 return Err(Error::NotAStore { dir: dir.to_owned(), found });
             }
         }
@@ -293,7 +293,7 @@ fn read_state(path: &Path) -> Option<State> {
 /// Writes a small file so that a crash leaves the old one or the new.
 fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = path.with_file_name(format!(".{name}"));
+    let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
     let mut text = serde_json::to_vec_pretty(value)
         .map_err(|source| Error::Settings { path: path.to_owned(), source })?;
     text.push(b'\n');
