@@ -1,0 +1,27 @@
+# Everything a checkout needs. `make demo` and `make test` set up the machine
+# by themselves; as an ordinary user, install fuse3 and python3-venv first.
+
+.PHONY: build demo test lint install
+
+PREFIX ?= /usr/local
+
+build:
+	cargo build --release --workspace --all-targets
+
+demo:
+	tests/setup.sh demo
+	cargo build --release --workspace
+	tests/demo.sh
+
+# As root: the tests mount as root and as an ordinary user.
+test: build
+	tests/setup.sh
+	cargo test --release --workspace -- --test-threads=2
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+install: build
+	install -D target/release/wasmfs $(DESTDIR)$(PREFIX)/bin/wasmfs
+	install -D -m 644 packaging/systemd/wasmfs.service $(DESTDIR)$(PREFIX)/lib/systemd/user/wasmfs.service
