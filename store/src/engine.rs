@@ -70,7 +70,8 @@ impl EngineDescription {
 /// Where `winch_callable` stands among the tunables of a major version: how
 /// many booleans come before it, and after which of them the operators' cost
 /// stands, if it does (wasmtime-environ, `tunables.rs`, of 29.0.1, 36.0.20,
-/// 44.0.3, 47.0.4, 48.0.8 and 50.0.1).
+/// 44.0.3, 47.0.4, 48.0.8 and 50.0.1; artifacts of both compilers of the CLI
+/// 36.0.9 and 42 to 49 bear it out).
 struct TunablesLayout {
     bools_before_winch: usize,
     cost_after: Option<usize>,
@@ -80,7 +81,8 @@ fn layout(version: &str) -> Option<TunablesLayout> {
     let major: u32 = version.split('.').next()?.parse().ok()?;
     match major {
         29..=36 => Some(TunablesLayout { bools_before_winch: 10, cost_after: None }),
-        44 => Some(TunablesLayout { bools_before_winch: 11, cost_after: Some(4) }),
+        42 => Some(TunablesLayout { bools_before_winch: 11, cost_after: None }),
+        43..=46 => Some(TunablesLayout { bools_before_winch: 11, cost_after: Some(4) }),
         47..=50 => Some(TunablesLayout { bools_before_winch: 12, cost_after: Some(5) }),
         _ => None,
     }

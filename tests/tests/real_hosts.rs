@@ -68,6 +68,30 @@ fn the_wasmtime_cli_solves_a_problem_with_boolector_from_the_mount() {
 }
 
 #[test]
+fn what_compiled_an_artifact_is_read_from_it() {
+    in_each_environment(|env| {
+        let source = env.file("m.wat", "(module (func (export \"f\")))");
+        let mut engines = std::collections::HashSet::new();
+        for (compiler, options) in [
+            ("cranelift", &[][..]),
+            ("winch", &["-C", "compiler=winch"]),
+            ("cranelift", &["-W", "fuel=1000"]),
+        ] {
+            let artifact = env.path("m.cwasm");
+            let mut compile = env.command(real_host("wasmtime"));
+            succeed(compile.arg("compile").args(options).arg(&source).arg("-o").arg(&artifact));
+            let published = env.publish(&artifact, "m.cwasm", &[]);
+            assert_eq!(
+                (&published["compiler"], &published["wasmtime"]),
+                (&compiler.into(), &"48".into())
+            );
+            assert_eq!(published["target"], "x86_64-unknown-linux-gnu");
+            assert!(engines.insert(published["engine"].as_str().unwrap().to_owned()));
+        }
+    });
+}
+
+#[test]
 fn the_python_wheel_loads_and_runs_from_the_mount() {
     in_each_environment(|env| {
         env.mount();
