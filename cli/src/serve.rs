@@ -55,6 +55,7 @@ pub fn start(service: &Service) -> Result<()> {
         command.arg("--allow-other");
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file);
+    wasmfs_fs::close_on_exec().context("starting the server")?;
     let mut child = command.spawn().context("starting the server")?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {

@@ -2,6 +2,7 @@
 //! layer that serves it. It takes no arguments and prints nothing.
 #![warn(missing_docs)]
 
+mod descriptors;
 mod error;
 mod filesystem;
 mod fuse;
@@ -10,6 +11,7 @@ pub mod mount;
 mod notify;
 mod session;
 
+pub use descriptors::close_on_exec;
 pub use error::{Error, Result};
 pub use filesystem::{
     Attributes, CACHEDIR_TAG, CACHEDIR_TAG_INODE, Entry, Filesystem, NAME_MAX, RESERVED_INODE,

@@ -271,3 +271,36 @@ fn a_killed_publisher_loses_nothing_acknowledged() {
         }
     });
 }
+
+#[test]
+fn a_flipped_bit_inside_sled_is_an_error_and_never_data() {
+    let settings =
+        Settings { inline_limit: wasmfs_store::InlineLimit::UNLIMITED, ..Settings::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &settings);
+    let bytes = artifact(1, 1, 400_000);
+    let inode = publish(&store, "key", &bytes).version.inode;
+    let sha256 = store.versions(&key("key")).unwrap()[0].sha256;
+    store.close().unwrap();
+    // Block 1 is chunks 32 to 63 of 4 KiB.
+    let db = sled::open(dir.path().join("db")).unwrap();
+    let chunk = [&b"c"[..], &sha256.0, &40u32.to_be_bytes()].concat();
+    let mut damaged = db.get(&chunk).unwrap().unwrap().to_vec();
+    damaged[99] ^= 4;
+    db.insert(chunk, damaged).unwrap();
+    drop(db);
+    let store = open(dir.path(), &settings);
+    let Some(wasmfs_store::tree::InodeRecord::Version(version)) = store.inode(inode).unwrap()
+    else {
+        panic!("no version");
+    };
+    const BLOCK: usize = 128 << 10;
+    for (block, right) in bytes.chunks(BLOCK).enumerate() {
+        let read = store.read(&version, (block * BLOCK) as u64, BLOCK);
+        match (block, read) {
+            (1, Err(Error::PayloadDamaged { block: 1, .. })) => {}
+            (1, other) => panic!("{other:?}"),
+            (_, read) => assert!(read.unwrap() == right),
+        }
+    }
+}

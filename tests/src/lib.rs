@@ -55,6 +55,12 @@ pub fn in_all_environments(test: impl Fn(&Environment) + Sync) {
     in_environment(User::Ordinary, Inline::Default, &test);
 }
 
+/// Runs `test` as root, with payloads as object files and inside sled.
+pub fn as_root(test: impl Fn(&Environment) + Sync) {
+    in_environment(User::Root, Inline::Default, &test);
+    in_environment(User::Root, Inline::Unlimited, &test);
+}
+
 /// Runs `test` in a thread that is, to the kernel, a process of `user`; what
 /// it leaves is cleaned up as root.
 pub fn in_environment(user: User, inline: Inline, test: &(impl Fn(&Environment) + Sync)) {

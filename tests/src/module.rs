@@ -12,7 +12,7 @@ pub const FUNCTIONS: u32 = 64;
 pub fn wat(seed: u32) -> String {
     let mut text = String::from("(module\n(memory (export \"memory\") 32)\n");
     for i in 0..FUNCTIONS {
-        let _ = write!(text, "(func (export \"f{i}\") (param i32) (result i32) local.get 0\n");
+        let _ = writeln!(text, "(func (export \"f{i}\") (param i32) (result i32) local.get 0");
         for step in 0..160u32 {
             // Constants of the same width whatever the seed is.
             let constant = 0x4000_0000

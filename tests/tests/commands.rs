@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use wasmfs_tests::guard::connection_at;
 use wasmfs_tests::module::wat;
 use wasmfs_tests::{Environment, Inline, User, identity, in_each_environment, in_environment};
-use wasmfs_tests::{names, output, succeed};
+use wasmfs_tests::{as_root, names, output, succeed};
 
 const MODULE: &str = "(module (func (export \"answer\") (result i32) i32.const 42))";
 const COMPONENT: &str = "(component (core module (func (export \"f\"))))";
@@ -317,6 +317,22 @@ fn the_control_socket_speaks_http_to_its_owner_only() {
 }
 
 #[test]
+fn a_server_in_the_background_holds_nothing_of_who_started_it() {
+    in_each_environment(|env| {
+        let script = format!("exec 7>held; {} mount", env.binary("wasmfs").display());
+        succeed(env.command("sh").args(["-c", &script]));
+        env.watch(&env.mount_point());
+        let process = std::path::PathBuf::from(format!("/proc/{}", env.server_pid()));
+        assert_eq!(fs::read_link(process.join("cwd")).unwrap(), std::path::Path::new("/"));
+        for entry in fs::read_dir(process.join("fd")).unwrap().flatten() {
+            let target = fs::read_link(entry.path()).unwrap_or_default();
+            assert!(!target.ends_with("held") && !target.to_string_lossy().contains("/dev/pts"));
+        }
+        env.unmount();
+    });
+}
+
+#[test]
 fn a_store_with_a_long_path_has_a_socket_too() {
     in_each_environment(|env| {
         let long = env.path("x".repeat(200));
@@ -356,7 +372,7 @@ fn a_server_in_the_foreground_ends_with_its_mount() {
 
 #[test]
 fn a_publish_that_the_kernel_cannot_be_told_of_is_committed_and_said_to_be_late() {
-    in_environment(User::Root, Inline::Default, &|env: &Environment| {
+    as_root(|env| {
         env.mount();
         let file = env.file("m.wat", MODULE);
         env.publish(&file, "dir/key", &[]);

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
-use wasmfs_tests::{Environment, Inline, User, in_each_environment, in_environment, names};
+use wasmfs_tests::{Environment, as_root, in_each_environment, names};
 
 use crate::publish;
 
@@ -65,7 +65,7 @@ fn fill(env: &Environment) {
 
 #[test]
 fn a_listing_neither_skips_nor_repeats() {
-    in_environment(User::Root, Inline::Default, &|env: &Environment| {
+    as_root(|env| {
         env.mount();
         fill(env);
         let dir = env.mounted("many");

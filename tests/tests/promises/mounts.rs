@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::inotify;
 use wasmfs_tests::module::wat;
-use wasmfs_tests::{Environment, Inline, User, identity, in_each_environment, in_environment};
+use wasmfs_tests::{as_root, identity, in_each_environment};
 use wasmfs_tests::{names, output, succeed};
 
 use crate::publish;
@@ -50,7 +50,7 @@ impl Drop for Container {
 
 #[test]
 fn containers_see_publishes() {
-    in_environment(User::Root, Inline::Default, &|env: &Environment| {
+    as_root(|env| {
         env.mount();
         publish(env, "dir/key", 1);
         let inside = env.dir("inside");
@@ -162,7 +162,7 @@ fn inotify_is_silent_on_publish() {
 
 #[test]
 fn a_bind_mount_of_a_file_keeps_its_version() {
-    in_environment(User::Root, Inline::Default, &|env: &Environment| {
+    as_root(|env| {
         env.mount();
         publish(env, "key", 1);
         let before = identity(&env.mounted("key"));

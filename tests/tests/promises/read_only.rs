@@ -10,7 +10,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use wasmfs_tests::{Environment, Inline, User, in_all_environments, in_each_environment};
-use wasmfs_tests::{in_environment, output, succeed};
+use wasmfs_tests::{as_root, output, succeed};
 
 use crate::publish;
 
@@ -75,7 +75,7 @@ fn every_change_is_erofs() {
         env.unmount();
     });
     // Root can remount; then the server refuses.
-    in_environment(User::Root, Inline::Default, &|env: &Environment| {
+    as_root(|env| {
         let before = prepare(env);
         rustix::mount::mount_remount(env.mount_point(), rustix::mount::MountFlags::empty(), c"")
             .unwrap();
