@@ -22,6 +22,10 @@ const EF_COMPONENT: u32 = 2;
 const EF_PULLEY32: u32 = 4;
 const EF_PULLEY64: u32 = 8;
 const ENGINE_SECTION: &[u8] = b".wasmtime.engine";
+/// The longest description of an engine, in bytes; wasmtime 48 writes some 1,500.
+const MAX_ENGINE_SECTION: u64 = 64 << 10;
+/// The most sections; wasmtime 48 writes some 15.
+const MAX_SECTIONS: usize = 1024;
 
 /// What was compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +100,9 @@ pub fn inspect<R: Read + Seek>(file: &mut R) -> Result<Artifact, NotAnArtifact> 
         EF_COMPONENT => ArtifactKind::Component,
         _ => return Err(NotAnArtifact::Truncated(format!("unknown e_flags {flags:#x}"))),
     };
+    if header.shnum(endian, data).map_err(|e| truncated(&e))? > MAX_SECTIONS {
+        return Err(NotAnArtifact::Truncated("it has too many sections".into()));
+    }
     let sections = header.sections(endian, data).map_err(|e| truncated(&e))?;
     let mut engine = None;
     for section in sections.iter() {
@@ -107,6 +114,9 @@ pub fn inspect<R: Read + Seek>(file: &mut R) -> Result<Artifact, NotAnArtifact> 
         }
         let name = sections.section_name(endian, section).map_err(|e| truncated(&e))?;
         if name == ENGINE_SECTION {
+            if engine.is_some() || len > MAX_ENGINE_SECTION {
+                return Err(NotAnArtifact::Truncated("it names its engine at odd length".into()));
+            }
             engine = Some(data.read_bytes_at(offset, len).map_err(|()| {
                 NotAnArtifact::Truncated("the engine's section can't be read".into())
             })?);

@@ -102,17 +102,23 @@ pub(crate) fn decode(section: &[u8]) -> EngineDescription {
     let Some((version, metadata)) = rest.split_at_checked(usize::from(*len)) else {
         return description;
     };
-    description.wasmtime = String::from_utf8_lossy(version).into_owned();
+    description.wasmtime = printable(&String::from_utf8_lossy(version));
     let Ok((target, rest)) = postcard::take_from_bytes::<String>(metadata) else {
         return description;
     };
-    description.target = target;
+    description.target = printable(&target);
     if let Some(layout) = layout(&description.wasmtime)
         && let Some(winch) = winch_callable(rest, &layout)
     {
         description.compiler = if winch { Compiler::Winch } else { Compiler::Cranelift };
     }
     description
+}
+
+/// What an artifact says, as something that can be stored and shown: of
+/// reasonable length, and without control characters.
+fn printable(text: &str) -> String {
+    text.chars().take(128).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// A compiler setting, as wasmtime stores it (`FlagValue`, wasmtime-environ

@@ -128,7 +128,8 @@ fn checksum(text: &str) -> String {
     digest[..8].iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn line_of(entry: &Entry) -> Result<Vec<u8>> {
+/// The line of an entry, with its newline.
+pub(crate) fn line_of(entry: &Entry) -> Result<Vec<u8>> {
     let encode = || {
         let entry = serde_json::value::to_raw_value(entry)?;
         let mut line = serde_json::to_vec(&Line { sum: checksum(entry.get()), entry: &entry })?;
@@ -140,13 +141,23 @@ fn line_of(entry: &Entry) -> Result<Vec<u8>> {
     })
 }
 
-fn decode(line: &[u8]) -> std::result::Result<Entry, String> {
-    let text = line.strip_suffix(b"\n").ok_or("the line is cut short")?;
-    let line: Line<'_> = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+/// Why a line gives no entry.
+enum BadLine {
+    /// It is not what was written: torn, or damaged.
+    Unreadable(String),
+    /// It is what was written, by a wasmfs that knows more.
+    Unknown(String),
+}
+
+fn decode(line: &[u8]) -> std::result::Result<Entry, BadLine> {
+    let unreadable = |reason: &str| BadLine::Unreadable(reason.to_owned());
+    let text = line.strip_suffix(b"\n").ok_or_else(|| unreadable("the line is cut short"))?;
+    let line: Line<'_> =
+        serde_json::from_slice(text).map_err(|e| BadLine::Unreadable(e.to_string()))?;
     if checksum(line.entry.get()) != line.sum {
-        return Err("the checksum doesn't match".into());
+        return Err(unreadable("the checksum doesn't match"));
     }
-    serde_json::from_str(line.entry.get()).map_err(|e| e.to_string())
+    serde_json::from_str(line.entry.get()).map_err(|e| BadLine::Unknown(e.to_string()))
 }
 
 /// The open history file. Reading happens while opening, writing afterwards.
@@ -162,11 +173,6 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// The length of an entry's line, in bytes.
-    pub(crate) fn line_len(entry: &Entry) -> Result<u64> {
-        Ok(line_of(entry)?.len() as u64)
-    }
-
     /// Opens the file, making it if it is missing. Nothing is read yet.
     pub(crate) fn open(path: &Path) -> Result<History> {
         let file = OpenOptions::new()
@@ -220,47 +226,53 @@ impl History {
 
     /// Reads every line from byte `from`, whose predecessor has sequence number
     /// `seq`, and hands each to `apply` with the length of the file up to its end.
-    /// A tail that was never acknowledged is cut off.
+    /// A tail that was never acknowledged is cut off; lines up to `acknowledged`
+    /// must be there.
     pub(crate) fn replay(
         &mut self,
         from: u64,
         seq: u64,
+        acknowledged: u64,
         mut apply: impl FnMut(&Entry, u64) -> Result<()>,
     ) -> Result<()> {
         (self.len, self.seq) = (from, seq);
         self.file.seek(SeekFrom::Start(from)).at("reading", &self.path)?;
-        let mut reader =
-            BufReader::with_capacity(1 << 16, self.file.try_clone().at("reading", &self.path)?);
+        let file = self.file.try_clone().at("reading", &self.path)?;
+        let mut reader = BufReader::with_capacity(1 << 16, file);
         let mut line = Vec::new();
-        let mut bad: Option<String> = None;
+        let mut unreadable: Option<String> = None;
         loop {
             line.clear();
             if reader.read_until(b'\n', &mut line).at("reading", &self.path)? == 0 {
                 break;
             }
-            let entry = decode(&line);
-            match (entry, &bad) {
+            match (decode(&line), &unreadable) {
                 (Ok(entry), None) if entry.seq == self.seq + 1 => {
                     self.len += line.len() as u64;
                     self.seq = entry.seq;
                     apply(&entry, self.len)?;
                 }
+                // Whole lines are never cut off.
                 (Ok(entry), None) => {
-                    bad = Some(format!("line {} follows line {}", entry.seq, self.seq))
+                    return Err(self.damaged(format!("line {} follows line {}", entry.seq, self.seq)));
                 }
-                (Err(reason), None) => bad = Some(reason),
+                (Err(BadLine::Unknown(reason)), None) => {
+                    let reason = format!("a newer wasmfs may have written it ({reason})");
+                    return Err(self.damaged(reason));
+                }
+                (Err(BadLine::Unreadable(reason)), None) => unreadable = Some(reason),
                 // A readable line that counts on what can't be read: it was acknowledged.
                 (Ok(entry), Some(reason)) if entry.after > self.seq => {
-                    return Err(Error::HistoryDamaged {
-                        path: self.path.clone(),
-                        offset: self.len,
-                        reason: reason.clone(),
-                    });
+                    return Err(self.damaged(reason.clone()));
                 }
                 (_, Some(_)) => {}
             }
         }
-        if let Some(reason) = bad {
+        if self.seq < acknowledged {
+            let reason = unreadable.unwrap_or_else(|| "it ends there".into());
+            return Err(self.damaged(format!("{reason}; line {acknowledged} was acknowledged")));
+        }
+        if let Some(reason) = unreadable {
             log::warn!(
                 "{}: cutting off an unfinished end at byte {} ({reason})",
                 self.path.display(),
@@ -269,6 +281,10 @@ impl History {
             self.truncate()?;
         }
         Ok(())
+    }
+
+    fn damaged(&self, reason: String) -> Error {
+        Error::HistoryDamaged { path: self.path.clone(), offset: self.len, reason }
     }
 
     fn truncate(&self) -> Result<()> {
@@ -281,20 +297,16 @@ impl History {
         self.poisoned = true;
     }
 
-    /// Appends all of `entries` and syncs once. On success they are committed;
-    /// on error none is, unless the end of the file became uncertain, and then
-    /// nothing more is written until the store is opened again.
-    pub(crate) fn append(&mut self, entries: &[Entry]) -> Result<()> {
+    /// Appends `count` lines, made by [`line_of`], and syncs once. On success
+    /// they are committed; on error none is, unless the end of the file became
+    /// uncertain, and then nothing more is written until the store is opened again.
+    pub(crate) fn append(&mut self, lines: &[u8], count: u64) -> Result<()> {
         if self.poisoned {
             return Err(Error::HistoryPoisoned);
         }
-        let mut lines = Vec::new();
-        for entry in entries {
-            lines.extend_from_slice(&line_of(entry)?);
-        }
         let written = (&self.file)
             .seek(SeekFrom::Start(self.len))
-            .and_then(|_| (&self.file).write_all(&lines));
+            .and_then(|_| (&self.file).write_all(lines));
         if let Err(source) = written {
             // What a failed write left is cut off again; if that fails, the end is uncertain.
             self.poisoned = self.truncate().is_err();
@@ -306,7 +318,7 @@ impl History {
             return Err(Error::Io { action: "syncing", path: self.path.clone(), source });
         }
         self.len += lines.len() as u64;
-        self.seq += entries.len() as u64;
+        self.seq += count;
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use crate::catalogue::records::*;
 use crate::engine::Compiler;
 use crate::error::{Error, Result};
 use crate::key::Key;
+use crate::publish::not_served;
 use crate::sha::Sha;
 use crate::store::Store;
 
@@ -117,7 +118,7 @@ impl Store {
                 .ok_or_else(|| Error::NoVersion { key: key.clone(), version })?,
             None => catalogue
                 .number(&name_key(View::Keys, key.as_str(), 0))?
-                .ok_or_else(|| Error::NoKey(key.clone()))?,
+                .ok_or_else(|| not_served(catalogue, key))?,
         };
         self.version_info(inode)
     }

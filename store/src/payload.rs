@@ -125,6 +125,9 @@ impl Payloads {
         let mut first = vec![0; BLOCK as usize];
         let filled = fill(&mut from, &mut first).map_err(Error::Input)?;
         first.truncate(filled);
+        if filled <= SMALL {
+            first.shrink_to_fit();
+        }
         if filled <= SMALL
             && self.in_memory.fetch_add(filled, Ordering::Relaxed) + filled <= SMALL_TOTAL
         {
@@ -175,11 +178,6 @@ impl Payloads {
         self.objects.join(&hex[..2]).join(hex)
     }
 
-    /// Whether the object file is there with its whole length.
-    pub(crate) fn has_object(&self, sha256: &Sha, size: u64) -> bool {
-        fs::metadata(self.object(sha256)).is_ok_and(|m| m.len() == size)
-    }
-
     /// Makes `staged` durable as object files: each file is synced, then its
     /// name, then each directory once.
     pub(crate) fn keep_as_objects(&self, staged: &[&Staged]) -> Result<()> {
@@ -187,10 +185,8 @@ impl Payloads {
         for staged in staged {
             let object = self.object(&staged.sha256);
             let directory = object.parent().unwrap_or(&self.objects).to_owned();
-            if !directory.exists() {
-                make_dir(&directory)?;
-                directories.push(self.objects.clone());
-            }
+            make_dir(&directory)?;
+            directories.push(self.objects.clone());
             let written;
             let (file, incoming) = match &staged.waiting {
                 Waiting::InMemory { bytes, .. } => {
@@ -206,6 +202,8 @@ impl Payloads {
             file.sync_all().at("syncing", &incoming.0)?;
             fs::rename(&incoming.0, &object).at("renaming", &incoming.0)?;
             directories.push(directory);
+            // Another file may have been open in its place, which this one mends.
+            self.files.forget(&staged.sha256);
         }
         directories.sort();
         directories.dedup();
@@ -264,6 +262,18 @@ impl Payloads {
             at = start + upto as u64;
         }
         Ok(out)
+    }
+
+    /// Whether all of a payload is there and right.
+    pub(crate) fn is_whole(&self, catalogue: &Catalogue, payload: &PayloadOf) -> Result<bool> {
+        for index in 0..payload.size.div_ceil(BLOCK) {
+            match self.block(catalogue, payload, index) {
+                Ok(_) => {}
+                Err(Error::PayloadDamaged { .. } | Error::Io { .. }) => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
     }
 
     fn block(
@@ -393,6 +403,10 @@ impl<K, V, const N: usize> Default for Recent<K, V, N> {
 }
 
 impl<K: PartialEq, V, const N: usize> Recent<K, V, N> {
+    fn forget(&self, key: &K) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).retain(|(k, _)| k != key);
+    }
+
     fn get(&self, key: K, make: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
         // A thread that panicked with this lock held left a valid queue.
         let lock = || self.0.lock().unwrap_or_else(|e| e.into_inner());

@@ -11,7 +11,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, History, NewDirectory};
 use crate::info::VersionInfo;
 use crate::key::{Key, RESERVED};
-use crate::payload::Staged;
+use crate::payload::{PayloadOf, Staged};
 use crate::sha::Sha;
 use crate::store::{Planned, Store};
 
@@ -41,8 +41,10 @@ pub struct Published {
     pub version: VersionInfo,
     /// Where hosts of this engine find it, under the mount.
     pub path: String,
-    /// The engine whose version the plain name serves.
+    /// The engine whose versions the plain name serves.
     pub default_engine: String,
+    /// The version that the plain name serves, if that engine has one.
+    pub plain_name_serves: Option<u64>,
 }
 
 /// Whether anything changed.
@@ -111,7 +113,7 @@ impl Store {
                 let taken = list.iter().any(|s| s.sha256 == staged.sha256);
                 if !taken
                     && (known.is_none()
-                        || !self.has_payload(&staged.sha256, staged.size, inline)?)
+                        || !self.has_payload(staged.sha256, staged.size, inline)?)
                 {
                     list.push(staged);
                 }
@@ -157,12 +159,12 @@ impl Store {
         };
         check_conflicts(&planned.txn, key)?;
         let payload = planned.txn.payload(&target.sha256)?;
-        let here = |p: PayloadRecord| self.has_payload(&target.sha256, p.size, p.inline);
+        let here = |p: PayloadRecord| self.has_payload(target.sha256, p.size, p.inline);
         if !payload.map_or(Ok(false), here)? {
             return Err(Error::PayloadDamaged {
                 sha256: target.sha256.hex(),
                 block: 0,
-                reason: "the payload is missing".into(),
+                reason: "its bytes are missing or damaged".into(),
             });
         }
         let source = Source {
@@ -191,13 +193,13 @@ impl Store {
             Some(version) => return Err(Error::NoVersion { key: key.clone(), version }),
         };
         let changes = planned.add(&writer, Change::Remove { key: key.to_string(), version })?;
+        let now_serves = planned
+            .txn
+            .number(&name_key(View::Keys, key.as_str(), 0))?
+            .map(|inode| planned.txn.version_at(inode).map(|v| v.version))
+            .transpose()?;
         self.check_free_space(0)?;
         self.commit(&mut writer, planned)?;
-        let now_serves = self
-            .catalogue()?
-            .number(&name_key(View::Keys, key.as_str(), 0))?
-            .map(|inode| self.catalogue()?.version_at(inode).map(|v| v.version))
-            .transpose()?;
         Ok((Removed { key: key.clone(), versions, now_serves }, changes))
     }
 
@@ -212,15 +214,15 @@ impl Store {
         } else {
             format!("{RESERVED}/engines/{}/{key}", version.engine)
         };
-        Ok(Published { status, version, path, default_engine })
+        let plain_name_serves = catalogue
+            .number(&name_key(View::Keys, key.as_str(), 0))?
+            .map(|inode| catalogue.version_at(inode).map(|v| v.version))
+            .transpose()?;
+        Ok(Published { status, version, path, default_engine, plain_name_serves })
     }
 
-    fn has_payload(&self, sha256: &Sha, size: u64, inline: bool) -> Result<bool> {
-        if inline {
-            Ok(size == 0 || self.catalogue()?.get(&chunk_key(sha256, 0))?.is_some())
-        } else {
-            Ok(self.payloads.has_object(sha256, size))
-        }
+    fn has_payload(&self, sha256: Sha, size: u64, inline: bool) -> Result<bool> {
+        self.payloads.is_whole(self.catalogue()?, &PayloadOf { sha256, size, inline })
     }
 
     /// Refuses to start what a full disk would interrupt.
@@ -351,4 +353,13 @@ fn version_before_current(txn: &Txn<'_>, key: &Key) -> Result<VersionRecord> {
         }
     }
     Err(Error::NoEarlierVersion(key.clone()))
+}
+
+/// Why a plain name leads nowhere.
+pub(crate) fn not_served(records: &impl Records, key: &Key) -> Error {
+    match records.any_under(&versions_prefix(key.as_str())) {
+        Ok(true) => Error::NotServed(key.clone()),
+        Ok(false) => Error::NoKey(key.clone()),
+        Err(e) => e,
+    }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{self, Catalogue, Txn, apply, sync_dir};
 use crate::error::{Error, IoContext, Result};
-use crate::history::{Change, Entry, History};
+use crate::history::{Change, Entry, History, line_of};
 use crate::payload::{Payloads, Staged};
 
 /// The format that this crate writes, and the newest it reads.
@@ -78,10 +78,34 @@ impl Default for Settings {
 /// `state.json`: whether sled can be trusted when the store opens next.
 #[derive(Serialize, Deserialize)]
 struct State {
-    /// `/proc/sys/kernel/random/boot_id` of the machine's run that wrote this.
-    boot_id: String,
+    /// The machine's run that wrote this; nothing while sled is not to be trusted.
+    boot_id: Option<String>,
     /// Whether sled was closed and synced.
     closed: bool,
+}
+
+impl State {
+    fn is_of_this_boot(&self) -> bool {
+        self.boot_id.is_some() && self.boot_id == boot_id()
+    }
+}
+
+/// What tells this run of the machine from others (random(4)).
+fn boot_id() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().filter(|id| !id.is_empty())
+}
+
+/// Refuses a store of another user, and keeps others out of one's own.
+fn check_owner(dir: &Path) -> Result<()> {
+    let metadata = fs::metadata(dir).at("reading", dir)?;
+    let uid = rustix::process::geteuid().as_raw();
+    if metadata.uid() != uid {
+        return Err(Error::WrongOwner { dir: dir.to_owned(), owner: metadata.uid(), uid });
+    }
+    if metadata.permissions().mode() & 0o077 != 0 && dir.join(SETTINGS).exists() {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).at("protecting", dir)?;
+    }
+    Ok(())
 }
 
 /// An open store. One process has it at a time; within it, every method can be
@@ -105,40 +129,36 @@ impl Store {
 
     /// Makes an empty store with `settings`, unless there is one already.
     pub fn create(dir: &Path, settings: &Settings) -> Result<()> {
-        if let Some(parent) = dir.parent() {
-            fs::create_dir_all(parent).at("making", parent)?;
-        }
+        let parent = dir.parent().unwrap_or(dir);
+        fs::create_dir_all(parent).at("making", parent)?;
         match DirBuilder::new().mode(0o700).create(dir) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e).at("making", dir),
-            _ => {}
+            Ok(()) => sync_dir(parent)?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => check_owner(dir)?,
+            Err(e) => return Err(e).at("making", dir),
         }
         let path = dir.join(SETTINGS);
-        if path.exists() {
-            return Ok(());
-        }
         for entry in fs::read_dir(dir).at("reading", dir)? {
             let found = entry.at("reading", dir)?.file_name().to_string_lossy().into_owned();
             // Another process makes the same store right now, or was cut off making it.
-            if found != SETTINGS && !found.starts_with(&format!(".{SETTINGS}")) {
+            if !found.starts_with(&format!(".{SETTINGS}")) && !path.exists() {
                 return Err(Error::NotAStore { dir: dir.to_owned(), found });
             }
         }
-        write_json(&path, settings)
+        if path.exists() { Ok(()) } else { write_json(&path, settings) }
     }
 
     /// Opens the store in `dir`, which must exist.
     pub fn open(dir: &Path) -> Result<Store> {
+        match fs::metadata(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::NoStore(dir.to_owned()));
+            }
+            metadata => metadata.at("reading", dir)?,
+        };
+        check_owner(dir)?;
         let path = dir.join(SETTINGS);
         if !path.exists() {
             return Err(Error::NoStore(dir.to_owned()));
-        }
-        let metadata = fs::metadata(dir).at("reading", dir)?;
-        let uid = rustix::process::geteuid().as_raw();
-        if metadata.uid() != uid {
-            return Err(Error::WrongOwner { dir: dir.to_owned(), owner: metadata.uid(), uid });
-        }
-        if metadata.permissions().mode() & 0o077 != 0 {
-            fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).at("protecting", dir)?;
         }
         let settings = read_settings(&path)?;
         if settings.format > FORMAT {
@@ -149,14 +169,17 @@ impl Store {
             });
         }
         let lock = take_lock(dir)?;
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let state = dir.join(STATE);
-        let trusted = read_state(&state).is_some_and(|s| s.closed || s.boot_id == boot_id);
-        write_json(&state, &State { boot_id, closed: false })?;
+        let trusted = read_state(&state).is_some_and(|s| s.closed || s.is_of_this_boot());
+        if !trusted {
+            // Until it is rebuilt, and if that is interrupted, it stays untrusted.
+            write_json(&state, &State { boot_id: None, closed: false })?;
+        }
         let mut history = History::open(&dir.join(HISTORY))?;
+        let payloads = Payloads::open(dir)?;
         sync_dir(dir)?;
         let catalogue = catalogue::open(dir, &mut history, trusted)?;
-        let payloads = Payloads::open(dir)?;
+        write_json(&state, &State { boot_id: boot_id(), closed: false })?;
         let store = Store {
             dir: dir.to_owned(),
             settings,
@@ -174,15 +197,26 @@ impl Store {
         Ok(store)
     }
 
-    /// Closes the store so that the next open need not look at anything twice.
-    /// Dropping it without is what a crash does, and loses nothing either.
+    /// Closes the store, so that the next open need not look at anything twice.
+    /// Dropping it does the same, and logs an error.
     pub fn close(mut self) -> Result<()> {
+        self.close_catalogue()
+    }
+
+    fn close_catalogue(&mut self) -> Result<()> {
         if let Some(catalogue) = self.catalogue.take() {
             catalogue::close(catalogue, &self.db())?;
-            let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-            write_json(&self.dir.join(STATE), &State { boot_id, closed: true })?;
+            let state = State { boot_id: boot_id(), closed: true };
+            write_json(&self.dir.join(STATE), &state)?;
         }
         Ok(())
+    }
+
+    /// Has the next open rebuild the catalogue of the store in `dir`: for when
+    /// reading it made the process fail.
+    pub fn distrust_catalogue(dir: &Path) {
+        // Without the file nothing is trusted.
+        let _ = fs::remove_file(dir.join(STATE));
     }
 
     /// The store's directory.
@@ -216,11 +250,10 @@ impl Store {
 
     /// Commits what was planned: history first, then the catalogue.
     pub(crate) fn commit(&self, writer: &mut History, planned: Planned<'_>) -> Result<()> {
-        if planned.entries.is_empty() {
+        if planned.is_empty() {
             return Ok(());
         }
-        let entries = planned.entries;
-        writer.append(&entries)?;
+        writer.append(&planned.lines, planned.count)?;
         let tree = self.catalogue()?.tree();
         for batch in planned.txn.batches() {
             if let Err(e) = tree.apply_batch(batch) {
@@ -233,31 +266,40 @@ impl Store {
     }
 }
 
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(e) = self.close_catalogue() {
+            log::error!("closing {}: {e}", self.dir.display());
+        }
+    }
+}
+
 /// Changes with all their numbers given, to be committed together.
 pub(crate) struct Planned<'a> {
     pub(crate) txn: Txn<'a>,
-    entries: Vec<Entry>,
-    history_len: u64,
+    /// Their lines in the history.
+    lines: Vec<u8>,
+    count: u64,
 }
 
 impl<'a> Planned<'a> {
     pub(crate) fn new(catalogue: &'a Catalogue) -> Planned<'a> {
-        Planned { txn: Txn::new(catalogue), entries: Vec::new(), history_len: 0 }
+        Planned { txn: Txn::new(catalogue), lines: Vec::new(), count: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.count == 0
     }
 
     /// Adds a change, and says which names it will have changed.
     pub(crate) fn add(&mut self, writer: &History, change: Change) -> Result<catalogue::Changes> {
         let (len, after) = writer.end();
-        let seq = after + 1 + self.entries.len() as u64;
-        let entry = Entry { seq, after, time: now(), change };
-        let end = self.history_len.max(len) + History::line_len(&entry)?;
+        let entry = Entry { seq: after + 1 + self.count, after, time: now(), change };
+        let line = line_of(&entry)?;
+        let end = len + (self.lines.len() + line.len()) as u64;
         let changes = apply(&mut self.txn, &entry, end)?;
-        self.history_len = end;
-        self.entries.push(entry);
+        self.lines.extend(line);
+        self.count += 1;
         Ok(changes)
     }
 }

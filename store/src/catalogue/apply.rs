@@ -1,7 +1,7 @@
 //! Applying a change of the history to the catalogue, and finding out which
 //! names it changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -75,7 +75,7 @@ pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Resul
             rollback_of,
             directories,
         } => {
-            let mut touched = Touched::before(txn, key, Some(*engine), Some(*version))?;
+            let touched = Touched::before(txn, key, &[*engine].into(), &[*version])?;
             for new in directories {
                 add_directory(txn, new.view, &new.path, new.inode, entry.time)?;
                 applied.next_inode = applied.next_inode.max(new.inode + 1);
@@ -109,7 +109,7 @@ pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Resul
         }
         Change::Remove { key, version } => remove(txn, key, *version, entry.time, &mut changes)?,
         Change::Default { key, engine } => {
-            let mut touched = Touched::before(txn, key, None, None)?;
+            let touched = Touched::before(txn, key, &BTreeSet::new(), &[])?;
             let mut record: KeyRecord = txn
                 .record(&key_key(key))?
                 .ok_or_else(|| Error::Inconsistent(format!("key {key} has no record")))?;
@@ -139,26 +139,34 @@ fn remove(
     time: u64,
     changes: &mut Changes,
 ) -> Result<()> {
-    let numbers = match version {
-        Some(version) => vec![version],
-        None => live_versions(txn, key)?,
-    };
-    for number in numbers {
-        let Some((inode, mut record)) = txn.version(key, number)? else { continue };
-        let mut touched = Touched::before(txn, key, Some(record.engine), Some(number))?;
-        let engine = record.engine;
+    let mut gone = Vec::new();
+    for number in version.map_or_else(|| live_versions(txn, key), |version| Ok(vec![version]))? {
+        gone.extend(txn.version(key, number)?);
+    }
+    let engines: BTreeSet<_> = gone.iter().map(|(_, record)| record.engine).collect();
+    let numbers: Vec<_> = gone.iter().map(|(_, record)| record.version).collect();
+    let touched = Touched::before(txn, key, &engines, &numbers)?;
+    for (inode, mut record) in gone {
         record.removed = true;
+        txn.remove(name_key(View::Versions, key, record.version));
         txn.set(inode_key(inode), &InodeRecord::Version(record))?;
-        txn.remove(name_key(View::Versions, key, number));
+    }
+    // What is left, newest last: each engine's name leads to its last.
+    let mut newest = BTreeMap::new();
+    for number in live_versions(txn, key)? {
+        if let Some((inode, record)) = txn.version(key, number)? {
+            newest.insert(record.engine, inode);
+        }
+    }
+    for engine in engines {
         let name = name_key(View::Engine(engine), key, 0);
-        match newest_of_engine(txn, key, engine)? {
-            Some(newest) => txn.set_number(name, newest),
+        match newest.get(&engine) {
+            Some(inode) => txn.set_number(name, *inode),
             None => txn.remove(name),
         }
-        point_plain_name(txn, key)?;
-        touched.after(txn, time, changes)?;
     }
-    Ok(())
+    point_plain_name(txn, key)?;
+    touched.after(txn, time, changes)
 }
 
 /// The numbers of a key's versions that were not removed, oldest first.
@@ -172,17 +180,6 @@ pub(crate) fn live_versions(records: &impl Records, key: &str) -> Result<Vec<u64
         from = [&name[..], b"\0"].concat();
     }
     Ok(numbers)
-}
-
-fn newest_of_engine(txn: &Txn<'_>, key: &str, engine: EngineNumber) -> Result<Option<u64>> {
-    for number in live_versions(txn, key)?.into_iter().rev() {
-        if let Some((inode, record)) = txn.version(key, number)?
-            && record.engine == engine
-        {
-            return Ok(Some(inode));
-        }
-    }
-    Ok(None)
 }
 
 /// The plain name leads where the name of the key's default engine leads.
@@ -212,29 +209,26 @@ impl Touched {
     fn before(
         txn: &Txn<'_>,
         key: &str,
-        engine: Option<EngineNumber>,
-        version: Option<u64>,
+        engines: &BTreeSet<EngineNumber>,
+        versions: &[u64],
     ) -> Result<Touched> {
         let mut places = Vec::new();
-        let mut view_of_keys = |view: View| {
-            places.push(Place::File { view, key: key.to_owned(), version: 0 });
-            for (at, _) in key.match_indices('/') {
-                places.push(Place::Directory { view, path: key[..at].to_owned() });
-            }
+        let mut above = |view: View| {
+            let ancestors = key.match_indices('/').map(|(at, _)| key[..at].to_owned());
+            places.extend(ancestors.map(|path| Place::Directory { view, path }));
         };
-        view_of_keys(View::Keys);
-        if let Some(engine) = engine {
-            view_of_keys(View::Engine(engine));
-            places.push(Place::Directory { view: View::Engine(engine), path: String::new() });
+        above(View::Keys);
+        above(View::Versions);
+        engines.iter().for_each(|engine| above(View::Engine(*engine)));
+        let file = |view, version| Place::File { view, key: key.to_owned(), version };
+        places.push(file(View::Keys, 0));
+        for engine in engines {
+            let view = View::Engine(*engine);
+            places.push(file(view, 0));
+            places.push(Place::Directory { view, path: String::new() });
         }
-        if let Some(version) = version {
-            let view = View::Versions;
-            places.push(Place::File { view, key: key.to_owned(), version });
-            places.push(Place::Directory { view, path: key.to_owned() });
-            for (at, _) in key.match_indices('/') {
-                places.push(Place::Directory { view, path: key[..at].to_owned() });
-            }
-        }
+        places.push(Place::Directory { view: View::Versions, path: key.to_owned() });
+        places.extend(versions.iter().map(|version| file(View::Versions, *version)));
         let names = places
             .into_iter()
             .map(|place| place.leads_to(txn).map(|inode| (place, inode)))
@@ -243,14 +237,15 @@ impl Touched {
     }
 
     /// Notes every name that leads elsewhere now, and sets its directory's time.
-    fn after(&mut self, txn: &mut Txn<'_>, time: u64, changes: &mut Changes) -> Result<()> {
+    fn after(&self, txn: &mut Txn<'_>, time: u64, changes: &mut Changes) -> Result<()> {
         for (place, before) in &self.names {
             if place.leads_to(txn)? == *before {
                 continue;
             }
             let (directory, name) = place.in_directory(txn)?;
             if let Some(InodeRecord::Directory(mut record)) = txn.inode(directory)? {
-                record.mtime = record.mtime.max(time);
+                // Later than before even if the clock was set back.
+                record.mtime = time.max(record.mtime + 1);
                 txn.set(inode_key(directory), &InodeRecord::Directory(record))?;
             }
             changes.names.insert((directory, name));

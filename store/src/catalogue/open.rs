@@ -31,38 +31,27 @@ struct Places {
 pub(crate) fn open(dir: &Path, history: &mut History, trusted: bool) -> Result<Catalogue> {
     let places = Places { db: dir.join("db"), new: dir.join("db.new") };
     remove_dir(&places.new)?;
-
+    let shown = places.db.display();
     let existed = places.db.exists();
-    let mut old = match open_sled(&places.db) {
-        Ok(catalogue) => Some(catalogue),
+    let old = match open_sled(&places.db) {
+        Ok(catalogue) => catalogue,
         // A panic or an error inside sled, not of ours: the history has everything.
         Err(reason) => {
-            log::error!(
-                "{}: the catalogue can't be opened ({reason}); rebuilding it",
-                places.db.display()
-            );
-            None
+            log::error!("{shown}: the catalogue can't be opened ({reason}); rebuilding it");
+            return rebuild(&places, history, None);
         }
     };
-    if let Some(catalogue) = &old
-        && (trusted || !existed)
-    {
-        match catch_up(catalogue, history) {
-            Ok(()) => return old.take().ok_or_else(gone),
-            Err(e @ Error::HistoryDamaged { .. }) => return Err(e),
-            Err(e) => log::error!("{}: {e}; rebuilding the catalogue", places.db.display()),
+    if trusted || !existed {
+        match quietly(|| Ok(catch_up(&old, history, 0))) {
+            Ok(Ok(())) => return Ok(old),
+            Ok(Err(e @ Error::HistoryDamaged { .. })) => return Err(e),
+            Ok(Err(e)) => log::error!("{shown}: {e}; rebuilding the catalogue"),
+            Err(panic) => log::error!("{shown}: {panic}; rebuilding the catalogue"),
         }
-    } else if existed {
-        log::info!(
-            "{}: not closed cleanly before a restart; rebuilding the catalogue",
-            places.db.display()
-        );
+    } else {
+        log::info!("{shown}: not closed cleanly before a restart; rebuilding the catalogue");
     }
-    rebuild(&places, history, old)
-}
-
-fn gone() -> Error {
-    Error::Inconsistent("the catalogue vanished while opening".into())
+    rebuild(&places, history, Some(old))
 }
 
 /// Opens sled in `path`; a panic inside it is an error like any other.
@@ -93,6 +82,7 @@ fn open_sled(path: &Path) -> std::result::Result<Catalogue, String> {
     })
 }
 
+/// Runs what may panic inside sled, whose pages are read when they are needed.
 fn quietly<T>(
     f: impl FnOnce() -> std::result::Result<T, String>,
 ) -> std::result::Result<T, String> {
@@ -106,8 +96,9 @@ fn quietly<T>(
     }
 }
 
-/// Applies what the history has and the catalogue lacks.
-fn catch_up(catalogue: &Catalogue, history: &mut History) -> Result<()> {
+/// Applies what the history has and the catalogue lacks. Lines up to
+/// `acknowledged` must be there.
+fn catch_up(catalogue: &Catalogue, history: &mut History, acknowledged: u64) -> Result<()> {
     let applied = catalogue.applied()?;
     if !history.has_line_ending_at(applied.history_len, applied.seq)? {
         return Err(Error::Inconsistent(format!(
@@ -123,7 +114,7 @@ fn catch_up(catalogue: &Catalogue, history: &mut History) -> Result<()> {
         }
         txn.batches().into_iter().try_for_each(|batch| Ok(catalogue.tree().apply_batch(batch)?))
     };
-    history.replay(applied.history_len, applied.seq, |entry, len| {
+    history.replay(applied.history_len, applied.seq, acknowledged, |entry, len| {
         pending.push((entry.clone(), len));
         if pending.len() < REPLAY_GROUP { Ok(()) } else { flush(&mut pending) }
     })?;
@@ -138,7 +129,12 @@ fn rebuild(places: &Places, history: &mut History, old: Option<Catalogue>) -> Re
         path: places.new.clone(),
         source: io::Error::other(reason),
     })?;
-    catch_up(&new, history)?;
+    // sled only ever holds what was on disk in the history before.
+    let acknowledged = old.as_ref().and_then(|old| {
+        let applied = quietly(|| old.applied().map_err(|e| e.to_string()));
+        applied.ok().map(|applied| applied.seq)
+    });
+    catch_up(&new, history, acknowledged.unwrap_or(0))?;
     let mut lost = 0;
     for entry in new.scan(b"p") {
         let (key, value) = entry?;
@@ -147,7 +143,8 @@ fn rebuild(places: &Places, history: &mut History, old: Option<Catalogue>) -> Re
             continue;
         }
         let sha256 = payload::sha_of_key(&key)?;
-        match old.as_ref().and_then(|old| payload::whole_inline(old, &sha256, record.size)) {
+        let salvage = |old| quietly(|| Ok(payload::whole_inline(old, &sha256, record.size)));
+        match old.as_ref().and_then(|old| salvage(old).ok().flatten()) {
             Some(bytes) => payload::put_chunks(&new, &sha256, 0, &bytes)?,
             None => {
                 // Without its record the payload reads as missing, and is stored again when
@@ -158,7 +155,11 @@ fn rebuild(places: &Places, history: &mut History, old: Option<Catalogue>) -> Re
         }
     }
     let readable = old.is_some();
-    drop(old);
+    // Dropping a sled whose file is damaged can panic as well.
+    let _ = quietly(|| {
+        drop(old);
+        Ok(())
+    });
     close(new, &places.new)?;
     if places.db.exists() {
         let cwd = rustix::fs::CWD;
