@@ -14,7 +14,20 @@ use crate::control::{PublishAnswer, PublishItem, RemoveAnswer, RollbackAnswer, V
 use crate::failure::Failure;
 
 /// How long a command waits for another that has the store open.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Opens the store in `dir` for a server, once a command that has it open is done.
+pub fn open_with_patience(dir: &Path) -> Result<Store, StoreError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Store::open_or_create(dir) {
+            Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
 
 /// The store, one way or the other.
 pub enum Access {

@@ -85,26 +85,12 @@ fn is_component(binary: &[u8]) -> bool {
     binary.get(6).is_some_and(|layer| *layer != 0)
 }
 
-/// What a file's first bytes say about what has to be done with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// WebAssembly, to be compiled.
-    Source,
-    /// Anything else: an artifact, or something the store will refuse.
-    Artifact,
-}
-
-impl Input {
-    /// Tells by the content; text has no sure sign, so its file name counts too.
-    pub fn of(name: &str, head: &[u8]) -> Input {
-        let text = head.trim_ascii_start();
-        let is_text = name.ends_with(".wat")
-            || text.starts_with(b"(module")
-            || text.starts_with(b"(component");
-        if head.starts_with(b"\0asm") || (is_text && !head.starts_with(b"\x7fELF")) {
-            Input::Source
-        } else {
-            Input::Artifact
-        }
-    }
+/// Whether a file is WebAssembly, to be compiled; anything else is an artifact,
+/// or something that the store will refuse. Told by the content; text has no
+/// sure sign, so its file name counts too.
+pub fn is_source(name: &str, head: &[u8]) -> bool {
+    let text = head.trim_ascii_start();
+    let is_text =
+        name.ends_with(".wat") || text.starts_with(b"(module") || text.starts_with(b"(component");
+    head.starts_with(b"\0asm") || (is_text && !head.starts_with(b"\x7fELF"))
 }

@@ -2,6 +2,8 @@
 //! to do next.
 
 use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use wasmfs_fs::Error as FsError;
@@ -115,6 +117,11 @@ fn store_hint(error: &StoreError) -> Option<String> {
             "choose another name with --key or --prefix, or `wasmfs rm` the other key".into()
         }
         StoreError::NoKey(_) => "`wasmfs ls` shows the keys there are".into(),
+        StoreError::NotServed(key) => {
+            format!(
+                "`wasmfs log {key}` shows its versions; `wasmfs publish --default` moves the name"
+            )
+        }
         StoreError::NoVersion { key, .. } => format!("`wasmfs log {key}` shows its versions"),
         StoreError::NoEarlierVersion(key) => {
             format!(
@@ -123,8 +130,8 @@ fn store_hint(error: &StoreError) -> Option<String> {
         }
         StoreError::DiskFull { .. } => "free some space and try again; nothing was changed".into(),
         StoreError::HistoryDamaged { .. } => {
-            "restore the store from a backup, or move the history aside and publish again; \
-             nothing was changed"
+            "nothing was changed; restore the store's directory from a backup, or start another \
+             store with --store and publish again"
                 .into()
         }
         StoreError::HistoryPoisoned | StoreError::Catalogue(_) | StoreError::Inconsistent(_) => {
@@ -134,9 +141,27 @@ fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::PayloadDamaged { .. } => {
             "check the disk; publish the artifact again from its source under the same key".into()
         }
-        StoreError::NotAnArtifact(_) | StoreError::Input(_) | StoreError::Io { .. } => return None,
+        // It says what to do by itself.
+        StoreError::NotAnArtifact(_) => return None,
+        StoreError::Input(_) => "check that the file can be read, and publish it again".into(),
+        StoreError::Io { path, source, .. } => io_hint(path, source),
         _ => return None,
     })
+}
+
+fn io_hint(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space and try again; what was published before is safe".into()
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("check who may reach {}, or choose another place", path.display())
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "the disk is read-only; choose another store with --store".into()
+        }
+        _ => "check the disk (`dmesg` says more of input/output errors)".into(),
+    }
 }
 
 fn fs_hint(error: &FsError) -> Option<String> {
@@ -145,8 +170,12 @@ fn fs_hint(error: &FsError) -> Option<String> {
             "mount on an empty directory: `wasmfs mount DIR`, or WASMFS_MOUNT".into()
         }
         FsError::MountPointNotADirectory(_) => "mount on a directory: `wasmfs mount DIR`".into(),
-        FsError::AlreadyMounted(_) => {
-            "nothing needs to be done; `wasmfs unmount` takes it away".into()
+        FsError::AlreadyMounted(path) => format!(
+            "`wasmfs status` shows where your store is mounted; `wasmfs unmount {}` takes this mount away",
+            path.display()
+        ),
+        FsError::MountedElsewhere(path) => {
+            format!("use it there, or `wasmfs unmount {}` first", path.display())
         }
         FsError::NotMounted(_) => "`wasmfs status` shows what is mounted where".into(),
         FsError::AllowOtherForbidden => {
@@ -166,6 +195,11 @@ fn fs_hint(error: &FsError) -> Option<String> {
         }
         FsError::Io { path, .. } if path.ends_with("dev/fuse") => {
             "/dev/fuse must exist: `modprobe fuse`; in a container, pass the device in".into()
+        }
+        FsError::Io { path, source, .. } => io_hint(path, source),
+        FsError::Ending => "try again".into(),
+        FsError::Fusermount(_) | FsError::Session(_) => {
+            "`dmesg` may say more; WASMFS_LOG=debug shows each step".into()
         }
         _ => return None,
     })

@@ -11,6 +11,11 @@ pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     Ok(writeln!(out)?)
 }
 
+/// Prints a line. Unlike `println!` it returns an error when nobody reads any more.
+pub fn line(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
+    Ok(writeln!(io::stdout().lock(), "{text}")?)
+}
+
 /// Prints rows in columns that are as wide as they need be; the last is not padded.
 pub fn table<const N: usize>(rows: &[[String; N]]) -> anyhow::Result<()> {
     let mut widths = [0; N];

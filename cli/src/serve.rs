@@ -18,13 +18,14 @@ use tokio::sync::mpsc;
 use wasmfs_fs::Mounts;
 use wasmfs_store::Store;
 
+use crate::access;
 use crate::control::client::short_path;
 use crate::control::server::{Server, accept};
 use crate::failure::Failure;
 use crate::paths::{LOG, SOCKET};
 
 /// How long commands under way may take to end when the last mount is gone.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(3);
 
 /// What to serve.
 #[derive(Clone, Debug)]
@@ -108,8 +109,10 @@ pub fn run(
     log: Option<PathBuf>,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let store = Arc::new(Store::open_or_create(&service.store)?);
-    wasmfs_fs::abort_on_panic();
+    let store = Arc::new(access::open_with_patience(&service.store)?);
+    let dir = service.store.clone();
+    // Should it be the catalogue that makes a thread panic, the next server rebuilds it.
+    wasmfs_fs::abort_on_panic(move || Store::distrust_catalogue(&dir));
     log::info!(
         "wasmfs {} serves {} at {}",
         env!("CARGO_PKG_VERSION"),

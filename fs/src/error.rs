@@ -41,6 +41,9 @@ pub enum Error {
     /// The mount point is a mount of wasmfs that answers.
     #[error("{} is a mount of wasmfs already", .0.display())]
     AlreadyMounted(PathBuf),
+    /// The store is mounted at another path.
+    #[error("the store is mounted at {} already", .0.display())]
+    MountedElsewhere(PathBuf),
     /// The server is about to end.
     #[error("the server of the store is just ending")]
     Ending,

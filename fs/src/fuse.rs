@@ -17,7 +17,7 @@ use fuser::{
 use rustix::process::{getegid, geteuid};
 
 use crate::error::Error;
-use crate::filesystem::{Attributes, Filesystem, NAME_MAX};
+use crate::filesystem::{Attributes, Filesystem, NAME_MAX, chain};
 
 /// How long the kernel keeps names, absent ones too, and attributes.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -87,11 +87,7 @@ fn absent() -> FileAttr {
 impl fuser::Filesystem for Layer {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // Never AUTO_INVAL_DATA or WRITEBACK_CACHE: pages are only ever read in.
-        for wanted in [
-            InitFlags::FUSE_NO_OPEN_SUPPORT,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-        ] {
+        for wanted in [InitFlags::FUSE_NO_OPEN_SUPPORT, InitFlags::FUSE_PARALLEL_DIROPS] {
             if config.add_capabilities(wanted).is_err() {
                 log::warn!("this kernel has no {wanted:?}");
             }
@@ -108,14 +104,14 @@ impl fuser::Filesystem for Layer {
         match found {
             Ok(attributes) => reply.entry(&FOR_EVER, &self.attr(&attributes), GENERATION),
             Err(Error::NotFound) => reply.entry(&FOR_EVER, &absent(), GENERATION),
-            Err(e) => reply.error(e.errno()),
+            Err(e) => reply.error(answer(&e)),
         }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.filesystem.getattr(ino.0) {
             Ok(attributes) => reply.attr(&FOR_EVER, &self.attr(&attributes)),
-            Err(e) => reply.error(e.errno()),
+            Err(e) => reply.error(answer(&e)),
         }
     }
 
@@ -142,7 +138,7 @@ impl fuser::Filesystem for Layer {
     ) {
         match self.filesystem.read(ino.0, offset, size as usize) {
             Ok(bytes) => reply.data(&bytes),
-            Err(e) => reply.error(e.errno()),
+            Err(e) => reply.error(answer(&e)),
         }
     }
 
@@ -165,7 +161,7 @@ impl fuser::Filesystem for Layer {
         });
         match listed {
             Ok(()) => reply.ok(),
-            Err(e) => reply.error(e.errno()),
+            Err(e) => reply.error(answer(&e)),
         }
     }
 
@@ -195,7 +191,7 @@ impl fuser::Filesystem for Layer {
                     BLOCK_SIZE,
                 );
             }
-            Err(e) => reply.error(e.errno()),
+            Err(e) => reply.error(answer(&e)),
         }
     }
 
@@ -420,12 +416,20 @@ impl fuser::Filesystem for Layer {
     }
 }
 
+/// The errno of an error, which is logged if it is the store's: the kernel can't say more than EIO.
+fn answer(error: &Error) -> Errno {
+    if let Error::Store(_) | Error::Io { .. } = error {
+        log::error!("a request fails: {}", chain(error));
+    }
+    error.errno()
+}
+
 /// The protocol of getxattr(2): size 0 asks for the length.
 fn answer_xattr(value: Result<Vec<u8>, Error>, size: u32, reply: ReplyXattr) {
     match value {
         Ok(value) if size == 0 => reply.size(value.len() as u32),
         Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
         Ok(value) => reply.data(&value),
-        Err(e) => reply.error(e.errno()),
+        Err(e) => reply.error(answer(&e)),
     }
 }

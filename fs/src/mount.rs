@@ -34,18 +34,25 @@ pub struct Mounted {
     pub device: (u32, u32),
 }
 
-/// Makes `path` absolute without asking the last component, which may be a
-/// mount that doesn't answer.
+/// Makes `path` absolute and resolves its symbolic links, as far as it exists.
+/// Asks no server: the kernel knows by itself that a mount's root is no link.
 pub fn absolute(path: &Path) -> io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => match parent.canonicalize() {
-            Ok(parent) => Ok(parent.join(name)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(path),
-            Err(e) => Err(e),
-        },
-        _ => Ok(path),
+    for existing in path.ancestors() {
+        match existing.canonicalize() {
+            Ok(resolved) => {
+                let rest = path.strip_prefix(existing).unwrap_or(Path::new(""));
+                return Ok(if rest.as_os_str().is_empty() {
+                    resolved
+                } else {
+                    resolved.join(rest)
+                });
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
     }
+    Ok(path)
 }
 
 /// The topmost mount at exactly `path`, which must be absolute.
@@ -95,7 +102,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 /// Readies a mount point: made if missing, cleared if a dead mount of ours is
 /// on it, refused if it holds anything or is mounted already.
 pub fn prepare(mount_point: &Path) -> Result<()> {
-    if let Some(mounted) = mounted_at(mount_point)?
+    while let Some(mounted) = mounted_at(mount_point)?
         && mounted.fs_type == FS_TYPE
     {
         // A question that the kernel can't answer from what it remembers of a dead server.
@@ -212,9 +219,9 @@ fn run_fusermount(command: &mut Command, mount_point: &Path) -> Result<()> {
         return Ok(());
     }
     let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(if message.contains("user_allow_other") {
+    Err(if message.contains("only allowed if 'user_allow_other' is set") {
         Error::AllowOtherForbidden
-    } else if message.contains("busy") {
+    } else if message.ends_with("Device or resource busy") {
         Error::Busy(mount_point.to_owned())
     } else {
         Error::Fusermount(message)

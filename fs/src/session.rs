@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fuser::{Config, Session, SessionACL};
 use wasmfs_store::{Changes, Store};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::filesystem::{Filesystem, chain};
 use crate::fuse::Layer;
 use crate::mount::{self, Mounted, mounted_at};
@@ -24,6 +24,8 @@ pub struct Mounts {
     store: Arc<Store>,
     filesystem: Arc<Filesystem>,
     mounts: Mutex<List>,
+    /// Held while a mount is made or detached, so that no two are made at once.
+    changing: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -56,7 +58,7 @@ impl Mounts {
     /// No mounts yet.
     pub fn new(store: Arc<Store>) -> Mounts {
         let filesystem = Arc::new(Filesystem::new(store.clone()));
-        Mounts { store, filesystem, mounts: Mutex::default() }
+        Mounts { store, filesystem, mounts: Mutex::default(), changing: Mutex::default() }
     }
 
     /// The store they all show.
@@ -93,10 +95,16 @@ impl Mounts {
         allow_other: bool,
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<Arc<Mount>> {
+        let _changing = self.changing.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(mount) = self.attached() {
-            return Err(Error::AlreadyMounted(mount.mount_point.clone()));
+            return Err(if mount.mount_point == mount_point {
+                Error::AlreadyMounted(mount_point.to_owned())
+            } else {
+                Error::MountedElsewhere(mount.mount_point.clone())
+            });
         }
         mount::prepare(mount_point)?;
+        let mount_point = &*mount::absolute(mount_point).at("resolving", mount_point)?;
         let fuse = mount::mount(mount_point, allow_other)?;
         let unmount_again = UnmountOnDrop(mount_point);
         let Some(Mounted { device, .. }) = mounted_at(mount_point)? else {
@@ -140,6 +148,7 @@ impl Mounts {
     /// Detaches the attached mount: its path is free at once, and its users are
     /// served until the last is gone.
     pub fn detach(&self) -> Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(|e| e.into_inner());
         match self.attached() {
             Some(mount) => mount::unmount(&mount.mount_point, true),
             None => Ok(()),
@@ -173,10 +182,13 @@ impl Drop for UnmountOnDrop<'_> {
 /// in the log: a server that lost one thread would leave a mount that hangs.
 /// Call it once the store is open, since opening a damaged sled panics and is
 /// recovered from.
-pub fn abort_on_panic() {
-    std::panic::set_hook(Box::new(|panic| {
+///
+/// `last_act` is called before the end, and must not wait for anything.
+pub fn abort_on_panic(last_act: impl Fn() + Send + Sync + 'static) {
+    std::panic::set_hook(Box::new(move |panic| {
         let backtrace = std::backtrace::Backtrace::force_capture();
         log::error!("{panic}\n{backtrace}");
+        last_act();
         std::process::abort();
     }));
 }

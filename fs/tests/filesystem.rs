@@ -1,4 +1,5 @@
 //! The filesystem where a model has nothing to say.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 #[path = "../../store/tests/support/mod.rs"]
 mod support;

@@ -1,6 +1,7 @@
 //! The filesystem against a reference model, under random publishes,
 //! removals, rollbacks and reopenings; and a model of the kernel's cache, which
 //! is told exactly what a commit says it changed and must stay right.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 #[path = "../../store/tests/support/mod.rs"]
 mod support;

@@ -96,7 +96,7 @@ pub enum Error {
     /// No such key, or nothing of it is left.
     #[error("there is no key {0}")]
     NoKey(Key),
-    /// The key has or had versions, but none that its plain name serves.
+    /// The key has versions, but none that its plain name serves.
     #[error("nothing is served at {0}: its default engine has no version left")]
     NotServed(Key),
     /// No such version of the key.

@@ -254,7 +254,9 @@ impl History {
                 }
                 // Whole lines are never cut off.
                 (Ok(entry), None) => {
-                    return Err(self.damaged(format!("line {} follows line {}", entry.seq, self.seq)));
+                    return Err(
+                        self.damaged(format!("line {} follows line {}", entry.seq, self.seq))
+                    );
                 }
                 (Err(BadLine::Unknown(reason)), None) => {
                     let reason = format!("a newer wasmfs may have written it ({reason})");

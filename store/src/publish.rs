@@ -112,8 +112,7 @@ impl Store {
                 let list = if inline { &mut inside } else { &mut objects };
                 let taken = list.iter().any(|s| s.sha256 == staged.sha256);
                 if !taken
-                    && (known.is_none()
-                        || !self.has_payload(staged.sha256, staged.size, inline)?)
+                    && (known.is_none() || !self.has_payload(staged.sha256, staged.size, inline)?)
                 {
                     list.push(staged);
                 }
@@ -357,7 +356,7 @@ fn version_before_current(txn: &Txn<'_>, key: &Key) -> Result<VersionRecord> {
 
 /// Why a plain name leads nowhere.
 pub(crate) fn not_served(records: &impl Records, key: &Key) -> Error {
-    match records.any_under(&versions_prefix(key.as_str())) {
+    match records.any_under(&names_prefix(View::Versions, &format!("{key}/\0"))) {
         Ok(true) => Error::NotServed(key.clone()),
         Ok(false) => Error::NoKey(key.clone()),
         Err(e) => e,

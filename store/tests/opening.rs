@@ -1,4 +1,5 @@
 //! Opening a store: whose it is, what was cut off, and what can't be trusted.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 mod support;
 
@@ -303,4 +304,68 @@ fn a_flipped_bit_inside_sled_is_an_error_and_never_data() {
             (_, read) => assert!(read.unwrap() == right),
         }
     }
+}
+
+#[test]
+fn an_interrupted_rebuild_leaves_the_catalogue_untrusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &Default::default());
+    let before = fill(&store);
+    store.close().unwrap();
+    forget_boot(dir.path());
+    // The rebuild fails: its place can't be made.
+    fs::write(dir.path().join("db.new"), "in the way").unwrap();
+    assert!(Store::open(dir.path()).is_err());
+    let state = fs::read_to_string(dir.path().join("state.json")).unwrap();
+    assert!(state.contains("\"boot_id\": null") && state.contains("\"closed\": false"), "{state}");
+    fs::remove_file(dir.path().join("db.new")).unwrap();
+    assert_eq!(contents(&open(dir.path(), &Default::default())), before);
+}
+
+#[test]
+fn what_the_catalogue_proves_to_have_been_acknowledged_is_never_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &Default::default());
+    let before = fill(&store);
+    store.close().unwrap();
+    let path = dir.path().join("history");
+    let good = fs::read(&path).unwrap();
+    let last = good[..good.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
+    let mut flipped = good.clone();
+    flipped[last + 40] ^= 1;
+    for bad in [&flipped[..], &good[..last], &good[..last + 20], b""] {
+        fs::write(&path, bad).unwrap();
+        match Store::open(dir.path()) {
+            Err(Error::HistoryDamaged { reason, .. }) => {
+                assert!(reason.contains("was acknowledged"))
+            }
+            Err(e) => panic!("{e}"),
+            Ok(_) => panic!("it was opened"),
+        }
+        assert_eq!(fs::read(&path).unwrap(), bad);
+        fs::write(&path, &good).unwrap();
+        assert_eq!(contents(&open(dir.path(), &Default::default())), before);
+    }
+}
+
+#[test]
+fn a_line_of_a_newer_wasmfs_is_not_cut_off() {
+    use sha2::{Digest, Sha256};
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &Default::default());
+    fill(&store);
+    store.close().unwrap();
+    let path = dir.path().join("history");
+    let mut history = fs::read(&path).unwrap();
+    let seq = history.iter().filter(|b| **b == b'\n').count();
+    let entry = format!("{{\"seq\":{},\"after\":{seq},\"time\":1,\"op\":\"teleport\"}}", seq + 1);
+    let sum: String = Sha256::digest(&entry)[..8].iter().map(|b| format!("{b:02x}")).collect();
+    history.extend(format!("{{\"sum\":\"{sum}\",\"entry\":{entry}}}\n").bytes());
+    fs::write(&path, &history).unwrap();
+    match Store::open(dir.path()) {
+        Err(Error::HistoryDamaged { reason, .. }) => assert!(reason.contains("a newer wasmfs")),
+        Err(e) => panic!("{e}"),
+        Ok(_) => panic!("it was opened"),
+    }
+    assert_eq!(fs::read(&path).unwrap(), history);
 }

@@ -1,4 +1,5 @@
 //! Publishing, numbers, engines, and what is refused.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 mod support;
 
@@ -243,4 +244,50 @@ fn a_store_is_private_and_its_objects_read_only() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     drop(Store::open(&path).unwrap());
     assert_eq!(mode(&path), 0o700);
+}
+
+#[test]
+fn publishing_again_mends_a_damaged_payload() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &Default::default());
+    let bytes = artifact(1, 1, 300_000);
+    let published = publish(&store, "key", &bytes);
+    let hex = published.version.sha256.hex();
+    let object = dir.path().join("objects").join(&hex[..2]).join(&hex);
+    drop(store);
+    for damage in 0..3 {
+        match damage {
+            0 => fs::remove_file(&object).unwrap(),
+            1 => fs::write(&object, &bytes[..1000]).unwrap(),
+            _ => {
+                let mut bad = bytes.clone();
+                bad[200_000] ^= 1;
+                fs::write(&object, bad).unwrap();
+            }
+        }
+        let store = open(dir.path(), &Default::default());
+        assert!(read(&store, published.version.inode).is_err());
+        let again = publish(&store, "key", &bytes);
+        assert_eq!(
+            (again.status, again.version.inode),
+            (Status::Unchanged, published.version.inode)
+        );
+        assert!(read(&store, published.version.inode).unwrap() == bytes);
+    }
+}
+
+#[test]
+fn an_artifact_can_neither_fill_memory_nor_the_catalogue() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &Default::default());
+    let long = elf(200, 1, &vec![0; 100_000], b"text");
+    assert!(matches!(
+        store.stage(&long[..]),
+        Err(Error::NotAnArtifact(NotAnArtifact::Truncated(_)))
+    ));
+    let target = format!("\u{1b}[31m{}", "x".repeat(120));
+    let odd = elf(200, 1, &engine("48\n", &target, &[]), b"text");
+    let version = publish(&store, "odd", &odd).version;
+    assert!(!version.wasmtime.contains('\n') && !version.target.contains('\u{1b}'));
+    assert!(version.target.chars().count() <= 128);
 }

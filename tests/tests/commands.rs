@@ -1,5 +1,6 @@
 //! The commands: what they print, how they fail, and that it makes no
 //! difference whether a server has the store.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -179,7 +180,9 @@ fn mounting_is_refused_where_it_would_hide_something() {
         let again = env.fail(1, &["mount"]);
         assert!(again.contains("is a mount of wasmfs already"), "{again}");
         let elsewhere = env.fail(1, &["mount", path(&env.path("elsewhere"))]);
-        assert!(elsewhere.contains(path(&env.mount_point())), "{elsewhere}");
+        let own = path(&env.mount_point()).to_owned();
+        assert!(elsewhere.contains(&format!("mounted at {own} already")), "{elsewhere}");
+        assert!(elsewhere.contains(&format!("`wasmfs unmount {own}` first")), "{elsewhere}");
         let status = env.json(&["status"]);
         let server = &status["server"];
         assert_eq!(
@@ -329,6 +332,78 @@ fn a_server_in_the_background_holds_nothing_of_who_started_it() {
             assert!(!target.ends_with("held") && !target.to_string_lossy().contains("/dev/pts"));
         }
         env.unmount();
+    });
+}
+
+#[test]
+fn a_mount_point_may_be_behind_links() {
+    in_each_environment(|env| {
+        env.dir("disk");
+        env.dir("disk/real");
+        std::os::unix::fs::symlink(env.path("disk/real"), env.path("link")).unwrap();
+        std::os::unix::fs::symlink(env.path("disk"), env.path("above")).unwrap();
+        for mount_point in
+            [env.path("link"), env.path("above/new/deep"), env.path("disk/../disk/dots")]
+        {
+            env.run(&["mount", path(&mount_point)]);
+            env.watch(&fs::canonicalize(&mount_point).unwrap());
+            assert!(mount_point.join(".wasmfs").is_dir());
+            assert!(env.fail(1, &["mount", path(&mount_point)]).contains("already"));
+            env.run(&["unmount", path(&mount_point)]);
+            assert!(!mount_point.join(".wasmfs").exists());
+        }
+    });
+}
+
+#[test]
+fn a_key_may_look_like_a_version() {
+    in_each_environment(|env| {
+        let file = env.file("m.wat", MODULE);
+        let other = env.file("n.wat", "(module)");
+        for source in [&file, &other] {
+            env.publish(source, "tool", &[]);
+        }
+        assert_eq!(env.json(&["show", "tool@1"])["key"], "tool");
+        env.publish(&file, "tool@1", &[]);
+        assert_eq!(env.json(&["show", "tool@1"])["key"], "tool@1");
+        assert_eq!(env.json(&["show", "tool@1@1"])["key"], "tool@1");
+        env.run(&["rm", "tool@1"]);
+        assert_eq!(env.json(&["ls", "tool"])[0]["versions"], 2);
+        assert!(env.fail(1, &["show", "tool@+2"]).contains("no key tool@+2"));
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_read_to_its_end_leaves_the_rest_of_the_batch() {
+    as_root(|env| {
+        // A damaged artifact in another mount: its first block can be read, the fourth can't.
+        let other = Environment::new(User::Root, Inline::Default);
+        let big = other.file("big.wat", wat(1));
+        let published = other.publish(&big, "big.cwasm", &[]);
+        let sha256 = published["sha256"].as_str().unwrap();
+        let object = other.store().join("objects").join(&sha256[..2]).join(sha256);
+        let mut bytes = fs::read(&object).unwrap();
+        bytes[400_000] ^= 1;
+        fs::write(&object, bytes).unwrap();
+        other.mount();
+        let damaged = other.mounted("big.cwasm");
+        let files = ["a.wat", "b.wat"].map(|name| env.file(name, MODULE));
+        for mounted in [false, true] {
+            if mounted {
+                env.mount();
+            }
+            let key = format!("round-{mounted}");
+            let args =
+                ["publish", path(&files[0]), path(&damaged), path(&files[1]), "--prefix", &key];
+            let stderr = env.fail(2, &args);
+            assert!(
+                stderr.contains("big.cwasm") && stderr.contains("Input/output error"),
+                "{stderr}"
+            );
+            assert_eq!(env.json(&["ls", &key]).as_array().unwrap().len(), 2);
+        }
+        env.unmount();
+        other.unmount();
     });
 }
 

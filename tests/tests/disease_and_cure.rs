@@ -1,5 +1,6 @@
 //! What changes to a file do to the hosts that run it: on an ordinary file
 //! system they crash or compute wrong results, on the mount nothing happens.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};

@@ -70,13 +70,13 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         );
     }
     let Report { linked, unchanged, removed, .. } = &report;
-    println!(
+    output::line(format_args!(
         "{}: {} linked, {} removed, {} unchanged",
         args.dir.display(),
         linked.len(),
         removed.len(),
         unchanged
-    );
+    ))?;
     Ok(Outcome::Done)
 }
 
@@ -159,41 +159,38 @@ fn put_link(
     report: &mut Report,
 ) -> Result<()> {
     let place = root.join(path);
-    match fs::symlink_metadata(&place) {
-        Ok(_) => match own_link(&place, mount_point) {
+    let kept = |report: &mut Report| {
+        report.kept.push(path.to_owned());
+        Ok(())
+    };
+    let parent = place.parent().unwrap_or(root);
+    match fs::create_dir_all(parent) {
+        // A file of the host's where the key has a directory.
+        Err(e)
+            if matches!(e.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists) =>
+        {
+            return kept(report);
+        }
+        made => made.with_context(|| format!("making {}", parent.display()))?,
+    }
+    // Never over what a host wrote, not even a moment ago.
+    let put = match symlink(target, &place) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match own_link(&place, mount_point) {
+            None => return kept(report),
             Some(now) if now == target => {
                 report.unchanged += 1;
                 return Ok(());
             }
-            Some(_) => {}
-            None => {
-                report.kept.push(path.to_owned());
-                return Ok(());
+            // Made aside and renamed over, so that a host finds the old link or the new one.
+            Some(_) => {
+                let aside = parent.join(format!(".wasmfs-link.{}", std::process::id()));
+                let _ = fs::remove_file(&aside);
+                symlink(target, &aside).and_then(|()| fs::rename(&aside, &place))
             }
         },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        // A file of the host's where the key has a directory.
-        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-            report.kept.push(path.to_owned());
-            return Ok(());
-        }
-        Err(e) => return Err(e).with_context(|| format!("reading {}", place.display())),
-    }
-    let parent = place.parent().unwrap_or(root);
-    fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
-    // Made aside and renamed over, so that a host finds the old link or the new one.
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let aside = parent.join(format!(".{}.{}", std::process::id(), sanitize(&name)));
-    let put = symlink(target, &aside).and_then(|()| fs::rename(&aside, &place));
-    if put.is_err() {
-        let _ = fs::remove_file(&aside);
-    }
+        put => put,
+    };
     put.with_context(|| format!("linking {}", place.display()))?;
     report.linked.push(path.to_owned());
     Ok(())
-}
-
-/// A name short enough to have a number put before it.
-fn sanitize(name: &str) -> String {
-    name.chars().take(40).collect()
 }

@@ -19,6 +19,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use wasmfs_store::Key;
 
+use crate::access::Access;
+use crate::control::VersionOf;
+
 /// Share precompiled WebAssembly as immutable files.
 #[derive(Parser, Debug)]
 #[command(name = "wasmfs", version, after_help = AFTER_HELP)]
@@ -87,32 +90,40 @@ fn start_logging(level: &str) {
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("WASMFS_LOG", filter)).init();
 }
 
-/// `KEY` or `KEY@VERSION`.
+/// `KEY` or `KEY@VERSION`. A key may have an '@' of its own: if there is a key
+/// of that very name, it is meant.
 #[derive(Clone, Debug)]
 struct KeyVersion {
-    key: Key,
-    version: Option<u64>,
+    whole: Key,
+    split: Option<(Key, u64)>,
 }
 
 impl FromStr for KeyVersion {
     type Err = wasmfs_store::Error;
 
     fn from_str(text: &str) -> Result<KeyVersion, Self::Err> {
-        // A key may have an '@' of its own, which no number follows.
-        let split = text.rsplit_once('@').and_then(|(key, n)| Some((key, n.parse().ok()?)));
-        Ok(match split {
-            Some((key, version)) => KeyVersion { key: Key::new(key)?, version: Some(version) },
-            None => KeyVersion { key: Key::new(text)?, version: None },
-        })
+        let digits = |n: &&str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
+        let split = text.rsplit_once('@').filter(|(_, n)| digits(n));
+        let split = split.and_then(|(key, n)| Some((Key::new(key).ok()?, n.parse().ok()?)));
+        Ok(KeyVersion { whole: Key::new(text)?, split })
+    }
+}
+
+impl KeyVersion {
+    /// The key and the version that are meant.
+    fn resolve(self, access: &Access) -> VersionOf {
+        match self.split {
+            Some((key, version)) if access.versions(&self.whole).is_err() => {
+                VersionOf { key, version: Some(version) }
+            }
+            _ => VersionOf { key: self.whole, version: None },
+        }
     }
 }
 
 impl fmt::Display for KeyVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.version {
-            Some(version) => write!(f, "{}@{version}", self.key),
-            None => write!(f, "{}", self.key),
-        }
+        self.whole.fmt(f)
     }
 }
 

@@ -7,6 +7,7 @@ use super::Outcome;
 use crate::access::Access;
 use crate::control::MountRequest;
 use crate::failure::Failure;
+use crate::output;
 use crate::paths::MountArg;
 use crate::serve::{Service, start};
 
@@ -38,10 +39,17 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             access.close()?;
             break;
         };
+        if args.foreground {
+            return Err(Failure::new(
+                "another server has the store, for users of a mount that was detached",
+                "wait until they end (`wasmfs status`), or mount without --foreground",
+            )
+            .into());
+        }
         let request =
             MountRequest { mount_point: mount_point.clone(), allow_other: args.allow_other };
         match server.mount(&request) {
-            Ok(_) => return Ok(mounted(store, &mount_point)),
+            Ok(_) => return mounted(store, &mount_point),
             Err(e) if Failure::of(&e).again => std::thread::sleep(Duration::from_millis(20)),
             Err(e) => return Err(e),
         }
@@ -51,10 +59,10 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         return Ok(Outcome::Done);
     }
     start(&service)?;
-    Ok(mounted(store, &mount_point))
+    mounted(store, &mount_point)
 }
 
-fn mounted(store: &Path, mount_point: &Path) -> Outcome {
-    println!("{} is mounted at {}", store.display(), mount_point.display());
-    Outcome::Done
+fn mounted(store: &Path, mount_point: &Path) -> Result<Outcome> {
+    output::line(format_args!("{} is mounted at {}", store.display(), mount_point.display()))?;
+    Ok(Outcome::Done)
 }

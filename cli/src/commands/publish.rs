@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,8 +9,8 @@ use serde::Serialize;
 use wasmfs_store::{Key, Published, Status};
 
 use super::{Outcome, warn_if_not_visible};
-use crate::access::{Access, Handed};
-use crate::compile::{CompileArgs, Input};
+use crate::access::Access;
+use crate::compile::{CompileArgs, is_source};
 use crate::failure::{self, Failure};
 use crate::output;
 
@@ -55,14 +55,22 @@ struct Report {
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let keys = keys(&args)?;
-    let access = Access::open_or_create(store)?;
     let progress = progress(&args.files);
+    // Compiling takes long; the store is nobody's meanwhile.
+    let inputs: Vec<Result<Input>> = args
+        .files
+        .iter()
+        .zip(keys)
+        .map(|(file, key)| key.and_then(|key| Input::ready(file, key, &args.compile, &progress)))
+        .collect();
+    let access = Access::open_or_create(store)?;
     let mut results: Vec<Option<Result<Published, Failure>>> = Vec::new();
     let mut batch = Vec::new();
-    for (file, key) in args.files.iter().zip(keys) {
+    for (file, input) in args.files.iter().zip(inputs) {
         progress.set_message(file.display().to_string());
-        let handed =
-            key.and_then(|key| Ok((key, hand_over(&access, file, &args.compile, &progress)?)));
+        let handed = input.and_then(|Input { key, bytes }| {
+            Ok((key, access.hand_over(progress.wrap_read(bytes))?))
+        });
         match handed {
             Ok(item) => {
                 batch.push(item);
@@ -74,11 +82,17 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     progress.set_message("committing");
     let mut visible = true;
     if !batch.is_empty() {
-        let answer = access.publish(batch, args.default)?;
-        visible = answer.visible;
+        let count = batch.len();
+        let answers = match access.publish(batch, args.default) {
+            Ok(answer) => {
+                visible = answer.visible;
+                answer.results
+            }
+            Err(error) => vec![Err(Failure::of(&error)); count],
+        };
         let waiting = results.iter_mut().filter(|result| result.is_none());
-        for (result, published) in waiting.zip(answer.results) {
-            *result = Some(published);
+        for (result, answer) in waiting.zip(answers) {
+            *result = Some(answer);
         }
     }
     access.close()?;
@@ -151,8 +165,17 @@ pub fn print_published(published: &Published) -> Result<()> {
     ];
     output::table(&[line])?;
     if !v.served_by_plain_name {
-        println!("  hosts that open {} still get engine {}", v.key, published.default_engine);
-        println!("  this version is served at {}", published.path);
+        let (key, engine) = (&v.key, &published.default_engine);
+        match published.plain_name_serves {
+            Some(other) => output::line(format_args!(
+                "  hosts that open {key} still get @{other}, of engine {engine}"
+            ))?,
+            None => output::line(format_args!(
+                "  nothing is served at {key}: it belongs to engine {engine}, which has no version left"
+            ))?,
+        }
+        output::line(format_args!("  this version is served at {}", published.path))?;
+        output::line(format_args!("  `wasmfs publish --default` moves {key} to it"))?;
     }
     Ok(())
 }
@@ -205,49 +228,59 @@ fn key_of(file: &Path, prefix: Option<&Key>) -> Result<Key> {
     })?)
 }
 
-/// Hands one file over, compiling it first if need be.
-fn hand_over(
-    access: &Access,
-    file: &Path,
-    compile: &CompileArgs,
-    progress: &ProgressBar,
-) -> Result<Handed> {
-    let mut input: Box<dyn Read + Send + Sync> = if file == Path::new("-") {
-        Box::new(io::stdin())
-    } else {
-        if file.is_dir() {
-            return Err(Failure::new("it is a directory", "name the files in it").into());
-        }
-        Box::new(File::open(file).map_err(|e| {
-            Failure::new(format!("it can't be opened: {e}"), "check the path and its permissions")
-        })?)
-    };
-    let mut head = Vec::new();
-    input.by_ref().take(64).read_to_end(&mut head).context("reading it")?;
-    let name = file.to_string_lossy();
-    match Input::of(&name, &head) {
-        Input::Source => {
-            let mut source = head;
-            input.read_to_end(&mut source).context("reading it")?;
-            progress.set_message(format!("compiling {name}"));
-            let artifact = compile.compile(&source).map_err(|e| {
-                Failure::new(
-                    format!("it can't be compiled: {e:#}"),
-                    "check that it is valid WebAssembly, and that the compiler supports what it uses",
+/// A file that is ready to be handed over.
+struct Input {
+    key: Key,
+    bytes: Box<dyn Read + Send + Sync + Unpin>,
+}
+
+impl Input {
+    /// Opens a file, and compiles it if need be.
+    fn ready(
+        file: &Path,
+        key: Key,
+        compile: &CompileArgs,
+        progress: &ProgressBar,
+    ) -> Result<Input> {
+        let mut input: Box<dyn Read + Send + Sync + Unpin> = if file == Path::new("-") {
+            Box::new(io::stdin())
+        } else {
+            if file.is_dir() {
+                return Err(Failure::new("it is a directory", "name the files in it").into());
+            }
+            Box::new(File::open(file).map_err(|e| {
+                let hint = "check the path and its permissions";
+                Failure::new(format!("it can't be opened: {e}"), hint)
+            })?)
+        };
+        let mut head = Vec::new();
+        input.by_ref().take(64).read_to_end(&mut head).context("reading it")?;
+        let name = file.to_string_lossy();
+        if !is_source(&name, &head) {
+            if compile.any() {
+                return Err(Failure::new(
+                    "it is compiled already, so that --compiler, --opt-level and --target can't apply",
+                    "leave them out, or publish the .wasm file",
                 )
-            })?;
-            progress.inc(source.len() as u64);
-            access.hand_over(io::Cursor::new(artifact))
+                .into());
+            }
+            return Ok(Input { key, bytes: Box::new(io::Cursor::new(head).chain(input)) });
         }
-        Input::Artifact if compile.any() => Err(Failure::new(
-            "it is compiled already, so that --compiler, --opt-level and --target can't apply",
-            "leave them out, or publish the .wasm file",
-        )
-        .into()),
-        Input::Artifact => {
-            let rest = progress.wrap_read(input);
-            access.hand_over(io::Cursor::new(head).chain(rest))
-        }
+        let mut source = head;
+        input.read_to_end(&mut source).context("reading it")?;
+        progress.set_message(format!("compiling {name}"));
+        let artifact = compile.compile(&source).map_err(|e| {
+            Failure::new(
+                format!("it can't be compiled: {e:#}"),
+                "check that it is valid WebAssembly, and that the compiler supports what it uses",
+            )
+        })?;
+        // What a large batch compiles doesn't fit into memory.
+        let mut bytes = tempfile::tempfile().context("making a temporary file")?;
+        bytes.write_all(&artifact).context("writing a temporary file")?;
+        bytes.rewind().context("writing a temporary file")?;
+        progress.inc_length((artifact.len() as u64).saturating_sub(source.len() as u64));
+        Ok(Input { key, bytes: Box::new(bytes) })
     }
 }
 

@@ -4,7 +4,6 @@ use anyhow::Result;
 
 use super::{KeyVersion, Outcome, warn_if_not_visible};
 use crate::access::Access;
-use crate::control::VersionOf;
 use crate::output;
 
 /// Take away the names of a key, or of one of its versions
@@ -22,15 +21,17 @@ pub struct Args {
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let access = Access::open(store)?;
-    let of = VersionOf { key: args.of.key.clone(), version: args.of.version };
-    let answer = access.remove(of)?;
+    let answer = access.remove(args.of.clone().resolve(&access))?;
     access.close()?;
     if args.json {
         output::json(&answer)?;
     } else {
         match answer.removed.now_serves {
-            Some(version) => println!("{} is removed; the plain name serves @{version}", args.of),
-            None => println!("{} is removed; the plain name is gone", args.of),
+            Some(version) => output::line(format_args!(
+                "{} is removed; the plain name serves @{version}",
+                args.of
+            ))?,
+            None => output::line(format_args!("{} is removed; the plain name is gone", args.of))?,
         }
     }
     warn_if_not_visible(answer.visible);

@@ -30,7 +30,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         if let (Status::Published, Some(of)) =
             (answer.published.status, answer.published.version.rollback_of)
         {
-            println!("  has the bytes of @{of}");
+            output::line(format_args!("  has the bytes of @{of}"))?;
         }
     }
     warn_if_not_visible(answer.visible);

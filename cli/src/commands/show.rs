@@ -17,7 +17,9 @@ pub struct Args {
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let v = Access::open(store)?.version(&args.of.key, args.of.version)?;
+    let access = Access::open(store)?;
+    let of = args.of.resolve(&access);
+    let v = access.version(&of.key, of.version)?;
     if args.json {
         output::json(&v)?;
         return Ok(Outcome::Done);

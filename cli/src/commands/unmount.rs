@@ -9,6 +9,7 @@ use super::Outcome;
 use crate::access::Access;
 use crate::control::client::Client;
 use crate::failure;
+use crate::output;
 use crate::paths::MountArg;
 
 /// How long the server may take to close the store.
@@ -63,6 +64,6 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
-    println!("{} is unmounted", mount_point.display());
+    output::line(format_args!("{} is unmounted", mount_point.display()))?;
     Ok(Outcome::Done)
 }

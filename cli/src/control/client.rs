@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use anyhow::{Context as _, Result};
@@ -122,8 +122,14 @@ impl Client {
 
     /// Hands an artifact over.
     pub fn upload(&self, from: impl Read + Send + Sync + Unpin + 'static) -> Result<Upload> {
-        let body = ReadBody { from, buf: vec![0; PIECE] };
-        self.send(Method::POST, "/v1/uploads", body.boxed())
+        let error = Arc::default();
+        let body = ReadBody { from, buf: vec![0; PIECE], error: Arc::clone(&error) };
+        let answer = self.send(Method::POST, "/v1/uploads", body.boxed());
+        // The upload was cut short then; whatever the server made of it is not published.
+        match error.lock().unwrap_or_else(|e| e.into_inner()).take() {
+            Some(error) => Err(anyhow::Error::from(error).context("reading it")),
+            None => answer,
+        }
     }
 
     /// Publishes uploads.
@@ -153,9 +159,13 @@ fn empty() -> BoxBody<Bytes, io::Error> {
 
 /// A reader as a body. It waits for the reader, which is fine: nothing else
 /// runs in a command.
+///
+/// A reader that fails ends the body rather than the connection, on which
+/// earlier uploads wait.
 struct ReadBody<R> {
     from: R,
     buf: Vec<u8>,
+    error: Arc<Mutex<Option<io::Error>>>,
 }
 
 impl<R: Read + Unpin> Body for ReadBody<R> {
@@ -170,7 +180,10 @@ impl<R: Read + Unpin> Body for ReadBody<R> {
         Poll::Ready(match this.from.read(&mut this.buf) {
             Ok(0) => None,
             Ok(n) => Some(Ok(Frame::data(Bytes::copy_from_slice(&this.buf[..n])))),
-            Err(e) => Some(Err(e)),
+            Err(e) => {
+                *this.error.lock().unwrap_or_else(|e| e.into_inner()) = Some(e);
+                None
+            }
         })
     }
 }
