@@ -86,7 +86,7 @@ fn an_engine_sees_only_its_own() {
         );
         // An engine without keys has no directory, until it has keys again.
         env.run(&["rm", "both/key@2"]);
-        assert_eq!(names(&engines), [cranelift.clone()]);
+        assert_eq!(names(&engines), std::slice::from_ref(&cranelift));
         assert!(!engines.join(&winch).exists());
         env.publish(&module(env, 3), "new", &["--compiler", "winch"]);
         assert_eq!(names(&engines.join(&winch)), ["new"]);
