@@ -9,7 +9,8 @@ need=()
 command -v fusermount3 >/dev/null || need+=(fuse3)
 command -v setpriv >/dev/null || need+=(util-linux)
 command -v getfattr >/dev/null || need+=(attr)
-command -v python3 >/dev/null || need+=(python3 python3-venv)
+python3 -c "import ensurepip" 2>/dev/null || need+=(python3 python3-venv)
+type -P kill >/dev/null || need+=(procps)
 if [ ${#need[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ]; then
         echo "install these first: ${need[*]}" >&2

@@ -53,7 +53,9 @@ impl Failure {
         }
         let hint = error.chain().find_map(|cause| {
             let store = cause.downcast_ref::<StoreError>().and_then(store_hint);
-            store.or_else(|| cause.downcast_ref::<FsError>().and_then(fs_hint))
+            let fs = || cause.downcast_ref::<FsError>().and_then(fs_hint);
+            let io = || cause.downcast_ref::<io::Error>().map(|e| io_hint(None, e));
+            store.or_else(fs).or_else(io)
         });
         let again =
             error.chain().any(|cause| matches!(cause.downcast_ref(), Some(FsError::Ending)));
@@ -144,18 +146,19 @@ fn store_hint(error: &StoreError) -> Option<String> {
         // It says what to do by itself.
         StoreError::NotAnArtifact(_) => return None,
         StoreError::Input(_) => "check that the file can be read, and publish it again".into(),
-        StoreError::Io { path, source, .. } => io_hint(path, source),
+        StoreError::Io { path, source, .. } => io_hint(Some(path), source),
         _ => return None,
     })
 }
 
-fn io_hint(path: &Path, error: &io::Error) -> String {
+fn io_hint(path: Option<&Path>, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "free some space and try again; what was published before is safe".into()
         }
         io::ErrorKind::PermissionDenied => {
-            format!("check who may reach {}, or choose another place", path.display())
+            let path = path.map_or("it".into(), |path| path.display().to_string());
+            format!("check who may reach {path}, or choose another place")
         }
         io::ErrorKind::ReadOnlyFilesystem => {
             "the disk is read-only; choose another store with --store".into()
@@ -196,7 +199,7 @@ fn fs_hint(error: &FsError) -> Option<String> {
         FsError::Io { path, .. } if path.ends_with("dev/fuse") => {
             "/dev/fuse must exist: `modprobe fuse`; in a container, pass the device in".into()
         }
-        FsError::Io { path, source, .. } => io_hint(path, source),
+        FsError::Io { path, source, .. } => io_hint(Some(path), source),
         FsError::Ending => "try again".into(),
         FsError::Fusermount(_) | FsError::Session(_) => {
             "`dmesg` may say more; WASMFS_LOG=debug shows each step".into()

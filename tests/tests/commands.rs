@@ -36,6 +36,15 @@ fn files_are_published_under_their_names() {
         assert_eq!(of(0, "served_by_plain_name"), json!(true));
         assert!(of(0, "engine").as_str().unwrap().starts_with("wasmtime-48-x86_64-"));
 
+        // For other machines.
+        for (target, pulley) in [("aarch64-unknown-linux-gnu", false), ("pulley64", true)] {
+            let other =
+                env.json(&["publish", path(&module), "--target", target, "--prefix", target]);
+            assert_eq!(
+                (&other[0]["target"], &other[0]["pulley"]),
+                (&json!(target), &json!(pulley))
+            );
+        }
         // The artifact itself, as it is, from standard input.
         env.mount();
         let artifact = fs::read(env.mounted("a/b/tool.cwasm")).unwrap();
