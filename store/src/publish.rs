@@ -1,5 +1,7 @@
 //! The changes a store accepts: publish, rollback, remove.
 
+use std::collections::HashSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
@@ -85,6 +87,7 @@ impl Store {
         let mut changes = Changes::default();
         let mut inside: Vec<&Staged> = Vec::new();
         let mut objects: Vec<&Staged> = Vec::new();
+        let mut taken = HashSet::new();
         let mut results = Vec::new();
         for Publish { key, staged, make_default } in &requests {
             let inline = self.settings().inline_limit.admits(staged.size);
@@ -109,12 +112,10 @@ impl Store {
                         },
                     )?);
                 }
-                let list = if inline { &mut inside } else { &mut objects };
-                let taken = list.iter().any(|s| s.sha256 == staged.sha256);
-                if !taken
+                if taken.insert(staged.sha256)
                     && (known.is_none() || !self.has_payload(staged.sha256, staged.size, inline)?)
                 {
-                    list.push(staged);
+                    if inline { inside.push(staged) } else { objects.push(staged) }
                 }
                 plan_version(&mut planned, &writer, key, source, *make_default, &mut changes)
             });

@@ -40,10 +40,8 @@ fn files_are_published_under_their_names() {
         for (target, pulley) in [("aarch64-unknown-linux-gnu", false), ("pulley64", true)] {
             let other =
                 env.json(&["publish", path(&module), "--target", target, "--prefix", target]);
-            assert_eq!(
-                (&other[0]["target"], &other[0]["pulley"]),
-                (&json!(target), &json!(pulley))
-            );
+            assert!(other[0]["target"].as_str().unwrap().starts_with(target), "{other}");
+            assert_eq!(other[0]["pulley"], json!(pulley));
         }
         // The artifact itself, as it is, from standard input.
         env.mount();
@@ -413,6 +411,35 @@ fn a_file_that_cannot_be_read_to_its_end_leaves_the_rest_of_the_batch() {
         }
         env.unmount();
         other.unmount();
+    });
+}
+
+#[test]
+fn a_batch_may_be_larger_than_a_process_may_open() {
+    in_each_environment(|env| {
+        env.dir("many");
+        for n in 0..300 {
+            env.file(
+                &format!("many/{n}.wat"),
+                format!("(module (func (result i32) i32.const {n}))"),
+            );
+        }
+        for mounted in [false, true] {
+            if mounted {
+                env.mount();
+            }
+            let publish =
+                format!("ulimit -n 64; {} publish many/*.wat", env.binary("wasmfs").display());
+            let prefix = format!("{publish} --prefix round-{mounted} --json");
+            let text = succeed(env.command("sh").args(["-c", &prefix]));
+            let answers: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(answers.as_array().unwrap().len(), 300);
+            assert_eq!(
+                env.json(&["ls", &format!("round-{mounted}/")]).as_array().unwrap().len(),
+                300
+            );
+        }
+        env.unmount();
     });
 }
 

@@ -1,11 +1,12 @@
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Seek, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use tempfile::{NamedTempFile, TempPath};
 use wasmfs_store::{Key, Published, Status};
 
 use super::{Outcome, warn_if_not_visible};
@@ -69,7 +70,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     for (file, input) in args.files.iter().zip(inputs) {
         progress.set_message(file.display().to_string());
         let handed = input.and_then(|Input { key, bytes }| {
-            Ok((key, access.hand_over(progress.wrap_read(bytes))?))
+            Ok((key, access.hand_over(progress.wrap_read(bytes.read()?))?))
         });
         match handed {
             Ok(item) => {
@@ -228,31 +229,53 @@ fn key_of(file: &Path, prefix: Option<&Key>) -> Result<Key> {
     })?)
 }
 
-/// A file that is ready to be handed over.
+/// A file that is ready to be handed over. None is held open meanwhile: there
+/// may be more than a process may open.
 struct Input {
     key: Key,
-    bytes: Box<dyn Read + Send + Sync + Unpin>,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Stdin(Vec<u8>),
+    File(PathBuf),
+    Compiled(TempPath),
+}
+
+impl Bytes {
+    fn read(self) -> Result<Box<dyn Read + Send + Sync + Unpin>> {
+        Ok(match self {
+            Bytes::Stdin(head) => Box::new(io::Cursor::new(head).chain(io::stdin())),
+            Bytes::File(path) => Box::new(open(&path)?),
+            // Gone from the directory as soon as it is open.
+            Bytes::Compiled(path) => {
+                Box::new(File::open(&path).context("reading what was compiled")?)
+            }
+        })
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    if path.is_dir() {
+        return Err(Failure::new("it is a directory", "name the files in it").into());
+    }
+    File::open(path).map_err(|e| {
+        let hint = "check the path and its permissions";
+        Failure::new(format!("it can't be opened: {e}"), hint).into()
+    })
 }
 
 impl Input {
-    /// Opens a file, and compiles it if need be.
+    /// Looks at a file, and compiles it if need be.
     fn ready(
         file: &Path,
         key: Key,
         compile: &CompileArgs,
         progress: &ProgressBar,
     ) -> Result<Input> {
-        let mut input: Box<dyn Read + Send + Sync + Unpin> = if file == Path::new("-") {
-            Box::new(io::stdin())
-        } else {
-            if file.is_dir() {
-                return Err(Failure::new("it is a directory", "name the files in it").into());
-            }
-            Box::new(File::open(file).map_err(|e| {
-                let hint = "check the path and its permissions";
-                Failure::new(format!("it can't be opened: {e}"), hint)
-            })?)
-        };
+        let is_stdin = file == Path::new("-");
+        let mut input: Box<dyn Read> =
+            if is_stdin { Box::new(io::stdin()) } else { Box::new(open(file)?) };
         let mut head = Vec::new();
         input.by_ref().take(64).read_to_end(&mut head).context("reading it")?;
         let name = file.to_string_lossy();
@@ -264,7 +287,8 @@ impl Input {
                 )
                 .into());
             }
-            return Ok(Input { key, bytes: Box::new(io::Cursor::new(head).chain(input)) });
+            let bytes = if is_stdin { Bytes::Stdin(head) } else { Bytes::File(file.to_owned()) };
+            return Ok(Input { key, bytes });
         }
         let mut source = head;
         input.read_to_end(&mut source).context("reading it")?;
@@ -276,11 +300,10 @@ impl Input {
             )
         })?;
         // What a large batch compiles doesn't fit into memory.
-        let mut bytes = tempfile::tempfile().context("making a temporary file")?;
-        bytes.write_all(&artifact).context("writing a temporary file")?;
-        bytes.rewind().context("writing a temporary file")?;
+        let mut compiled = NamedTempFile::new().context("making a temporary file")?;
+        compiled.write_all(&artifact).context("writing a temporary file")?;
         progress.inc_length((artifact.len() as u64).saturating_sub(source.len() as u64));
-        Ok(Input { key, bytes: Box::new(bytes) })
+        Ok(Input { key, bytes: Bytes::Compiled(compiled.into_temp_path()) })
     }
 }
 
