@@ -17,14 +17,20 @@ use crate::failure::Failure;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Opens the store in `dir` for a server, once a command that has it open is done.
-pub fn open_with_patience(dir: &Path) -> Result<Store, StoreError> {
+pub fn open_with_patience(dir: &Path) -> Result<Store> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match Store::open_or_create(dir) {
             Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
+                // Another server was faster.
+                if let Ok(Some(client)) = Client::connect(dir)
+                    && let Some(mount_point) = Access::Server(client).mount_point().ok().flatten()
+                {
+                    return Err(wasmfs_fs::Error::MountedElsewhere(mount_point).into());
+                }
                 std::thread::sleep(Duration::from_millis(20));
             }
-            result => return result,
+            result => return Ok(result?),
         }
     }
 }

@@ -169,9 +169,12 @@ async fn serve(
         };
         if stop {
             log::info!("asked to stop: detaching, and serving on until the last user is gone");
-            if let Err(e) = mounts.detach() {
-                log::error!("detaching: {e}");
-            }
+            let mounts = mounts.clone();
+            tokio::task::spawn_blocking(move || {
+                if let Err(e) = mounts.detach() {
+                    log::error!("detaching: {e}");
+                }
+            });
         }
     }
     // New commands open the store themselves as soon as it is closed; those under way are answered.

@@ -37,7 +37,8 @@ pub struct Mounted {
 /// Makes `path` absolute and resolves its symbolic links, as far as it exists.
 /// Asks no server: the kernel knows by itself that a mount's root is no link.
 pub fn absolute(path: &Path) -> io::Result<PathBuf> {
-    let path = std::path::absolute(path)?;
+    // Without a slash at the end, for which realpath(3) would look into the mount.
+    let path: PathBuf = std::path::absolute(path)?.components().collect();
     for existing in path.ancestors() {
         match existing.canonicalize() {
             Ok(resolved) => {

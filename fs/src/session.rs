@@ -95,6 +95,10 @@ impl Mounts {
         allow_other: bool,
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<Arc<Mount>> {
+        // It may ask another mount, which may not answer: not with a lock held.
+        if self.attached().is_none() {
+            mount::prepare(mount_point)?;
+        }
         let _changing = self.changing.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(mount) = self.attached() {
             return Err(if mount.mount_point == mount_point {
@@ -103,7 +107,6 @@ impl Mounts {
                 Error::MountedElsewhere(mount.mount_point.clone())
             });
         }
-        mount::prepare(mount_point)?;
         let mount_point = &*mount::absolute(mount_point).at("resolving", mount_point)?;
         let fuse = mount::mount(mount_point, allow_other)?;
         let unmount_again = UnmountOnDrop(mount_point);

@@ -252,13 +252,13 @@ impl History {
                     self.seq = entry.seq;
                     apply(&entry, self.len)?;
                 }
-                // Whole lines are never cut off.
+                // A whole line where it can't belong is no unfinished end.
                 (Ok(entry), None) => {
                     return Err(
                         self.damaged(format!("line {} follows line {}", entry.seq, self.seq))
                     );
                 }
-                (Err(BadLine::Unknown(reason)), None) => {
+                (Err(BadLine::Unknown(reason)), _) => {
                     let reason = format!("a newer wasmfs may have written it ({reason})");
                     return Err(self.damaged(reason));
                 }

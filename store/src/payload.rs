@@ -203,7 +203,7 @@ impl Payloads {
             fs::rename(&incoming.0, &object).at("renaming", &incoming.0)?;
             directories.push(directory);
             // Another file may have been open in its place, which this one mends.
-            self.files.forget(&staged.sha256);
+            self.forget(&staged.sha256);
         }
         directories.sort();
         directories.dedup();
@@ -264,8 +264,15 @@ impl Payloads {
         Ok(out)
     }
 
+    fn forget(&self, sha256: &Sha) {
+        self.files.forget(|sha| sha == sha256);
+        self.blocks.forget(|(sha, _)| sha == sha256);
+    }
+
     /// Whether all of a payload is there and right.
     pub(crate) fn is_whole(&self, catalogue: &Catalogue, payload: &PayloadOf) -> Result<bool> {
+        // What is on the disk counts, not what was read from it before.
+        self.forget(&payload.sha256);
         for index in 0..payload.size.div_ceil(BLOCK) {
             match self.block(catalogue, payload, index) {
                 Ok(_) => {}
@@ -304,6 +311,8 @@ impl Payloads {
             };
             let expected = block_hash(catalogue, &payload.sha256, index)?;
             if expected != Some(Sha(Sha256::digest(&bytes).into())) {
+                // Another file may be in its place by the next read.
+                self.files.forget(|sha| *sha == payload.sha256);
                 return Err(damaged("its sha256 differs from the one published".into()));
             }
             Ok(bytes)
@@ -403,8 +412,8 @@ impl<K, V, const N: usize> Default for Recent<K, V, N> {
 }
 
 impl<K: PartialEq, V, const N: usize> Recent<K, V, N> {
-    fn forget(&self, key: &K) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).retain(|(k, _)| k != key);
+    fn forget(&self, is_meant: impl Fn(&K) -> bool) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).retain(|(key, _)| !is_meant(key));
     }
 
     fn get(&self, key: K, make: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {

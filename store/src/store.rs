@@ -171,15 +171,16 @@ impl Store {
         let lock = take_lock(dir)?;
         let state = dir.join(STATE);
         let trusted = read_state(&state).is_some_and(|s| s.closed || s.is_of_this_boot());
-        if !trusted {
-            // Until it is rebuilt, and if that is interrupted, it stays untrusted.
-            write_json(&state, &State { boot_id: None, closed: false })?;
-        }
+        // Open from here on; and until it is rebuilt, should that be interrupted, not to be trusted.
+        let boot_while_opening = if trusted { boot_id() } else { None };
+        write_json(&state, &State { boot_id: boot_while_opening, closed: false })?;
         let mut history = History::open(&dir.join(HISTORY))?;
         let payloads = Payloads::open(dir)?;
         sync_dir(dir)?;
         let catalogue = catalogue::open(dir, &mut history, trusted)?;
-        write_json(&state, &State { boot_id: boot_id(), closed: false })?;
+        if !trusted {
+            write_json(&state, &State { boot_id: boot_id(), closed: false })?;
+        }
         let store = Store {
             dir: dir.to_owned(),
             settings,
@@ -205,9 +206,16 @@ impl Store {
 
     fn close_catalogue(&mut self) -> Result<()> {
         if let Some(catalogue) = self.catalogue.take() {
+            // What failed while it was open is rebuilt by the next open.
+            let trusted = !catalogue.is_damaged() && !std::thread::panicking();
+            if !trusted {
+                Store::distrust_catalogue(&self.dir);
+            }
             catalogue::close(catalogue, &self.db())?;
-            let state = State { boot_id: boot_id(), closed: true };
-            write_json(&self.dir.join(STATE), &state)?;
+            if trusted {
+                let state = State { boot_id: boot_id(), closed: true };
+                write_json(&self.dir.join(STATE), &state)?;
+            }
         }
         Ok(())
     }

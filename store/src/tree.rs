@@ -92,14 +92,14 @@ impl Store {
         let catalogue = self.catalogue()?;
         let under = if path.is_empty() { String::new() } else { join_path(path, "") };
         let prefix = names_prefix(view, &under);
-        let mut from = match after {
+        let from = match after {
             None => prefix.clone(),
             Some(inode) => match self.resume_after(view, &under, inode)? {
                 Some(rest) => [&prefix[..], &rest].concat(),
                 None => return Ok(()),
             },
         };
-        let mut names = catalogue.tree().range(from.clone()..);
+        let mut names = catalogue.range(from);
         while let Some(entry) = names.next() {
             let (name, inode) = entry?;
             let Some(rest) = name.strip_prefix(&prefix[..]) else { break };
@@ -108,7 +108,7 @@ impl Store {
                 Entry { name, inode: be_u64(&inode)?, is_directory: false }
             } else if let Some(slash) = rest.iter().position(|&b| b == b'/') {
                 // All that is in this directory is passed over with one seek.
-                from = [&prefix[..], &rest[..slash], b"0"].concat();
+                let next = [&prefix[..], &rest[..slash], b"0"].concat();
                 let name = utf8(&rest[..slash])?;
                 let path = join_path(path, &name);
                 let Some(inode) = catalogue.number(&directory_key(view, &path))? else {
@@ -116,7 +116,7 @@ impl Store {
                         "directory {path:?} has no inode number"
                     )));
                 };
-                names = catalogue.tree().range(from.clone()..);
+                names = catalogue.range(next);
                 Entry { name, inode, is_directory: true }
             } else {
                 Entry { name: utf8(rest)?, inode: be_u64(&inode)?, is_directory: false }
@@ -163,7 +163,7 @@ impl Store {
                 _ => return Ok(()),
             },
         };
-        for entry in catalogue.tree().range(engine_key(first)..) {
+        for entry in catalogue.range(engine_key(first)) {
             let (key, value) = entry?;
             let Some(number) = key.strip_prefix(&engines_prefix()[..]) else { break };
             let number = number

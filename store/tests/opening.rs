@@ -369,3 +369,20 @@ fn a_line_of_a_newer_wasmfs_is_not_cut_off() {
     }
     assert_eq!(fs::read(&path).unwrap(), history);
 }
+
+#[test]
+fn a_catalogue_that_failed_while_it_was_open_is_rebuilt_by_the_next_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &Default::default());
+    let before = fill(&store);
+    let inode = store.latest(1).unwrap()[0].inode;
+    store.close().unwrap();
+    let db = sled::open(dir.path().join("db")).unwrap();
+    db.insert([&b"i"[..], &inode.to_be_bytes()].concat(), &b"\xff\xff\xff"[..]).unwrap();
+    drop(db);
+    let store = open(dir.path(), &Default::default());
+    assert!(matches!(store.inode(inode), Err(Error::Inconsistent(_))));
+    store.close().unwrap();
+    let store = open(dir.path(), &Default::default());
+    assert_eq!(contents(&store), before);
+}

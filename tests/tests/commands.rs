@@ -54,6 +54,14 @@ fn files_are_published_under_their_names() {
             serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
         assert_eq!(answer[0]["sha256"], of(0, "sha256"));
         assert!(fs::read(env.mounted("in.cwasm")).unwrap() == artifact);
+        // From a pipe that has a name.
+        let pipe = format!(
+            "cat a.bin | {} publish /dev/stdin --key pipe.cwasm",
+            env.binary("wasmfs").display()
+        );
+        env.file("a.bin", &artifact);
+        succeed(env.command("sh").args(["-c", &pipe]));
+        assert!(fs::read(env.mounted("pipe.cwasm")).unwrap() == artifact);
         let text = env.run(&["publish", path(&module), "--prefix", "a/b"]);
         assert!(
             text.contains("a/b/tool.cwasm@1") && text.trim_end().ends_with("unchanged"),
@@ -220,9 +228,10 @@ fn a_dead_mount_is_cleared() {
         }
         let dead = fs::read_dir(env.mount_point()).map(drop).unwrap_err();
         assert_eq!(dead.raw_os_error(), Some(libc::ENOTCONN));
-        // Commands go on without the server, and `mount` clears up.
+        // Commands go on without the server, and `mount` clears up, also with a slash at the end.
         assert_eq!(env.json(&["show", "key"])["inode"], inode);
-        env.mount();
+        env.run(&["mount", &format!("{}/", env.mount_point().display())]);
+        env.watch(&env.mount_point());
         assert_eq!(identity(&env.mounted("key")).0, inode);
         env.unmount();
     });
@@ -439,6 +448,39 @@ fn a_batch_may_be_larger_than_a_process_may_open() {
                 300
             );
         }
+        env.unmount();
+    });
+}
+
+#[test]
+fn links_follow_what_is_published() {
+    in_each_environment(|env| {
+        let files = ["m.wat", "n.wat"].map(|name| env.file(name, MODULE));
+        env.publish(&files[0], "a/b", &[]);
+        env.publish(&files[0], "c", &["--compiler", "winch"]);
+        env.mount();
+        let dir = env.path("links");
+        let link = |more: &[&str]| env.json(&[&["link", path(&dir)], more].concat());
+        assert_eq!(link(&[])["linked"], json!(["a/b", "c"]));
+        assert_eq!(link(&[])["unchanged"], 2);
+        assert!(fs::read(dir.join("a/b")).unwrap() == fs::read(env.mounted("a/b")).unwrap());
+        // A new version needs no new link.
+        env.publish(&env.file("o.wat", "(module)"), "a/b", &[]);
+        assert!(fs::read(dir.join("a/b")).unwrap() == fs::read(env.mounted("a/b")).unwrap());
+        // A directory that becomes a key, and a file of the host's own in the way of another.
+        env.run(&["rm", "a/b"]);
+        env.publish(&files[1], "a", &[]);
+        fs::remove_file(dir.join("c")).unwrap();
+        fs::write(dir.join("c"), "the host's own").unwrap();
+        let report = link(&[]);
+        assert_eq!((&report["linked"], &report["kept"]), (&json!(["a"]), &json!(["c"])));
+        assert_eq!(fs::read_to_string(dir.join("c")).unwrap(), "the host's own");
+        assert!(dir.join("a").is_file());
+        // Only one engine's; an engine that nobody has is a mistake, and takes nothing away.
+        let winch = env.json(&["show", "c"])["engine"].as_str().unwrap().to_owned();
+        let stderr = env.fail(1, &["link", path(&dir), "--engine", "wasmtime-48"]);
+        assert!(stderr.contains("`wasmfs log` shows the engines"), "{stderr}");
+        assert_eq!(link(&["--engine", &winch])["removed"], json!(["a"]));
         env.unmount();
     });
 }

@@ -141,7 +141,12 @@ fn remove_stale(
         let path = under.join(entry.file_name());
         let kind = entry.file_type().with_context(|| format!("reading {}", dir.display()))?;
         if kind.is_dir() {
+            let before = report.removed.len();
             remove_stale(root, &path, mount_point, wanted, report)?;
+            if report.removed.len() > before {
+                // It stays if the host has something of its own in it.
+                let _ = fs::remove_dir(entry.path());
+            }
         } else if own_link(&entry.path(), mount_point).is_some() && !wanted.contains_key(&path) {
             let removed = fs::remove_file(entry.path());
             removed.with_context(|| format!("removing {}", entry.path().display()))?;

@@ -40,6 +40,9 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             break;
         };
         if args.foreground {
+            if let Some(mount_point) = access.mount_point()? {
+                return Err(wasmfs_fs::Error::MountedElsewhere(mount_point).into());
+            }
             return Err(Failure::new(
                 "another server has the store, for users of a mount that was detached",
                 "wait until they end (`wasmfs status`), or mount without --foreground",

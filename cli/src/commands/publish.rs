@@ -1,12 +1,13 @@
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tempfile::{NamedTempFile, TempPath};
 use wasmfs_store::{Key, Published, Status};
 
 use super::{Outcome, warn_if_not_visible};
@@ -57,12 +58,13 @@ struct Report {
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let keys = keys(&args)?;
     let progress = progress(&args.files);
+    let mut scratch = Scratch::default();
     // Compiling takes long; the store is nobody's meanwhile.
     let inputs: Vec<Result<Input>> = args
         .files
         .iter()
         .zip(keys)
-        .map(|(file, key)| key.and_then(|key| Input::ready(file, key, &args.compile, &progress)))
+        .map(|(file, key)| Input::ready(file, key?, &args.compile, &mut scratch, &progress))
         .collect();
     let access = Access::open_or_create(store)?;
     let mut results: Vec<Option<Result<Published, Failure>>> = Vec::new();
@@ -237,21 +239,52 @@ struct Input {
 }
 
 enum Bytes {
-    Stdin(Vec<u8>),
+    /// Something that can be read once only, like a pipe, and its first bytes.
+    Once(Vec<u8>, Box<dyn Read + Send + Sync + Unpin>),
     File(PathBuf),
-    Compiled(TempPath),
+    Compiled(Section),
 }
 
 impl Bytes {
     fn read(self) -> Result<Box<dyn Read + Send + Sync + Unpin>> {
         Ok(match self {
-            Bytes::Stdin(head) => Box::new(io::Cursor::new(head).chain(io::stdin())),
+            Bytes::Once(head, rest) => Box::new(io::Cursor::new(head).chain(rest)),
             Bytes::File(path) => Box::new(open(&path)?),
-            // Gone from the directory as soon as it is open.
-            Bytes::Compiled(path) => {
-                Box::new(File::open(&path).context("reading what was compiled")?)
-            }
+            Bytes::Compiled(section) => Box::new(section),
         })
+    }
+}
+
+/// What was compiled, one after the other in a file without a name, which is
+/// gone when this process is: a large batch doesn't fit into memory.
+#[derive(Default)]
+struct Scratch(Option<(Arc<File>, u64)>);
+
+impl Scratch {
+    fn add(&mut self, bytes: &[u8]) -> io::Result<Section> {
+        let (file, end) = match self.0.take() {
+            Some(scratch) => scratch,
+            None => (Arc::new(tempfile::tempfile()?), 0),
+        };
+        let next = end + bytes.len() as u64;
+        file.write_all_at(bytes, end)?;
+        self.0 = Some((file.clone(), next));
+        Ok(Section { file, at: end, end: next })
+    }
+}
+
+struct Section {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Section {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(buf.len());
+        let n = self.file.read_at(&mut buf[..left], self.at)?;
+        self.at += n as u64;
+        Ok(n)
     }
 }
 
@@ -271,10 +304,12 @@ impl Input {
         file: &Path,
         key: Key,
         compile: &CompileArgs,
+        scratch: &mut Scratch,
         progress: &ProgressBar,
     ) -> Result<Input> {
         let is_stdin = file == Path::new("-");
-        let mut input: Box<dyn Read> =
+        let is_regular = !is_stdin && file.is_file();
+        let mut input: Box<dyn Read + Send + Sync + Unpin> =
             if is_stdin { Box::new(io::stdin()) } else { Box::new(open(file)?) };
         let mut head = Vec::new();
         input.by_ref().take(64).read_to_end(&mut head).context("reading it")?;
@@ -287,7 +322,8 @@ impl Input {
                 )
                 .into());
             }
-            let bytes = if is_stdin { Bytes::Stdin(head) } else { Bytes::File(file.to_owned()) };
+            let bytes =
+                if is_regular { Bytes::File(file.to_owned()) } else { Bytes::Once(head, input) };
             return Ok(Input { key, bytes });
         }
         let mut source = head;
@@ -299,11 +335,9 @@ impl Input {
                 "check that it is valid WebAssembly, and that the compiler supports what it uses",
             )
         })?;
-        // What a large batch compiles doesn't fit into memory.
-        let mut compiled = NamedTempFile::new().context("making a temporary file")?;
-        compiled.write_all(&artifact).context("writing a temporary file")?;
+        let compiled = scratch.add(&artifact).context("writing a temporary file")?;
         progress.inc_length((artifact.len() as u64).saturating_sub(source.len() as u64));
-        Ok(Input { key, bytes: Bytes::Compiled(compiled.into_temp_path()) })
+        Ok(Input { key, bytes: Bytes::Compiled(compiled) })
     }
 }
 

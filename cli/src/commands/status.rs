@@ -24,7 +24,7 @@ struct Report<'a> {
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let server = Client::connect(store)?.map(|client| client.status()).transpose()?;
+    let server = Client::status_of(store)?;
     let mounted = server.as_ref().is_some_and(|s| s.mounts.iter().any(|m| m.attached));
     if args.json {
         output::json(&Report { mounted, store, server })?;

@@ -6,7 +6,6 @@ use wasmfs_fs::mount::{FS_TYPE, mounted_at, unmount};
 use wasmfs_fs::{Error as FsError, holders};
 
 use super::Outcome;
-use crate::access::Access;
 use crate::control::client::Client;
 use crate::failure;
 use crate::output;
@@ -29,10 +28,11 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let mount_point = match args.mount.given()? {
         Some(path) => path,
         // The store's own mount, wherever it is.
-        None => match Client::connect(store)?.map(Access::Server) {
-            Some(server) => server.mount_point()?.map_or_else(|| args.mount.path(), Ok)?,
-            None => args.mount.path()?,
-        },
+        None => {
+            let mounts = Client::status_of(store)?.map(|status| status.mounts).unwrap_or_default();
+            let attached = mounts.into_iter().find(|mount| mount.attached);
+            attached.map_or_else(|| args.mount.path(), |mount| Ok(mount.mount_point))?
+        }
     };
     let Some(mounted) = mounted_at(&mount_point)?.filter(|m| m.fs_type == FS_TYPE) else {
         return Err(FsError::NotMounted(mount_point).into());

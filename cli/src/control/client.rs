@@ -115,6 +115,15 @@ impl Client {
         self.send(Method::POST, path, body.map_err(|never| match never {}).boxed())
     }
 
+    /// What the server of the store in `dir` says of itself; `None` if there is
+    /// none, or it is just ending.
+    pub fn status_of(dir: &Path) -> Result<Option<Status>> {
+        match Client::connect(dir)?.map(|client| client.status()).transpose() {
+            Err(e) if was_lost(&e) => Ok(None),
+            status => status,
+        }
+    }
+
     /// What the server says of itself.
     pub fn status(&self) -> Result<Status> {
         self.get("/v1/status", &[])

@@ -8,6 +8,8 @@ mod open;
 pub(crate) mod records;
 mod txn;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -36,8 +38,12 @@ pub(crate) trait Records {
     /// The first entry whose key is at least `from` and starts with `prefix`.
     fn first_from(&self, prefix: &[u8], from: &[u8]) -> Result<Option<(sled::IVec, sled::IVec)>>;
 
+    /// Notes that a record can't be what was written.
+    fn note_damage(&self);
+
     fn record<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>> {
-        self.get(key)?.map(|bytes| decode(&bytes)).transpose()
+        let record = self.get(key)?.map(|bytes| decode(&bytes)).transpose();
+        record.inspect_err(|_| self.note_damage())
     }
 
     fn number(&self, key: &[u8]) -> Result<Option<u64>> {
@@ -93,6 +99,8 @@ pub(crate) trait Records {
 /// The sled database and its one tree.
 pub(crate) struct Catalogue {
     db: sled::Db,
+    /// Set when sled or a record failed: the next open must not trust it.
+    damaged: AtomicBool,
 }
 
 impl Catalogue {
@@ -100,10 +108,22 @@ impl Catalogue {
         &self.db
     }
 
+    /// Whether anything in it failed since it was opened.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    fn checked<T>(&self, result: sled::Result<T>) -> Result<T> {
+        result.map_err(|e| {
+            self.note_damage();
+            e.into()
+        })
+    }
+
     /// Makes what was inserted visible to a successor; sled's `flush` writes
     /// but does not sync.
     pub(crate) fn flush(&self) -> Result<()> {
-        self.db.flush()?;
+        self.checked(self.db.flush())?;
         Ok(())
     }
 
@@ -111,18 +131,30 @@ impl Catalogue {
     pub(crate) fn scan(
         &self,
         prefix: &[u8],
-    ) -> impl DoubleEndedIterator<Item = Result<(sled::IVec, sled::IVec)>> + use<> {
-        self.db.scan_prefix(prefix).map(|entry| entry.map_err(Error::from))
+    ) -> impl DoubleEndedIterator<Item = Result<(sled::IVec, sled::IVec)>> + use<'_> {
+        self.db.scan_prefix(prefix).map(|entry| self.checked(entry))
+    }
+
+    /// Every entry whose key is at least `from`, in order.
+    pub(crate) fn range(
+        &self,
+        from: Vec<u8>,
+    ) -> impl Iterator<Item = Result<(sled::IVec, sled::IVec)>> + use<'_> {
+        self.db.range(from..).map(|entry| self.checked(entry))
     }
 }
 
 impl Records for Catalogue {
     fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>> {
-        Ok(self.db.get(key)?)
+        self.checked(self.db.get(key))
+    }
+
+    fn note_damage(&self) {
+        self.damaged.store(true, Ordering::Relaxed);
     }
 
     fn first_from(&self, prefix: &[u8], from: &[u8]) -> Result<Option<(sled::IVec, sled::IVec)>> {
-        match self.db.range(from..).next().transpose()? {
+        match self.range(from.to_vec()).next().transpose()? {
             Some((key, value)) if key.starts_with(prefix) => Ok(Some((key, value))),
             _ => Ok(None),
         }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::RenameFlags;
 
@@ -70,7 +71,7 @@ fn open_sled(path: &Path) -> std::result::Result<Catalogue, String> {
                 .open()
                 .map_err(|e| e.to_string())
         })
-        .map(|db| Catalogue { db })
+        .map(|db| Catalogue { db, damaged: AtomicBool::new(false) })
     };
     attempt().or_else(|first| {
         for entry in fs::read_dir(path).into_iter().flatten().flatten() {

@@ -87,6 +87,10 @@ impl Records for Txn<'_> {
         }
     }
 
+    fn note_damage(&self) {
+        self.base.note_damage();
+    }
+
     fn first_from(&self, prefix: &[u8], from: &[u8]) -> Result<Option<(sled::IVec, sled::IVec)>> {
         let added = self
             .overlay
@@ -94,7 +98,7 @@ impl Records for Txn<'_> {
             .take_while(|(key, _)| key.starts_with(prefix))
             .find_map(|(key, value)| Some((key, value.as_deref()?)));
         let mut stored = None;
-        for entry in self.base.tree().range(from..) {
+        for entry in self.base.range(from.to_vec()) {
             let (key, value) = entry?;
             if !key.starts_with(prefix) {
                 break;
