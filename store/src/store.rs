@@ -220,6 +220,12 @@ impl Store {
         Ok(())
     }
 
+    /// Whether a process has the store in `dir` open.
+    pub fn is_in_use(dir: &Path) -> bool {
+        let Ok(lock) = File::open(dir.join(LOCK)) else { return false };
+        flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
+    }
+
     /// Has the next open rebuild the catalogue of the store in `dir`: for when
     /// reading it made the process fail.
     pub fn distrust_catalogue(dir: &Path) {

@@ -217,8 +217,12 @@ impl Environment {
         self.guard.watch(&self.mount_point());
     }
 
+    /// Unmounts; the server is gone when the command returns.
     pub fn unmount(&self) {
+        let server = self.server_pid();
         self.run(&["unmount"]);
+        let state = fs::read_to_string(self.store().join("state.json")).expect("the state");
+        assert!(state.contains("\"closed\": true"), "process {server} left {state}");
     }
 
     /// Publishes a file under a key, and returns what wasmfs said of it.

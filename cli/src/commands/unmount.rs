@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use wasmfs_fs::mount::{FS_TYPE, mounted_at, unmount};
 use wasmfs_fs::{Error as FsError, holders};
+use wasmfs_store::Store;
 
 use super::Outcome;
 use crate::control::client::Client;
@@ -52,15 +53,16 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         result => result?,
     }
     if !args.lazy {
-        // Until the store is closed, or only serves mounts that were detached before.
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline
-            && let Ok(Some(server)) = Client::connect(store)
-            && server.status().map_or(true, |status| {
-                status.mounts.is_empty()
-                    || status.mounts.iter().any(|m| m.connection == mounted.device.1)
+        // Until the store is closed, or its server only serves mounts that were detached before.
+        let serves_others = || {
+            let status = Client::status_of(store).ok().flatten();
+            status.is_some_and(|status| {
+                !status.mounts.is_empty()
+                    && status.mounts.iter().all(|m| m.connection != mounted.device.1)
             })
-        {
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline && Store::is_in_use(store) && !serves_others() {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
