@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::de::DeserializeOwned;
 use wasmfs_store::{Error as StoreError, Key, KeyInfo, Publish, Staged, Store, VersionInfo};
 
-use crate::control::client::{self, Client};
+use crate::control::client::Client;
 use crate::control::{PublishAnswer, PublishItem, RemoveAnswer, RollbackAnswer, VersionOf};
 use crate::failure::Failure;
 
@@ -23,8 +23,8 @@ pub fn open_with_patience(dir: &Path) -> Result<Store> {
         match Store::open_or_create(dir) {
             Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
                 // Another server was faster.
-                if let Ok(Some(client)) = Client::connect(dir)
-                    && let Some(mount_point) = Access::Server(client).mount_point().ok().flatten()
+                if let Ok(Some(status)) = Client::status_of(dir)
+                    && let Some(mount_point) = status.mount_point()
                 {
                     return Err(wasmfs_fs::Error::MountedElsewhere(mount_point).into());
                 }
@@ -65,20 +65,12 @@ impl Access {
     fn reach(dir: &Path, open: impl Fn(&Path) -> Result<Store, StoreError>) -> Result<Access> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(client) = Client::connect(dir)? {
-                match client.status() {
-                    Ok(_) => return Ok(Access::Server(client)),
-                    // It was ending, and didn't accept this any more.
-                    Err(e) if client::was_lost(&e) && Instant::now() < deadline => {
-                        std::thread::sleep(Duration::from_millis(20));
-                        continue;
-                    }
-                    Err(e) => return Err(e),
-                }
+            if let Some((client, _)) = Client::reach(dir)? {
+                return Ok(Access::Server(client));
             }
             match open(dir) {
                 Ok(store) => return Ok(Access::Direct(Box::new(store))),
-                // Another command has it for a moment, or a server is about to listen.
+                // Another command has it for a moment, or a server is starting or ending.
                 Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
@@ -183,8 +175,9 @@ impl Access {
 
     /// Where the store is mounted now.
     pub fn mount_point(&self) -> Result<Option<PathBuf>> {
-        let Access::Server(client) = self else { return Ok(None) };
-        let attached = client.status()?.mounts.into_iter().find(|mount| mount.attached);
-        Ok(attached.map(|mount| mount.mount_point))
+        match self {
+            Access::Direct(_) => Ok(None),
+            Access::Server(client) => Ok(client.status()?.mount_point()),
+        }
     }
 }

@@ -57,7 +57,10 @@ impl MountArg {
 
 /// The mount point of those who name none.
 pub fn default_mount_point() -> Result<PathBuf> {
-    absolute(base("XDG_CACHE_HOME", ".cache")?.join("wasm-modules"))
+    match env::var_os("WASMFS_MOUNT") {
+        Some(path) => absolute(path.into()),
+        None => absolute(base("XDG_CACHE_HOME", ".cache")?.join("wasm-modules")),
+    }
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf> {

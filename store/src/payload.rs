@@ -125,16 +125,11 @@ impl Payloads {
         let mut first = vec![0; BLOCK as usize];
         let filled = fill(&mut from, &mut first).map_err(Error::Input)?;
         first.truncate(filled);
-        if filled <= SMALL {
+        if filled <= SMALL && self.reserve_memory(filled) {
             first.shrink_to_fit();
-        }
-        if filled <= SMALL
-            && self.in_memory.fetch_add(filled, Ordering::Relaxed) + filled <= SMALL_TOTAL
-        {
-            let total = self.in_memory.clone();
             let sha256 = Sha(Sha256::digest(&first).into());
             let artifact = inspect(&mut Cursor::new(&first[..]));
-            let waiting = Waiting::InMemory { bytes: first, total };
+            let waiting = Waiting::InMemory { bytes: first, total: self.in_memory.clone() };
             return Ok(Staged {
                 waiting,
                 sha256,
@@ -142,8 +137,6 @@ impl Payloads {
                 blocks: sha256.0.to_vec(),
                 artifact: artifact?,
             });
-        } else if filled <= SMALL {
-            self.in_memory.fetch_sub(filled, Ordering::Relaxed);
         }
         let (mut file, incoming) = self.new_incoming()?;
         let mut whole = Sha256::new();
@@ -161,6 +154,15 @@ impl Payloads {
         let artifact = inspect(&mut file)?;
         let waiting = Waiting::InFile(incoming);
         Ok(Staged { waiting, sha256: Sha(whole.finalize().into()), size, blocks, artifact })
+    }
+
+    /// Whether so many bytes may wait in memory; given back when they are dropped.
+    fn reserve_memory(&self, bytes: usize) -> bool {
+        let fits = self.in_memory.fetch_add(bytes, Ordering::Relaxed) + bytes <= SMALL_TOTAL;
+        if !fits {
+            self.in_memory.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        fits
     }
 
     fn new_incoming(&self) -> Result<(File, Incoming)> {

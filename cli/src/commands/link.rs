@@ -47,7 +47,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let access = Access::open(store)?;
     let mount_point = match access.mount_point()? {
         Some(mount_point) => mount_point,
-        None => default_or_env()?,
+        None => default_mount_point()?,
     };
     let wanted = wanted(&access, &args, &mount_point)?;
     access.close()?;
@@ -78,13 +78,6 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         unchanged
     ))?;
     Ok(Outcome::Done)
-}
-
-fn default_or_env() -> Result<PathBuf> {
-    match std::env::var_os("WASMFS_MOUNT") {
-        Some(path) => Ok(wasmfs_fs::mount::absolute(Path::new(&path))?),
-        None => default_mount_point(),
-    }
 }
 
 /// The links to have: paths under the directory, and where they lead.

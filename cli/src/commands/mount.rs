@@ -4,8 +4,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Outcome;
-use crate::access::Access;
 use crate::control::MountRequest;
+use crate::control::client::Client;
 use crate::failure::Failure;
 use crate::output;
 use crate::paths::MountArg;
@@ -31,16 +31,10 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         mount_point: mount_point.clone(),
         allow_other: args.allow_other,
     };
-    loop {
-        // Waits for a command that has the store open, and finds a server that serves a detached
-        // mount.
-        let access = Access::open_or_create(store)?;
-        let Access::Server(server) = &access else {
-            access.close()?;
-            break;
-        };
+    // A server that is there serves a detached mount, or the one that is asked for.
+    while let Some((server, status)) = Client::reach(store)? {
         if args.foreground {
-            if let Some(mount_point) = access.mount_point()? {
+            if let Some(mount_point) = status.mount_point() {
                 return Err(wasmfs_fs::Error::MountedElsewhere(mount_point).into());
             }
             return Err(Failure::new(

@@ -30,9 +30,8 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         Some(path) => path,
         // The store's own mount, wherever it is.
         None => {
-            let mounts = Client::status_of(store)?.map(|status| status.mounts).unwrap_or_default();
-            let attached = mounts.into_iter().find(|mount| mount.attached);
-            attached.map_or_else(|| args.mount.path(), |mount| Ok(mount.mount_point))?
+            let attached = Client::status_of(store)?.and_then(|status| status.mount_point());
+            attached.map_or_else(|| args.mount.path(), Ok)?
         }
     };
     let Some(mounted) = mounted_at(&mount_point)?.filter(|m| m.fs_type == FS_TYPE) else {

@@ -45,13 +45,13 @@ pub fn short_path(dir: &Path, name: &str) -> io::Result<(std::fs::File, PathBuf)
 }
 
 /// Whether a request failed because the server went away.
-pub fn was_lost(error: &anyhow::Error) -> bool {
+fn was_lost(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<hyper::Error>())
 }
 
 impl Client {
     /// Connects to the server that owns the store in `dir`; `None` if there is none.
-    pub fn connect(dir: &Path) -> Result<Option<Client>> {
+    fn connect(dir: &Path) -> Result<Option<Client>> {
         let Ok((_dir, path)) = short_path(dir, SOCKET) else { return Ok(None) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let stream = match runtime.block_on(UnixStream::connect(&path)) {
@@ -115,13 +115,20 @@ impl Client {
         self.send(Method::POST, path, body.map_err(|never| match never {}).boxed())
     }
 
-    /// What the server of the store in `dir` says of itself; `None` if there is
-    /// none, or it is just ending.
-    pub fn status_of(dir: &Path) -> Result<Option<Status>> {
-        match Client::connect(dir)?.map(|client| client.status()).transpose() {
+    /// Connects to the server that owns the store in `dir`, and hears from it;
+    /// `None` if there is none, or it is just ending.
+    pub fn reach(dir: &Path) -> Result<Option<(Client, Status)>> {
+        let Some(client) = Client::connect(dir)? else { return Ok(None) };
+        match client.status() {
+            Ok(status) => Ok(Some((client, status))),
             Err(e) if was_lost(&e) => Ok(None),
-            status => status,
+            Err(e) => Err(e),
         }
+    }
+
+    /// What the server of the store in `dir` says of itself, if there is one.
+    pub fn status_of(dir: &Path) -> Result<Option<Status>> {
+        Ok(Client::reach(dir)?.map(|(_, status)| status))
     }
 
     /// What the server says of itself.

@@ -52,6 +52,13 @@ pub struct Status {
     pub resident_bytes: u64,
 }
 
+impl Status {
+    /// Where the store is mounted now.
+    pub fn mount_point(self) -> Option<PathBuf> {
+        self.mounts.into_iter().find(|mount| mount.attached).map(|mount| mount.mount_point)
+    }
+}
+
 /// A mount.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountStatus {
