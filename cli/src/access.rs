@@ -16,25 +16,6 @@ use crate::failure::Failure;
 /// How long a command waits for another that has the store open.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Opens the store in `dir` for a server, once a command that has it open is done.
-pub fn open_with_patience(dir: &Path) -> Result<Store> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match Store::open_or_create(dir) {
-            Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
-                // Another server was faster.
-                if let Ok(Some(status)) = Client::status_of(dir)
-                    && let Some(mount_point) = status.mount_point()
-                {
-                    return Err(wasmfs_fs::Error::MountedElsewhere(mount_point).into());
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            result => return Ok(result?),
-        }
-    }
-}
-
 /// The store, one way or the other.
 pub enum Access {
     /// Opened by this process.
@@ -76,6 +57,15 @@ impl Access {
                 }
                 Err(e) => return Err(e.into()),
             }
+        }
+    }
+
+    /// Whether a server that went away, with what was handed over to it, has a
+    /// successor; waits for that.
+    pub fn reconnect(&mut self) -> Result<bool> {
+        match self {
+            Access::Direct(_) => Ok(false),
+            Access::Server(client) => client.reconnect(),
         }
     }
 

@@ -22,6 +22,9 @@ pub struct Failure {
     /// Whether the same command may succeed in a moment: the server is just ending.
     #[serde(default)]
     pub again: bool,
+    /// Whether the server went away before it answered: it may have done it or not.
+    #[serde(default)]
+    pub lost: bool,
 }
 
 impl std::error::Error for Failure {}
@@ -35,7 +38,8 @@ impl std::fmt::Display for Failure {
 impl Failure {
     /// A failure with a hint.
     pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Failure {
-        Failure { message: message.into(), hint: Some(hint.into()), usage: false, again: false }
+        let (message, hint) = (message.into(), Some(hint.into()));
+        Failure { message, hint, usage: false, again: false, lost: false }
     }
 
     /// A command line that makes no sense.
@@ -51,22 +55,51 @@ impl Failure {
             let _ = write!(message, "{error:#}");
             return Failure { message, ..failure.clone() };
         }
-        let hint = error.chain().find_map(|cause| {
+        Failure::of_chain(error.chain())
+    }
+
+    /// An error of the mount as a failure.
+    pub fn of_mount(error: &FsError) -> Failure {
+        Failure::of_chain(anyhow::Chain::new(error))
+    }
+
+    fn of_chain(chain: anyhow::Chain<'_>) -> Failure {
+        let explained = chain.clone().find_map(|cause| match cause.downcast_ref() {
+            Some(FsError::Explained(text)) => Some(Failure::decode(text)),
+            _ => None,
+        });
+        if let Some(failure) = explained {
+            return failure;
+        }
+        let hint = chain.clone().find_map(|cause| {
             let store = cause.downcast_ref::<StoreError>().and_then(store_hint);
             let fs = || cause.downcast_ref::<FsError>().and_then(fs_hint);
             let io = || cause.downcast_ref::<io::Error>().map(|e| io_hint(None, e));
             store.or_else(fs).or_else(io)
         });
         let again =
-            error.chain().any(|cause| matches!(cause.downcast_ref(), Some(FsError::Ending)));
-        Failure { message: one_line(error), hint, usage: false, again }
+            chain.clone().any(|cause| matches!(cause.downcast_ref(), Some(FsError::Ending)));
+        Failure { message: one_line(chain), hint, usage: false, again, lost: false }
+    }
+
+    /// As text, for another process; [`Failure::decode`] reads it.
+    pub fn encode(&self) -> String {
+        serde_json::to_string(self).unwrap_or_else(|_| self.message.clone())
+    }
+
+    /// What another process encoded; any other text is taken as a message.
+    pub fn decode(text: &str) -> Failure {
+        serde_json::from_str(text).unwrap_or_else(|_| {
+            let hint = "the server's log says more (`wasmfs status` names it)";
+            Failure::new(text.trim(), hint)
+        })
     }
 }
 
 /// The error and its causes, without a cause that an error already quotes.
-fn one_line(error: &anyhow::Error) -> String {
+fn one_line(chain: anyhow::Chain<'_>) -> String {
     let mut text = String::new();
-    for cause in error.chain() {
+    for cause in chain {
         let cause = cause.to_string();
         if !text.ends_with(&cause) {
             let separator = if text.is_empty() { "" } else { ": " };
@@ -201,6 +234,16 @@ fn fs_hint(error: &FsError) -> Option<String> {
         }
         FsError::Io { path, source, .. } => io_hint(Some(path), source),
         FsError::Ending => "try again".into(),
+        FsError::Unguarded => "`wasmfs mount` guards it again".into(),
+        FsError::Reloading => "wait until it is done (`wasmfs status`)".into(),
+        FsError::OtherTerms(_) => {
+            "this wasmfs can't take over a mount of the one that made it; `wasmfs unmount --lazy` and \
+             `wasmfs mount` start anew, and who uses the old mount is served on"
+                .into()
+        }
+        FsError::WorkerDied(_) | FsError::Channel(_) => {
+            "the log in the store's directory, wasmfs.log, has its last words".into()
+        }
         FsError::Fusermount(_) | FsError::Session(_) => {
             "`dmesg` may say more; WASMFS_LOG=debug shows each step".into()
         }

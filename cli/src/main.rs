@@ -5,9 +5,10 @@ mod commands;
 mod compile;
 mod control;
 mod failure;
+mod keeper;
 mod output;
 mod paths;
-mod serve;
+mod worker;
 
 use std::process::ExitCode;
 

@@ -76,6 +76,24 @@ pub enum Error {
     /// The kernel and fuser could not agree.
     #[error("starting to serve the mount")]
     Session(#[source] io::Error),
+    /// This build would have agreed with the kernel on something else.
+    #[error("the mount was made on other terms: FUSE_INIT's {0} differ")]
+    OtherTerms(&'static str),
+    /// Keeper and worker don't understand each other.
+    #[error("between keeper and worker")]
+    Channel(#[source] io::Error),
+    /// There is no keeper that could do it.
+    #[error("the mount is unguarded: its keeper is gone")]
+    Unguarded,
+    /// A reload is under way.
+    #[error("another reload is under way")]
+    Reloading,
+    /// A worker ended before it was ready, without a word.
+    #[error("the worker ended before it was ready ({0})")]
+    WorkerDied(String),
+    /// What another process said of an error, in the words of the caller's other side.
+    #[error("{0}")]
+    Explained(String),
 }
 
 /// A result with this crate's error.

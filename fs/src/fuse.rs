@@ -18,6 +18,7 @@ use rustix::process::{getegid, geteuid};
 
 use crate::error::Error;
 use crate::filesystem::{Attributes, Filesystem, NAME_MAX, chain};
+use crate::journal::{DEATHS, Held, InHand};
 
 /// How long the kernel keeps names, absent ones too, and attributes.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -25,15 +26,32 @@ const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const GENERATION: Generation = Generation(0);
 const BLOCK_SIZE: u32 = 4096;
 
+/// One mount's layer over the filesystem.
 pub(crate) struct Layer {
     filesystem: Arc<Filesystem>,
+    in_hand: Arc<InHand>,
+    /// The connection's name under `/sys/fs/fuse/connections`.
+    connection: u32,
     uid: u32,
     gid: u32,
 }
 
 impl Layer {
-    pub(crate) fn new(filesystem: Arc<Filesystem>) -> Layer {
-        Layer { filesystem, uid: geteuid().as_raw(), gid: getegid().as_raw() }
+    pub(crate) fn new(filesystem: Arc<Filesystem>, in_hand: Arc<InHand>, connection: u32) -> Layer {
+        let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+        Layer { filesystem, in_hand, connection, uid, gid }
+    }
+
+    /// Takes a request in hand that the store has to answer.
+    fn take(&self, request: &Request, what: &str, inode: INodeNo) -> Result<Held<'_>, Errno> {
+        let held = self.in_hand.take(self.connection, request.unique().0).ok_or_else(|| {
+            log::error!(
+                "{what} of inode {inode} has killed {DEATHS} workers: it is answered with an error"
+            );
+            Errno::EIO
+        })?;
+        crate::fault::strike(what, inode.0);
+        Ok(held)
     }
 
     fn attr(&self, attributes: &Attributes) -> FileAttr {
@@ -84,18 +102,36 @@ fn absent() -> FileAttr {
     }
 }
 
+/// Agrees with the kernel, and serves nothing.
+pub(crate) struct Negotiator;
+
+impl fuser::Filesystem for Negotiator {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        negotiate(config);
+        Ok(())
+    }
+}
+
+fn negotiate(config: &mut KernelConfig) {
+    // Never AUTO_INVAL_DATA or WRITEBACK_CACHE: pages are only ever read in.
+    for wanted in [InitFlags::FUSE_NO_OPEN_SUPPORT, InitFlags::FUSE_PARALLEL_DIROPS] {
+        if config.add_capabilities(wanted).is_err() {
+            log::warn!("this kernel has no {wanted:?}");
+        }
+    }
+}
+
 impl fuser::Filesystem for Layer {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Never AUTO_INVAL_DATA or WRITEBACK_CACHE: pages are only ever read in.
-        for wanted in [InitFlags::FUSE_NO_OPEN_SUPPORT, InitFlags::FUSE_PARALLEL_DIROPS] {
-            if config.add_capabilities(wanted).is_err() {
-                log::warn!("this kernel has no {wanted:?}");
-            }
-        }
+        negotiate(config);
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _held = match self.take(req, "lookup", parent) {
+            Ok(held) => held,
+            Err(errno) => return reply.error(errno),
+        };
         // Every name of the store is UTF-8.
         let found = match name.to_str() {
             Some(name) => self.filesystem.lookup(parent.0, name),
@@ -108,7 +144,11 @@ impl fuser::Filesystem for Layer {
         }
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _held = match self.take(req, "getattr", ino) {
+            Ok(held) => held,
+            Err(errno) => return reply.error(errno),
+        };
         match self.filesystem.getattr(ino.0) {
             Ok(attributes) => reply.attr(&FOR_EVER, &self.attr(&attributes)),
             Err(e) => reply.error(answer(&e)),
@@ -127,7 +167,7 @@ impl fuser::Filesystem for Layer {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -136,6 +176,10 @@ impl fuser::Filesystem for Layer {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _held = match self.take(req, "read", ino) {
+            Ok(held) => held,
+            Err(errno) => return reply.error(errno),
+        };
         match self.filesystem.read(ino.0, offset, size as usize) {
             Ok(bytes) => reply.data(&bytes),
             Err(e) => reply.error(answer(&e)),
@@ -150,12 +194,16 @@ impl fuser::Filesystem for Layer {
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _held = match self.take(req, "readdir", ino) {
+            Ok(held) => held,
+            Err(errno) => return reply.error(errno),
+        };
         let listed = self.filesystem.readdir(ino.0, offset, |entry| {
             !reply.add(INodeNo(entry.inode), entry.next, kind(entry.is_directory), &entry.name)
         });
@@ -176,7 +224,11 @@ impl fuser::Filesystem for Layer {
         reply.ok();
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let _held = match self.take(req, "statfs", ino) {
+            Ok(held) => held,
+            Err(errno) => return reply.error(errno),
+        };
         match self.filesystem.statfs() {
             Ok(space) => {
                 let blocks = |bytes: u64| bytes / u64::from(BLOCK_SIZE);
@@ -195,7 +247,11 @@ impl fuser::Filesystem for Layer {
         }
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _held = match self.take(req, "getxattr", ino) {
+            Ok(held) => held,
+            Err(errno) => return reply.error(errno),
+        };
         let value = match name.to_str() {
             Some(name) => self.filesystem.getxattr(ino.0, name),
             None => Err(Error::NoAttribute),
@@ -203,7 +259,11 @@ impl fuser::Filesystem for Layer {
         answer_xattr(value, size, reply);
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _held = match self.take(req, "listxattr", ino) {
+            Ok(held) => held,
+            Err(errno) => return reply.error(errno),
+        };
         answer_xattr(self.filesystem.listxattr(ino.0), size, reply);
     }
 

@@ -7,18 +7,33 @@
 //! notification from a handler, or under a lock that a handler waits for,
 //! would never end. Hence a thread of its own, with a queue, for each mount.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use fuser::{INodeNo, Notifier};
-use wasmfs_store::Changes;
+use wasmfs_store::{Changes, Store, Untold};
 
-/// Changes to tell, and whom to tell that it was done.
+use crate::connection::Connection;
+use crate::journal::InHand;
+
+/// What the kernel is to be told.
+#[derive(Clone)]
+pub(crate) enum News {
+    /// What a commit changed.
+    Changes(Changes),
+    /// What commits may have changed, of which a dead worker may not have told.
+    Untold(Arc<Untold>),
+}
+
+/// News to tell, and whom to tell that it was done.
 struct Order {
-    changes: Changes,
+    news: News,
     done: Sender<()>,
+    _ticket: Arc<Ticket>,
 }
 
 /// The queue of one mount.
@@ -30,11 +45,14 @@ pub(crate) struct Telling(Receiver<()>);
 
 impl Queue {
     /// Starts the thread of a mount.
-    pub(crate) fn start(notifier: Notifier) -> io::Result<Queue> {
+    pub(crate) fn start(notifier: Notifier, connection: Arc<Connection>) -> io::Result<Queue> {
         let (sender, orders) = channel::<Order>();
         std::thread::Builder::new().name("notify".into()).spawn(move || {
             for order in orders {
-                tell(&notifier, &order.changes);
+                match &order.news {
+                    News::Changes(changes) => tell(&notifier, changes),
+                    News::Untold(untold) => tell_untold(&notifier, &connection, untold),
+                }
                 // Nobody waits any more: a slow kernel was waited for long enough.
                 let _ = order.done.send(());
             }
@@ -42,10 +60,10 @@ impl Queue {
         Ok(Queue(sender))
     }
 
-    pub(crate) fn tell(&self, changes: Changes) -> Telling {
+    pub(crate) fn tell(&self, news: News, ticket: Arc<Ticket>) -> Telling {
         let (done, wait) = channel();
         // A mount that ended has no queue; then `done` is dropped, and waiting ends at once.
-        let _ = self.0.send(Order { changes, done });
+        let _ = self.0.send(Order { news, done, _ticket: ticket });
         Telling(wait)
     }
 }
@@ -59,22 +77,98 @@ impl Telling {
     }
 }
 
-fn tell(notifier: &Notifier, changes: &Changes) {
-    let log = |what: &dyn std::fmt::Display, result: io::Result<()>| match result {
+fn log(what: &dyn std::fmt::Display, result: io::Result<()>) {
+    match result {
         // The mount is gone, and with it what it cached.
         Err(e) if e.raw_os_error() == Some(libc::ENODEV) => {}
         Err(e) => log::warn!("telling the kernel of {what}: {e}"),
         Ok(()) => {}
-    };
+    }
+}
+
+fn drop_entry(notifier: &Notifier, directory: u64, name: &str) {
+    let result = notifier.inval_entry(INodeNo(directory), OsStr::new(name));
+    log(&format_args!("{name:?} in directory {directory}"), result);
+}
+
+/// Drops a directory's attributes. A negative offset touches no page.
+fn drop_attributes(notifier: &Notifier, directory: u64) {
+    let result = notifier.inval_inode(INodeNo(directory), -1, 0);
+    log(&format_args!("directory {directory}"), result);
+}
+
+fn tell(notifier: &Notifier, changes: &Changes) {
     for (directory, name) in &changes.names {
-        let result = notifier.inval_entry(INodeNo(*directory), OsStr::new(name));
-        log(&format_args!("{name:?} in directory {directory}"), result);
+        drop_entry(notifier, *directory, name);
     }
     for directory in &changes.directories {
-        // A negative offset drops the attributes and touches no page.
-        log(
-            &format_args!("directory {directory}"),
-            notifier.inval_inode(INodeNo(*directory), -1, 0),
-        );
+        drop_attributes(notifier, *directory);
+    }
+}
+
+fn tell_untold(notifier: &Notifier, connection: &Connection, untold: &Untold) {
+    for (directory, name) in &untold.files {
+        drop_entry(notifier, *directory, name);
+    }
+    for (directory, name) in &untold.directories {
+        let result = connection.expire_entry(*directory, name);
+        log(&format_args!("{name:?} in directory {directory}"), result);
+    }
+    let above = untold.files.iter().chain(&untold.directories).map(|(directory, _)| *directory);
+    for directory in above.collect::<BTreeSet<_>>() {
+        drop_attributes(notifier, directory);
+    }
+}
+
+/// Keeps the journal's "told" at what every kernel cache knows of.
+pub(crate) struct Ledger {
+    store: Arc<Store>,
+    in_hand: Arc<InHand>,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    /// The tickets by number, each with the last change before it.
+    tickets: BTreeMap<u64, u64>,
+}
+
+/// A commit under way. When the last copy is dropped, every kernel cache was told of it.
+pub(crate) struct Ticket {
+    ledger: Arc<Ledger>,
+    number: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new(store: Arc<Store>, in_hand: Arc<InHand>) -> Ledger {
+        Ledger { store, in_hand, open: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Begins a commit, or the telling of what came after change number `told`.
+    pub(crate) fn begin(self: &Arc<Self>, told: Option<u64>) -> Arc<Ticket> {
+        let told = told.unwrap_or_else(|| self.store.last_change());
+        let mut open = self.lock();
+        let number = open.next;
+        open.next += 1;
+        open.tickets.insert(number, told);
+        Arc::new(Ticket { ledger: self.clone(), number })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // Before the lock: a commit that is in `last` and not told yet has its ticket by then.
+        let last = self.ledger.store.last_change();
+        let mut open = self.ledger.lock();
+        open.tickets.remove(&self.number);
+        let told = open.tickets.values().min().copied().unwrap_or(last);
+        if let Err(e) = self.ledger.in_hand.journal().set_told(told) {
+            log::warn!("noting what the kernel knows: {e}");
+        }
     }
 }

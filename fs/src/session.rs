@@ -1,20 +1,23 @@
 //! Serving mounts of one store.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use fuser::{Config, Session, SessionACL};
+use fuser::Session;
 use wasmfs_store::{Changes, Store};
 
-use crate::error::{Error, IoContext, Result};
+use crate::channel::Suspect;
+use crate::connection::{Connection, Handshake};
+use crate::error::{Error, Result};
+use crate::fault;
 use crate::filesystem::{Filesystem, chain};
 use crate::fuse::Layer;
-use crate::mount::{self, Mounted, mounted_at};
-use crate::notify::Queue;
+use crate::journal::{InHand, Journal};
+use crate::mount::mounted_at;
+use crate::notify::{Ledger, News, Queue};
 
-/// Threads that answer the kernel. Reads wait for the disk; lookups don't.
-const THREADS: usize = 4;
 /// How long a commit waits for the kernel to be told of it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -23,16 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Mounts {
     store: Arc<Store>,
     filesystem: Arc<Filesystem>,
-    mounts: Mutex<List>,
-    /// Held while a mount is made or detached, so that no two are made at once.
-    changing: Mutex<()>,
-}
-
-#[derive(Default)]
-struct List {
-    mounts: Vec<Arc<Mount>>,
-    /// Set when no mount is made any more.
-    ending: bool,
+    in_hand: Arc<InHand>,
+    ledger: Arc<Ledger>,
+    mounts: Mutex<Vec<Arc<Mount>>>,
 }
 
 /// One mount.
@@ -41,24 +37,31 @@ pub struct Mount {
     pub mount_point: PathBuf,
     /// Whether other users may look into it.
     pub allow_other: bool,
-    /// Its device number; see [`Mounted::device`].
+    /// Its device number; see [`Mounted::device`](crate::mount::Mounted::device).
     pub device: (u32, u32),
+    pub(crate) connection: Arc<Connection>,
     queue: Queue,
 }
 
 impl Mount {
     /// Whether it can still be found at its path.
     pub fn is_attached(&self) -> bool {
-        let mounted = mounted_at(&self.mount_point);
-        mounted.is_ok_and(|mounted| mounted.is_some_and(|m| m.device == self.device))
+        is_attached(&self.mount_point, self.device)
     }
 }
 
+/// Whether the mount with this device number is what is mounted at a path.
+pub(crate) fn is_attached(mount_point: &Path, device: (u32, u32)) -> bool {
+    mounted_at(mount_point).is_ok_and(|mounted| mounted.is_some_and(|m| m.device == device))
+}
+
 impl Mounts {
-    /// No mounts yet.
-    pub fn new(store: Arc<Store>) -> Mounts {
+    /// No mounts yet. What is in hand is noted in `journal`.
+    pub(crate) fn new(store: Arc<Store>, journal: Journal, suspects: Vec<Suspect>) -> Mounts {
         let filesystem = Arc::new(Filesystem::new(store.clone()));
-        Mounts { store, filesystem, mounts: Mutex::default(), changing: Mutex::default() }
+        let in_hand = Arc::new(InHand::new(journal, suspects));
+        let ledger = Arc::new(Ledger::new(store.clone(), in_hand.clone()));
+        Mounts { store, filesystem, in_hand, ledger, mounts: Mutex::default() }
     }
 
     /// The store they all show.
@@ -66,20 +69,13 @@ impl Mounts {
         &self.store
     }
 
-    fn lock(&self) -> MutexGuard<'_, List> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Mount>>> {
         self.mounts.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// The mounts that are served.
     pub fn all(&self) -> Vec<Arc<Mount>> {
-        self.lock().mounts.clone()
-    }
-
-    /// Lets no new mount be made if there is none, and says whether there is none.
-    pub fn end_if_unused(&self) -> bool {
-        let mut list = self.lock();
-        list.ending |= list.mounts.is_empty();
-        list.ending
+        self.lock().clone()
     }
 
     /// The mount that can be found at its path, if there is one.
@@ -87,97 +83,100 @@ impl Mounts {
         self.all().into_iter().find(|mount| mount.is_attached())
     }
 
-    /// Mounts at `mount_point`, which must be absolute, and serves it with
-    /// threads of its own until the last user is gone; then calls `ended`.
-    pub fn mount(
+    /// What is noted of requests in hand, for whoever comes next.
+    pub(crate) fn journal(&self) -> &Journal {
+        self.in_hand.journal()
+    }
+
+    /// Prepares to serve a connection, up to what the kernel is to be answered
+    /// if nothing was yet.
+    pub(crate) fn prepare(&self, connection: &Connection) -> Result<Handshake<Layer>> {
+        let layer = Layer::new(self.filesystem.clone(), self.in_hand.clone(), connection.name());
+        let handshake = connection.prepare(layer)?;
+        fault::strike("init", 0);
+        Ok(handshake)
+    }
+
+    /// Serves a connection, whose FUSE_INIT is answered, with threads of its own
+    /// until the last user is gone; then calls `ended`.
+    pub(crate) fn serve(
         self: &Arc<Self>,
-        mount_point: &Path,
-        allow_other: bool,
+        connection: Connection,
+        handshake: Handshake<Layer>,
         ended: impl FnOnce() + Send + 'static,
-    ) -> Result<Arc<Mount>> {
-        // It may ask another mount, which may not answer: not with a lock held.
-        if self.attached().is_none() {
-            mount::prepare(mount_point)?;
+    ) -> Result<()> {
+        let session = handshake.connect(connection.device.as_fd()).map_err(Error::Session)?;
+        if let Err(e) = connection.resend() {
+            log::warn!(
+                "this kernel can't send again what a dead worker had in hand (Linux 6.9 can): \
+                 a request that was being answered when a worker dies is never answered ({e})"
+            );
         }
-        let _changing = self.changing.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(mount) = self.attached() {
-            return Err(if mount.mount_point == mount_point {
-                Error::AlreadyMounted(mount_point.to_owned())
-            } else {
-                Error::MountedElsewhere(mount.mount_point.clone())
-            });
-        }
-        let mount_point = &*mount::absolute(mount_point).at("resolving", mount_point)?;
-        let fuse = mount::mount(mount_point, allow_other)?;
-        let unmount_again = UnmountOnDrop(mount_point);
-        let Some(Mounted { device, .. }) = mounted_at(mount_point)? else {
-            return Err(Error::NotMounted(mount_point.to_owned()));
-        };
-        let mut config = Config::default();
-        config.n_threads = Some(THREADS);
-        // Who may look in is the kernel's to decide, by the mount's options.
-        let layer = Layer::new(self.filesystem.clone());
-        let session =
-            Session::from_fd(layer, fuse, SessionACL::All, config).map_err(Error::Session)?;
-        let queue = Queue::start(session.notifier()).map_err(Error::Session)?;
-        let mount =
-            Arc::new(Mount { mount_point: mount_point.to_owned(), allow_other, device, queue });
-        {
-            let mut list = self.lock();
-            if list.ending {
-                return Err(Error::Ending);
-            }
-            list.mounts.push(mount.clone());
-        }
+        let connection = Arc::new(connection);
+        let queue = Queue::start(session.notifier(), connection.clone()).map_err(Error::Session)?;
+        let record = &connection.record;
+        let mount = Arc::new(Mount {
+            mount_point: record.mount_point.clone(),
+            allow_other: record.allow_other,
+            device: record.device,
+            connection,
+            queue,
+        });
+        self.lock().push(mount.clone());
         let (mounts, served) = (self.clone(), mount.clone());
         let serve = move || {
-            if let Err(e) = session.run() {
-                log::error!("serving {} ended: {}", served.mount_point.display(), chain(&e));
-            }
-            mounts.lock().mounts.retain(|mount| !Arc::ptr_eq(mount, &served));
-            log::info!("the mount at {} is gone", served.mount_point.display());
+            mounts.run(session, &served);
             ended();
         };
         let thread = std::thread::Builder::new().name("serve".into()).spawn(serve);
         if let Err(e) = thread {
-            self.lock().mounts.retain(|other| !Arc::ptr_eq(other, &mount));
+            self.lock().retain(|other| !Arc::ptr_eq(other, &mount));
             return Err(Error::Session(e));
         }
-        std::mem::forget(unmount_again);
-        log::info!("mounted at {}", mount_point.display());
-        Ok(mount)
+        Ok(())
     }
 
-    /// Detaches the attached mount: its path is free at once, and its users are
-    /// served until the last is gone.
-    pub fn detach(&self) -> Result<()> {
-        let _changing = self.changing.lock().unwrap_or_else(|e| e.into_inner());
-        match self.attached() {
-            Some(mount) => mount::unmount(&mount.mount_point, true),
-            None => Ok(()),
+    fn run(&self, session: Session<Layer>, mount: &Arc<Mount>) {
+        if let Err(e) = session.run() {
+            log::error!("serving {} ended: {}", mount.mount_point.display(), chain(&e));
         }
+        self.lock().retain(|other| !Arc::ptr_eq(other, mount));
+        log::info!("the mount at {} is gone", mount.mount_point.display());
     }
 
-    /// Tells every kernel cache what a commit changed. Whether they all know
-    /// when this returns; otherwise they will, once a stuck lookup ends.
-    pub fn tell(&self, changes: &Changes) -> bool {
-        if *changes == Changes::default() {
-            return true;
+    /// Makes a commit and tells every kernel cache what it changed. Whether they
+    /// all know when this returns; otherwise they will, once a stuck lookup ends.
+    pub fn commit<T>(
+        &self,
+        commit: impl FnOnce(&Store) -> wasmfs_store::Result<(T, Changes)>,
+    ) -> wasmfs_store::Result<(T, bool)> {
+        let ticket = self.ledger.begin(None);
+        let (result, changes) = commit(&self.store)?;
+        if changes == Changes::default() {
+            return Ok((result, true));
         }
         let deadline = Instant::now() + PATIENCE;
+        let news = News::Changes(changes);
         let tellings: Vec<_> =
-            self.all().iter().map(|mount| mount.queue.tell(changes.clone())).collect();
-        tellings.iter().all(|telling| telling.wait(deadline))
+            self.all().iter().map(|mount| mount.queue.tell(news.clone(), ticket.clone())).collect();
+        Ok((result, tellings.iter().all(|telling| telling.wait(deadline))))
     }
-}
 
-struct UnmountOnDrop<'a>(&'a Path);
-
-impl Drop for UnmountOnDrop<'_> {
-    fn drop(&mut self) {
-        if let Err(e) = mount::unmount(self.0, true) {
-            log::error!("unmounting {}: {}", self.0.display(), chain(&e));
+    /// Tells every kernel cache of what earlier workers committed and may not
+    /// have told. Doesn't wait: a lookup may have to be answered first.
+    pub(crate) fn catch_up(&self) -> Result<()> {
+        let last = self.store.last_change();
+        let told = self.journal().told();
+        if told.is_some_and(|told| told < last) {
+            let untold = Arc::new(self.store.untold_since(told.unwrap_or(last))?);
+            let ticket = self.ledger.begin(told);
+            for mount in self.all() {
+                mount.queue.tell(News::Untold(untold.clone()), ticket.clone());
+            }
+        } else {
+            drop(self.ledger.begin(Some(last)));
         }
+        Ok(())
     }
 }
 
@@ -186,12 +185,16 @@ impl Drop for UnmountOnDrop<'_> {
 /// Call it once the store is open, since opening a damaged sled panics and is
 /// recovered from.
 ///
-/// `last_act` is called before the end, and must not wait for anything.
-pub fn abort_on_panic(last_act: impl Fn() + Send + Sync + 'static) {
+/// If it was sled that panicked, `distrust` is called before the end; it must
+/// not wait for anything.
+pub fn abort_on_panic(distrust: impl Fn() + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |panic| {
-        let backtrace = std::backtrace::Backtrace::force_capture();
+        let backtrace = std::backtrace::Backtrace::force_capture().to_string();
         log::error!("{panic}\n{backtrace}");
-        last_act();
+        let in_sled = panic.location().is_some_and(|at| at.file().contains("/sled-"));
+        if in_sled || backtrace.contains("sled::") {
+            distrust();
+        }
         std::process::abort();
     }));
 }

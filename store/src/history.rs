@@ -160,6 +160,10 @@ fn decode(line: &[u8]) -> std::result::Result<Entry, BadLine> {
     serde_json::from_str(line.entry.get()).map_err(|e| BadLine::Unknown(e.to_string()))
 }
 
+fn newer(reason: &str) -> String {
+    format!("a newer wasmfs may have written it ({reason})")
+}
+
 /// The open history file. Reading happens while opening, writing afterwards.
 pub(crate) struct History {
     path: PathBuf,
@@ -259,8 +263,7 @@ impl History {
                     );
                 }
                 (Err(BadLine::Unknown(reason)), _) => {
-                    let reason = format!("a newer wasmfs may have written it ({reason})");
-                    return Err(self.damaged(reason));
+                    return Err(self.damaged(newer(&reason)));
                 }
                 (Err(BadLine::Unreadable(reason)), None) => unreadable = Some(reason),
                 // A readable line that counts on what can't be read: it was acknowledged.
@@ -283,6 +286,51 @@ impl History {
             self.truncate()?;
         }
         Ok(())
+    }
+
+    /// Checks that this build knows every change in the file at `path`. What
+    /// can't be read at all is left to [`History::replay`]: the end may be under way.
+    pub(crate) fn check(path: &Path) -> Result<()> {
+        let file = match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file.at("opening", path)?,
+        };
+        let mut reader = BufReader::with_capacity(1 << 16, file);
+        let mut line = Vec::new();
+        let mut offset = 0;
+        while reader.read_until(b'\n', &mut line).at("reading", path)? > 0 {
+            if let Err(BadLine::Unknown(reason)) = decode(&line) {
+                let reason = newer(&reason);
+                return Err(Error::HistoryDamaged { path: path.to_owned(), offset, reason });
+            }
+            offset += line.len() as u64;
+            line.clear();
+        }
+        Ok(())
+    }
+
+    /// The entries after number `seq`, newest first.
+    pub(crate) fn entries_after(&self, seq: u64) -> Result<Vec<Entry>> {
+        use std::os::unix::fs::FileExt;
+        let mut entries = Vec::new();
+        let mut end = self.len;
+        for _ in seq..self.seq {
+            let start = self.start_of_line(end).at("reading", &self.path)?;
+            let mut line = vec![0; (end - start) as usize];
+            self.file.read_exact_at(&mut line, start).at("reading", &self.path)?;
+            match decode(&line) {
+                Ok(entry) => entries.push(entry),
+                Err(BadLine::Unreadable(reason) | BadLine::Unknown(reason)) => {
+                    return Err(Error::HistoryDamaged {
+                        path: self.path.clone(),
+                        offset: start,
+                        reason,
+                    });
+                }
+            }
+            end = start;
+        }
+        Ok(entries)
     }
 
     fn damaged(&self, reason: String) -> Error {

@@ -1,18 +1,18 @@
 //! The store: opening it, owning it, closing it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::{self, Catalogue, Txn, apply, sync_dir};
+use crate::catalogue::{self, Catalogue, Txn, Untold, apply, sync_dir};
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, Entry, History, line_of};
+use crate::lock::Lock;
 use crate::payload::{Payloads, Staged};
 
 /// The format that this crate writes, and the newest it reads.
@@ -21,7 +21,6 @@ pub const FORMAT: u64 = 1;
 pub const DEFAULT_INLINE_LIMIT: u64 = 16 << 10;
 
 const SETTINGS: &str = "settings.json";
-const LOCK: &str = "lock";
 const HISTORY: &str = "history";
 const STATE: &str = "state.json";
 
@@ -96,7 +95,7 @@ fn boot_id() -> Option<String> {
 }
 
 /// Refuses a store of another user, and keeps others out of one's own.
-fn check_owner(dir: &Path) -> Result<()> {
+pub(crate) fn check_owner(dir: &Path) -> Result<()> {
     let metadata = fs::metadata(dir).at("reading", dir)?;
     let uid = rustix::process::geteuid().as_raw();
     if metadata.uid() != uid {
@@ -116,8 +115,8 @@ pub struct Store {
     catalogue: Option<Catalogue>,
     pub(crate) payloads: Payloads,
     writer: Mutex<History>,
-    /// Holds the flock; released when the process ends, however it ends.
-    _lock: File,
+    /// Released when the process ends, however it ends.
+    _lock: Lock,
 }
 
 impl Store {
@@ -149,6 +148,23 @@ impl Store {
 
     /// Opens the store in `dir`, which must exist.
     pub fn open(dir: &Path) -> Result<Store> {
+        let settings = Store::settings_of(dir)?;
+        Store::open_with(dir, settings, Lock::take(dir)?)
+    }
+
+    /// Opens the store in `dir` with the right to it that the caller has.
+    pub fn open_locked(dir: &Path, lock: Lock) -> Result<Store> {
+        Store::open_with(dir, Store::settings_of(dir)?, lock)
+    }
+
+    /// Checks that this build can read the store in `dir`, which another
+    /// process may have open: its format, and every line of its history.
+    pub fn check(dir: &Path) -> Result<()> {
+        Store::settings_of(dir)?;
+        History::check(&dir.join(HISTORY))
+    }
+
+    fn settings_of(dir: &Path) -> Result<Settings> {
         match fs::metadata(dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::NoStore(dir.to_owned()));
@@ -168,7 +184,10 @@ impl Store {
                 supported: FORMAT,
             });
         }
-        let lock = take_lock(dir)?;
+        Ok(settings)
+    }
+
+    fn open_with(dir: &Path, settings: Settings, lock: Lock) -> Result<Store> {
         let state = dir.join(STATE);
         let trusted = read_state(&state).is_some_and(|s| s.closed || s.is_of_this_boot());
         // Open from here on; and until it is rebuilt, should that be interrupted, not to be trusted.
@@ -222,8 +241,7 @@ impl Store {
 
     /// Whether a process has the store in `dir` open.
     pub fn is_in_use(dir: &Path) -> bool {
-        let Ok(lock) = File::open(dir.join(LOCK)) else { return false };
-        flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
+        Lock::is_taken(dir)
     }
 
     /// Has the next open rebuild the catalogue of the store in `dir`: for when
@@ -241,6 +259,21 @@ impl Store {
     /// The store's settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The sequence number of the last change committed.
+    pub fn last_change(&self) -> u64 {
+        self.writer().end().1
+    }
+
+    /// The names that changes after number `told` may have touched.
+    pub fn untold_since(&self, told: u64) -> Result<Untold> {
+        let entries = self.writer().entries_after(told)?;
+        let mut untold = Untold::default();
+        for entry in &entries {
+            untold.add(self.catalogue()?, entry)?;
+        }
+        Ok(untold)
     }
 
     /// Takes an artifact in, without publishing it: its bytes are hashed and
@@ -363,27 +396,4 @@ fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
         .at("writing", &new)?;
     fs::rename(&new, path).at("renaming", &new)?;
     sync_dir(path.parent().unwrap_or(Path::new("/")))
-}
-
-fn take_lock(dir: &Path) -> Result<File> {
-    let path = dir.join(LOCK);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .at("opening", &path)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut pid = String::new();
-            let _ = file.read_to_string(&mut pid);
-            return Err(Error::InUse { dir: dir.to_owned(), pid: pid.trim().parse().ok() });
-        }
-        Err(e) => return Err(e).at("locking", &path),
-    }
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).at("writing", &path)?;
-    Ok(file)
 }

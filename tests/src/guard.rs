@@ -2,6 +2,7 @@
 //! nothing can kill: a request lost in a dead server is waited for without
 //! end, until the connection is aborted.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -72,7 +73,8 @@ fn mounts() -> Vec<(PathBuf, u32, String)> {
     table.lines().filter_map(parse).collect()
 }
 
-/// The servers whose command line names something under `home`.
+/// The servers whose command line names something under `home`: keepers first,
+/// who would start other workers.
 fn servers(home: &Path) -> Vec<u32> {
     let home = home.to_string_lossy().into_owned();
     let processes = fs::read_dir("/proc").expect("/proc").flatten();
@@ -81,10 +83,13 @@ fn servers(home: &Path) -> Vec<u32> {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let line = fs::read(entry.path().join("cmdline")).ok()?;
             let line = String::from_utf8_lossy(&line).into_owned();
-            let serves =
-                line.starts_with("wasmfs\0serve") || line.contains("\0mount\0--foreground");
-            (serves && line.contains(&home)).then_some(pid)
+            let keeps = line.starts_with("wasmfs\0keeper");
+            let serves = keeps || line.starts_with("wasmfs\0worker");
+            (serves && line.contains(&home)).then_some((!keeps, pid))
         })
+        .collect::<BTreeSet<(bool, u32)>>()
+        .into_iter()
+        .map(|(_, pid)| pid)
         .collect()
 }
 

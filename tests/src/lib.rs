@@ -219,10 +219,9 @@ impl Environment {
 
     /// Unmounts; the server is gone when the command returns.
     pub fn unmount(&self) {
-        let server = self.server_pid();
         self.run(&["unmount"]);
         let state = fs::read_to_string(self.store().join("state.json")).expect("the state");
-        assert!(state.contains("\"closed\": true"), "process {server} left {state}");
+        assert!(state.contains("\"closed\": true"), "the worker left {state}");
     }
 
     /// Publishes a file under a key, and returns what wasmfs said of it.
@@ -232,9 +231,19 @@ impl Environment {
         self.json(&args)[0].clone()
     }
 
-    /// The server's process.
-    pub fn server_pid(&self) -> u32 {
-        self.json(&["status"])["server"]["pid"].as_u64().expect("a server") as u32
+    /// The process that serves the mount.
+    pub fn worker_pid(&self) -> u32 {
+        self.json(&["status"])["worker"]["pid"].as_u64().expect("a worker") as u32
+    }
+
+    /// The process that owns the mount.
+    pub fn keeper_pid(&self) -> u32 {
+        self.json(&["status"])["keeper"]["pid"].as_u64().expect("a keeper") as u32
+    }
+
+    /// Sends a signal to a process of this environment.
+    pub fn signal(&self, pid: u32, signal: &str) {
+        succeed(std::process::Command::new("kill").args([signal, &pid.to_string()]));
     }
 
     /// Has the guard look after a mount that a test made itself.

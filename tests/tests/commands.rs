@@ -199,15 +199,21 @@ fn mounting_is_refused_where_it_would_hide_something() {
         assert!(elsewhere.contains(&format!("mounted at {own} already")), "{elsewhere}");
         assert!(elsewhere.contains(&format!("`wasmfs unmount {own}` first")), "{elsewhere}");
         let status = env.json(&["status"]);
-        let server = &status["server"];
         assert_eq!(
-            (&status["mounted"], &server["mounts"][0]["attached"]),
-            (&json!(true), &json!(true))
+            (&status["mounted"], &status["mounts"][0]["attached"], &status["unguarded"]),
+            (&json!(true), &json!(true), &json!(false))
         );
-        assert!(
-            fs::read_to_string(server["log"].as_str().unwrap()).unwrap().contains("mounted at")
-        );
-        assert!(server["resident_bytes"].as_u64().unwrap() > 1 << 20);
+        let log = fs::read_to_string(status["log"].as_str().unwrap()).unwrap();
+        assert!(log.contains("mounted at"), "{log}");
+        assert!(status["worker"]["resident_bytes"].as_u64().unwrap() > 1 << 20);
+        for process in ["keeper", "worker"] {
+            let status = &status[process];
+            assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+            assert!(status["since"].as_str().unwrap().ends_with('Z'));
+            let command = fs::read(format!("/proc/{}/cmdline", status["pid"])).unwrap();
+            assert!(command.starts_with(format!("wasmfs\0{process}\0").as_bytes()));
+        }
+        assert_eq!(status["worker"]["replacements"], 0);
         env.unmount();
     });
 }
@@ -220,7 +226,9 @@ fn a_dead_mount_is_cleared() {
         let published = env.publish(&file, "key", &[]);
         let inode = published["inode"].as_u64().unwrap();
         assert_eq!(identity(&env.mounted("key")).0, inode);
-        succeed(Command::new("kill").args(["-KILL", &env.server_pid().to_string()]));
+        // The keeper first: it would start another worker.
+        let pids = [env.keeper_pid(), env.worker_pid()];
+        pids.iter().for_each(|pid| env.signal(*pid, "-KILL"));
         let deadline = Instant::now() + Duration::from_secs(10);
         while fs::read_dir(env.mount_point()).is_ok() {
             assert!(Instant::now() < deadline);
@@ -341,11 +349,14 @@ fn a_server_in_the_background_holds_nothing_of_who_started_it() {
         let script = format!("exec 7>held; {} mount", env.binary("wasmfs").display());
         succeed(env.command("sh").args(["-c", &script]));
         env.watch(&env.mount_point());
-        let process = std::path::PathBuf::from(format!("/proc/{}", env.server_pid()));
-        assert_eq!(fs::read_link(process.join("cwd")).unwrap(), std::path::Path::new("/"));
-        for entry in fs::read_dir(process.join("fd")).unwrap().flatten() {
-            let target = fs::read_link(entry.path()).unwrap_or_default();
-            assert!(!target.ends_with("held") && !target.to_string_lossy().contains("/dev/pts"));
+        for pid in [env.keeper_pid(), env.worker_pid()] {
+            let process = std::path::PathBuf::from(format!("/proc/{pid}"));
+            assert_eq!(fs::read_link(process.join("cwd")).unwrap(), std::path::Path::new("/"));
+            for entry in fs::read_dir(process.join("fd")).unwrap().flatten() {
+                let target = fs::read_link(entry.path()).unwrap_or_default();
+                assert!(!target.ends_with("held"));
+                assert!(!target.to_string_lossy().contains("/dev/pts"));
+            }
         }
         env.unmount();
     });
@@ -514,6 +525,7 @@ fn a_server_in_the_foreground_ends_with_its_mount() {
         env.watch(&env.mount_point());
         let file = env.file("m.wat", MODULE);
         assert_eq!(env.publish(&file, "key", &[])["visible"], true);
+        assert_eq!(env.keeper_pid(), server.id());
         succeed(Command::new("kill").args(["-INT", &server.id().to_string()]));
         assert!(server.wait().unwrap().success());
         let mut log = String::new();
@@ -535,7 +547,7 @@ fn a_publish_that_the_kernel_cannot_be_told_of_is_committed_and_said_to_be_late(
         other.mount();
         let big = other.file("big.wat", wat(1));
         other.publish(&big, "buffer", &[]);
-        let stopped = other.server_pid().to_string();
+        let stopped = other.worker_pid().to_string();
         let script = "import ctypes, mmap, os, sys\n\
             f = open(sys.argv[1], 'rb')\n\
             m = mmap.mmap(f.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)\n\
@@ -585,13 +597,14 @@ fn a_publish_that_the_kernel_cannot_be_told_of_is_committed_and_said_to_be_late(
 fn help_names_every_command() {
     let env = Environment::new(User::Root, Inline::Default);
     let help = env.run(&["--help"]);
-    for command in
-        ["mount", "unmount", "publish", "link", "ls", "log", "show", "rollback", "rm", "status"]
-    {
+    for command in [
+        "mount", "unmount", "reload", "publish", "link", "ls", "log", "show", "rollback", "rm",
+        "status",
+    ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}");
         env.run(&[command, "--help"]);
     }
-    assert!(!help.contains("\n  serve "));
+    assert!(!help.contains("\n  keeper ") && !help.contains("\n  worker "));
     assert!(env.run(&["--version"]).starts_with("wasmfs "));
     assert!(env.fail(1, &["ls"]).contains("there is no store at"));
 }

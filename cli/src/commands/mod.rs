@@ -1,16 +1,18 @@
 //! The command line: a file a command, each with its arguments.
 
+mod keeper;
 mod link;
 mod log;
 mod ls;
 mod mount;
 mod publish;
+mod reload;
 mod rm;
 mod rollback;
-mod serve;
 mod show;
 mod status;
 mod unmount;
+mod worker;
 
 use std::fmt;
 use std::str::FromStr;
@@ -48,7 +50,9 @@ enum Command {
     Rollback(rollback::Args),
     Rm(rm::Args),
     Status(status::Args),
-    Serve(serve::Args),
+    Reload(reload::Args),
+    Keeper(keeper::Args),
+    Worker(worker::Args),
 }
 
 /// How a command ended, if not with an error.
@@ -64,7 +68,7 @@ pub enum Outcome {
 
 /// Runs a command.
 pub fn run(cli: Cli) -> Result<Outcome> {
-    let serves = matches!(&cli.command, Command::Serve(_) | Command::Mount(_));
+    let serves = matches!(&cli.command, Command::Keeper(_) | Command::Worker(_));
     start_logging(if serves { "info" } else { "warn" });
     let store = cli.store.dir()?;
     match cli.command {
@@ -78,7 +82,9 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Rollback(args) => rollback::run(&store, args),
         Command::Rm(args) => rm::run(&store, args),
         Command::Status(args) => status::run(&store, args),
-        Command::Serve(args) => serve::run(&store, args),
+        Command::Reload(args) => reload::run(&store, args),
+        Command::Keeper(args) => keeper::run(&store, args),
+        Command::Worker(args) => worker::run(&store, args),
     }
 }
 

@@ -5,18 +5,18 @@ use anyhow::Result;
 
 use super::Outcome;
 use crate::control::MountRequest;
-use crate::control::client::Client;
+use crate::control::client::{Client, was_lost};
 use crate::failure::Failure;
+use crate::keeper::{Service, become_keeper, start};
 use crate::output;
 use crate::paths::MountArg;
-use crate::serve::{Service, start};
 
 /// Mount the store, and serve it in the background
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
     mount: MountArg,
-    /// Serve in this process, with the log on standard error
+    /// Stay in the foreground, with the log on standard error
     #[arg(long)]
     foreground: bool,
     /// Let other users look into the mount
@@ -31,29 +31,34 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         mount_point: mount_point.clone(),
         allow_other: args.allow_other,
     };
-    // A server that is there serves a detached mount, or the one that is asked for.
+    // A server that is there serves a detached mount, or the one that is asked for, or has lost
+    // its keeper.
     while let Some((server, status)) = Client::reach(store)? {
-        if args.foreground {
-            if let Some(mount_point) = status.mount_point() {
-                return Err(wasmfs_fs::Error::MountedElsewhere(mount_point).into());
+        let becomes_keeper = args.foreground || status.keeper.is_none();
+        match status.mount_point() {
+            Some(attached) if attached != mount_point => {
+                return Err(wasmfs_fs::Error::MountedElsewhere(attached).into());
             }
-            return Err(Failure::new(
-                "another server has the store, for users of a mount that was detached",
-                "wait until they end (`wasmfs status`), or mount without --foreground",
-            )
-            .into());
+            Some(attached) if !becomes_keeper => {
+                return Err(wasmfs_fs::Error::AlreadyMounted(attached).into());
+            }
+            _ => {}
+        }
+        if becomes_keeper {
+            break;
         }
         let request =
             MountRequest { mount_point: mount_point.clone(), allow_other: args.allow_other };
         match server.mount(&request) {
             Ok(_) => return mounted(store, &mount_point),
-            Err(e) if Failure::of(&e).again => std::thread::sleep(Duration::from_millis(20)),
+            Err(e) if Failure::of(&e).again || was_lost(&e) => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
             Err(e) => return Err(e),
         }
     }
     if args.foreground {
-        crate::serve::run(&service, None, || Ok(()))?;
-        return Ok(Outcome::Done);
+        become_keeper(&service)?;
     }
     start(&service)?;
     mounted(store, &mount_point)

@@ -13,6 +13,7 @@ use wasmfs_store::{Key, Published, Status};
 use super::{Outcome, warn_if_not_visible};
 use crate::access::Access;
 use crate::compile::{CompileArgs, is_source};
+use crate::control::client::was_lost;
 use crate::failure::{self, Failure};
 use crate::output;
 
@@ -41,6 +42,9 @@ pub struct Args {
     json: bool,
 }
 
+/// How often a batch is handed over while servers go away.
+const ATTEMPTS: u32 = 5;
+
 /// What came of one file.
 #[derive(Serialize)]
 struct Report {
@@ -66,67 +70,89 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         .zip(keys)
         .map(|(file, key)| Input::ready(file, key?, &args.compile, &mut scratch, &progress))
         .collect();
-    let access = Access::open_or_create(store)?;
-    let mut results: Vec<Option<Result<Published, Failure>>> = Vec::new();
-    let mut batch = Vec::new();
-    for (file, input) in args.files.iter().zip(inputs) {
-        progress.set_message(file.display().to_string());
-        let handed = input.and_then(|Input { key, bytes }| {
-            Ok((key, access.hand_over(progress.wrap_read(bytes.read()?))?))
-        });
-        match handed {
-            Ok(item) => {
-                batch.push(item);
-                results.push(None);
-            }
-            Err(error) => results.push(Some(Err(Failure::of(&error)))),
+    let mut access = Access::open_or_create(store)?;
+    let mut attempt = 1;
+    let (results, visible) = loop {
+        match hand_over(&access, &args, &inputs, &progress) {
+            // What was handed over is gone, or published: the successor knows.
+            Err(e) if was_lost(&e) && attempt < ATTEMPTS && access.reconnect()? => attempt += 1,
+            result => break result?,
         }
-    }
-    progress.set_message("committing");
-    let mut visible = true;
-    if !batch.is_empty() {
-        let count = batch.len();
-        let answers = match access.publish(batch, args.default) {
-            Ok(answer) => {
-                visible = answer.visible;
-                answer.results
-            }
-            Err(error) => vec![Err(Failure::of(&error)); count],
-        };
-        let waiting = results.iter_mut().filter(|result| result.is_none());
-        for (result, answer) in waiting.zip(answers) {
-            *result = Some(answer);
-        }
-    }
+    };
     access.close()?;
     progress.finish_and_clear();
     report(&args, results, visible)
 }
 
-fn report(
+/// What came of each file, and whether the kernel knows.
+type Outcomes = (Vec<Result<Published, Failure>>, bool);
+
+/// Hands every file over and publishes them with one commit. An error that is
+/// no file's own means that the server went away, or a commit that failed.
+fn hand_over(
+    access: &Access,
     args: &Args,
-    results: Vec<Option<Result<Published, Failure>>>,
-    visible: bool,
-) -> Result<Outcome> {
+    inputs: &[Result<Input>],
+    progress: &ProgressBar,
+) -> Result<Outcomes> {
+    let mut results: Vec<Option<Result<Published, Failure>>> = Vec::new();
+    let mut batch = Vec::new();
+    progress.set_position(0);
+    for (file, input) in args.files.iter().zip(inputs) {
+        progress.set_message(file.display().to_string());
+        let handed = match input {
+            Ok(Input { key, bytes }) => bytes
+                .read()
+                .and_then(|bytes| access.hand_over(progress.wrap_read(bytes)))
+                .map(|handed| (key.clone(), handed)),
+            Err(error) => {
+                results.push(Some(Err(Failure::of(error))));
+                continue;
+            }
+        };
+        match handed {
+            Ok(item) => {
+                batch.push(item);
+                results.push(None);
+            }
+            Err(error) if was_lost(&error) => return Err(error),
+            Err(error) => results.push(Some(Err(Failure::of(&error)))),
+        }
+    }
+    progress.set_message("committing");
+    let mut answers = Vec::new().into_iter();
+    let mut visible = true;
+    if !batch.is_empty() {
+        let count = batch.len();
+        let published = match access.publish(batch, args.default) {
+            Ok(answer) => {
+                visible = answer.visible;
+                answer.results
+            }
+            Err(error) if was_lost(&error) => return Err(error),
+            Err(error) => vec![Err(Failure::of(&error)); count],
+        };
+        answers = published.into_iter();
+    }
+    let none = || Err(Failure::new("the server gave no answer", "`wasmfs log` shows what went in"));
+    let all = results.into_iter().map(|own| own.or_else(|| answers.next()).unwrap_or_else(none));
+    Ok((all.collect(), visible))
+}
+
+fn report(args: &Args, results: Vec<Result<Published, Failure>>, visible: bool) -> Result<Outcome> {
     let mut reports = Vec::new();
     let (mut good, mut bad) = (0, 0);
     for (file, result) in args.files.iter().zip(results) {
         let mut report =
             Report { file: file.clone(), published: None, visible: None, error: None, hint: None };
         match result {
-            Some(Ok(published)) => {
+            Ok(published) => {
                 good += 1;
                 report.visible = Some(visible);
                 report.published = Some(published);
             }
-            failed => {
+            Err(failure) => {
                 bad += 1;
-                let failure = match failed {
-                    Some(Err(failure)) => failure,
-                    _ => {
-                        Failure::new("the server gave no answer", "`wasmfs log` shows what went in")
-                    }
-                };
                 report.error = Some(failure.message);
                 report.hint = failure.hint;
             }
@@ -238,41 +264,51 @@ struct Input {
     bytes: Bytes,
 }
 
+/// Bytes that can be read again, should the server go away half-way.
 enum Bytes {
-    /// Something that can be read once only, like a pipe, and its first bytes.
-    Once(Vec<u8>, Box<dyn Read + Send + Sync + Unpin>),
     File(PathBuf),
-    Compiled(Section),
+    Kept(Section),
 }
 
 impl Bytes {
-    fn read(self) -> Result<Box<dyn Read + Send + Sync + Unpin>> {
+    fn read(&self) -> Result<Box<dyn Read + Send + Sync + Unpin>> {
         Ok(match self {
-            Bytes::Once(head, rest) => Box::new(io::Cursor::new(head).chain(rest)),
-            Bytes::File(path) => Box::new(open(&path)?),
-            Bytes::Compiled(section) => Box::new(section),
+            Bytes::File(path) => Box::new(open(path)?),
+            Bytes::Kept(section) => Box::new(section.clone()),
         })
     }
 }
 
-/// What was compiled, one after the other in a file without a name, which is
-/// gone when this process is: a large batch doesn't fit into memory.
+/// What was compiled, or came from a pipe, one after the other in a file without
+/// a name, which is gone when this process is: a large batch doesn't fit into memory.
 #[derive(Default)]
 struct Scratch(Option<(Arc<File>, u64)>);
 
 impl Scratch {
-    fn add(&mut self, bytes: &[u8]) -> io::Result<Section> {
-        let (file, end) = match self.0.take() {
+    fn add(&mut self, mut from: impl Read) -> io::Result<Section> {
+        let (file, start) = match self.0.take() {
             Some(scratch) => scratch,
             None => (Arc::new(tempfile::tempfile()?), 0),
         };
-        let next = end + bytes.len() as u64;
-        file.write_all_at(bytes, end)?;
-        self.0 = Some((file.clone(), next));
-        Ok(Section { file, at: end, end: next })
+        let mut end = start;
+        let mut buf = vec![0; 256 << 10];
+        let result = loop {
+            match from.read(&mut buf) {
+                Ok(0) => break Ok(()),
+                Ok(n) => {
+                    file.write_all_at(&buf[..n], end)?;
+                    end += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => break Err(e),
+            }
+        };
+        self.0 = Some((file.clone(), end));
+        result.map(|()| Section { file, at: start, end })
     }
 }
 
+#[derive(Clone)]
 struct Section {
     file: Arc<File>,
     at: u64,
@@ -322,8 +358,12 @@ impl Input {
                 )
                 .into());
             }
-            let bytes =
-                if is_regular { Bytes::File(file.to_owned()) } else { Bytes::Once(head, input) };
+            let bytes = if is_regular {
+                Bytes::File(file.to_owned())
+            } else {
+                let whole = io::Cursor::new(head).chain(input);
+                Bytes::Kept(scratch.add(whole).context("reading it")?)
+            };
             return Ok(Input { key, bytes });
         }
         let mut source = head;
@@ -335,9 +375,9 @@ impl Input {
                 "check that it is valid WebAssembly, and that the compiler supports what it uses",
             )
         })?;
-        let compiled = scratch.add(&artifact).context("writing a temporary file")?;
+        let compiled = scratch.add(&artifact[..]).context("writing a temporary file")?;
         progress.inc_length((artifact.len() as u64).saturating_sub(source.len() as u64));
-        Ok(Input { key, bytes: Bytes::Compiled(compiled) })
+        Ok(Input { key, bytes: Bytes::Kept(compiled) })
     }
 }
 

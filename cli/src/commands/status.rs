@@ -1,11 +1,11 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
 
 use super::Outcome;
-use crate::control::Status;
 use crate::control::client::Client;
+use crate::control::{KeeperStatus, MountStatus, WorkerStatus};
 use crate::output;
 
 /// Show who serves the store, and where it is mounted
@@ -19,38 +19,74 @@ pub struct Args {
 #[derive(Serialize)]
 struct Report<'a> {
     mounted: bool,
+    /// Whether a worker serves that nobody would replace.
+    unguarded: bool,
     store: &'a Path,
-    server: Option<Status>,
+    keeper: Option<KeeperStatus>,
+    worker: Option<WorkerStatus>,
+    mounts: Vec<MountStatus>,
+    log: Option<PathBuf>,
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let server = Client::status_of(store)?;
-    let mounted = server.as_ref().is_some_and(|s| s.mounts.iter().any(|m| m.attached));
+    let status = Client::status_of(store)?;
+    let report = match status {
+        None => Report {
+            mounted: false,
+            unguarded: false,
+            store,
+            keeper: None,
+            worker: None,
+            mounts: Vec::new(),
+            log: None,
+        },
+        Some(status) => Report {
+            mounted: status.mounts.iter().any(|mount| mount.attached),
+            unguarded: status.keeper.is_none(),
+            store,
+            keeper: status.keeper,
+            worker: Some(status.worker),
+            mounts: status.mounts,
+            log: status.log,
+        },
+    };
     if args.json {
-        output::json(&Report { mounted, store, server })?;
-        return Ok(Outcome::Done);
+        output::json(&report)?
+    } else {
+        print(report)?
     }
-    let mut rows = vec![["store".to_owned(), store.display().to_string()]];
-    match server {
-        None => rows.push(["mount".into(), "not mounted (`wasmfs mount` mounts it)".into()]),
-        Some(server) => {
-            for mount in server.mounts {
-                let state = if mount.attached { "" } else { " (detached, still in use)" };
-                let others = if mount.allow_other { " (open to other users)" } else { "" };
-                rows.push([
-                    "mount".into(),
-                    format!("{}{state}{others}", mount.mount_point.display()),
-                ]);
-            }
-            let since =
-                format!("wasmfs {}, pid {}, since {}", server.version, server.pid, server.since);
-            rows.push(["server".into(), since]);
-            rows.push(["memory".into(), output::size(server.resident_bytes)]);
-            if let Some(log) = server.log {
-                rows.push(["log".into(), log.display().to_string()]);
-            }
-        }
-    }
-    output::table(&rows)?;
     Ok(Outcome::Done)
+}
+
+fn print(report: Report<'_>) -> Result<()> {
+    let mut rows = vec![["store".to_owned(), report.store.display().to_string()]];
+    let mut row = |name: &str, text: String| rows.push([name.to_owned(), text]);
+    for mount in &report.mounts {
+        let state = if mount.attached { "" } else { " (detached, still in use)" };
+        let others = if mount.allow_other { " (open to other users)" } else { "" };
+        row("mount", format!("{}{state}{others}", mount.mount_point.display()));
+    }
+    let Some(worker) = report.worker else {
+        row("mount", "not mounted (`wasmfs mount` mounts it)".into());
+        return output::table(&rows);
+    };
+    let process =
+        |pid, version: &str, since: &str| format!("process {pid}, wasmfs {version}, since {since}");
+    row(
+        "keeper",
+        match &report.keeper {
+            Some(keeper) => process(keeper.pid, &keeper.version, &keeper.since),
+            None => "none: UNGUARDED. If the worker dies, so does the mount; `wasmfs mount` \
+                     guards it again"
+                .into(),
+        },
+    );
+    row("worker", process(worker.pid, &worker.version, &worker.since));
+    let pause = worker.last_pause_ms.map(|ms| format!(", the last with a pause of {ms:.1} ms"));
+    row("replaced", format!("{} times{}", worker.replacements, pause.unwrap_or_default()));
+    row("memory", output::size(worker.resident_bytes));
+    if let Some(log) = &report.log {
+        row("log", log.display().to_string());
+    }
+    output::table(&rows)
 }

@@ -1,11 +1,11 @@
 //! A command's side of the control socket.
 
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use http_body_util::combinators::BoxBody;
@@ -19,45 +19,91 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+use wasmfs_fs::short_path;
 
 use super::{
-    MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem, RemoveAnswer,
-    RollbackAnswer, Status, Upload, VersionOf,
+    MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem, ReloadAnswer,
+    RemoveAnswer, RollbackAnswer, Status, Upload, VersionOf,
 };
 use crate::failure::Failure;
-use crate::paths::SOCKET;
+use crate::paths::{LOG, SOCKET};
 
+const STATUS: &str = "/v1/status";
 /// How much of a file is handed over at a time, in bytes.
 const PIECE: usize = 256 << 10;
 
+/// How long a server that is just being replaced may take to answer: it may
+/// have to rebuild its catalogue.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// After this time the user is told what is waited for.
+const NOTICE: Duration = Duration::from_secs(2);
+
 /// A connection to a server.
 pub struct Client {
+    dir: PathBuf,
     runtime: Runtime,
-    sender: Mutex<SendRequest<BoxBody<Bytes, io::Error>>>,
+    sender: Mutex<Sender>,
 }
 
-/// A path to `name` in `dir` that fits into a socket address, whose limit is
-/// 107 bytes (unix(7)), however long `dir` is; valid while the descriptor is open.
-pub fn short_path(dir: &Path, name: &str) -> io::Result<(std::fs::File, PathBuf)> {
-    let dir = std::fs::File::open(dir)?;
-    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
-    Ok((dir, path.into()))
-}
+type Sender = SendRequest<BoxBody<Bytes, io::Error>>;
 
 /// Whether a request failed because the server went away.
-fn was_lost(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<hyper::Error>())
+pub fn was_lost(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Failure>().is_some_and(|failure| failure.lost)
+}
+
+fn lost(error: hyper::Error) -> Failure {
+    log::debug!("the server went away: {error}");
+    let message = "the server of the store went away before it answered; it may have done it";
+    let hint = "`wasmfs log` shows what was done; give the command again if it was not";
+    Failure { lost: true, ..Failure::new(message, hint) }
+}
+
+fn no_answer(dir: &Path) -> Failure {
+    let log = dir.join(LOG);
+    Failure::new(
+        format!("the server of the store does not answer (within {PATIENCE:?})"),
+        format!("it may be stopped, or unable to start; its last words are in {}", log.display()),
+    )
+}
+
+async fn exchange<T: DeserializeOwned>(
+    sender: &mut Sender,
+    method: Method,
+    uri: &str,
+    body: BoxBody<Bytes, io::Error>,
+) -> Result<T> {
+    let request = Request::builder()
+        .method(method)
+        .uri(uri)
+        .header(HOST, "wasmfs")
+        .header(PROTOCOL_HEADER, PROTOCOL)
+        .body(body)?;
+    sender.ready().await.map_err(lost)?;
+    let response = sender.send_request(request).await.map_err(lost)?;
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.map_err(lost)?.to_bytes();
+    if parts.headers.get(PROTOCOL_HEADER).is_none_or(|version| version != PROTOCOL) {
+        return Err(Failure::new(
+            format!("the server of the store doesn't speak protocol {PROTOCOL}"),
+            "use the same wasmfs for both: `wasmfs reload`, or unmount and mount again",
+        )
+        .into());
+    }
+    if !parts.status.is_success() {
+        return Err(serde_json::from_slice::<Failure>(&body)?.into());
+    }
+    Ok(serde_json::from_slice(&body)?)
 }
 
 impl Client {
     /// Connects to the server that owns the store in `dir`; `None` if there is none.
-    fn connect(dir: &Path) -> Result<Option<Client>> {
+    fn connect(runtime: &Runtime, dir: &Path) -> Result<Option<Sender>> {
         let Ok((_dir, path)) = short_path(dir, SOCKET) else { return Ok(None) };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let stream = match runtime.block_on(UnixStream::connect(&path)) {
             Ok(stream) => stream,
             Err(e) => match e.kind() {
-                // No socket, or one that a server left when it was killed.
+                // No socket, or one that a keeper left when it was killed.
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => return Ok(None),
                 _ => return Err(e).context("connecting to the server of the store"),
             },
@@ -67,8 +113,7 @@ impl Client {
             tokio::spawn(connection);
             Ok::<_, hyper::Error>(sender)
         });
-        let sender = Mutex::new(sender.context("talking to the server of the store")?);
-        Ok(Some(Client { runtime, sender }))
+        Ok(Some(sender.context("talking to the server of the store")?))
     }
 
     fn send<T: DeserializeOwned>(
@@ -77,37 +122,19 @@ impl Client {
         uri: &str,
         body: BoxBody<Bytes, io::Error>,
     ) -> Result<T> {
-        let request = Request::builder()
-            .method(method)
-            .uri(uri)
-            .header(HOST, "wasmfs")
-            .header(PROTOCOL_HEADER, PROTOCOL)
-            .body(body)?;
         let mut sender = self.sender.lock().unwrap_or_else(|e| e.into_inner());
-        self.runtime.block_on(async {
-            let lost = "the server of the store went away; what it had not answered is not certain";
-            sender.ready().await.context(lost)?;
-            let response = sender.send_request(request).await.context(lost)?;
-            let (parts, body) = response.into_parts();
-            let body = body.collect().await.context(lost)?.to_bytes();
-            if parts.headers.get(PROTOCOL_HEADER).is_none_or(|version| version != PROTOCOL) {
-                return Err(Failure::new(
-                    format!("the server of the store doesn't speak protocol {PROTOCOL}"),
-                    "use the same wasmfs for both: unmount and mount again",
-                )
-                .into());
-            }
-            if !parts.status.is_success() {
-                return Err(serde_json::from_slice::<Failure>(&body)?.into());
-            }
-            Ok(serde_json::from_slice(&body)?)
-        })
+        self.runtime.block_on(exchange(&mut sender, method, uri, body))
     }
 
-    /// Asks for `path` with a query of pairs.
+    /// Asks for `path` with a query of pairs: again, if the server is replaced meanwhile.
     pub fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T> {
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
-        self.send(Method::GET, &format!("{path}?{query}"), empty())
+        loop {
+            match self.send(Method::GET, &format!("{path}?{query}"), empty()) {
+                Err(e) if was_lost(&e) && self.reconnect()? => {}
+                result => return result,
+            }
+        }
     }
 
     fn post<Q: Serialize, A: DeserializeOwned>(&self, path: &str, request: &Q) -> Result<A> {
@@ -116,14 +143,61 @@ impl Client {
     }
 
     /// Connects to the server that owns the store in `dir`, and hears from it;
-    /// `None` if there is none, or it is just ending.
+    /// `None` if there is none. One that is just being replaced is waited for.
     pub fn reach(dir: &Path) -> Result<Option<(Client, Status)>> {
-        let Some(client) = Client::connect(dir)? else { return Ok(None) };
-        match client.status() {
-            Ok(status) => Ok(Some((client, status))),
-            Err(e) if was_lost(&e) => Ok(None),
-            Err(e) => Err(e),
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let Some(sender) = Client::connect(&runtime, dir)? else { return Ok(None) };
+        let client = Client { dir: dir.to_owned(), runtime, sender: Mutex::new(sender) };
+        Ok(client.hear()?.map(|status| (client, status)))
+    }
+
+    /// Connects once more, to whoever serves now; false if nobody does.
+    pub fn reconnect(&self) -> Result<bool> {
+        match Client::connect(&self.runtime, &self.dir)? {
+            Some(sender) => {
+                *self.sender.lock().unwrap_or_else(|e| e.into_inner()) = sender;
+                Ok(self.hear()?.is_some())
+            }
+            None => Ok(false),
         }
+    }
+
+    /// Waits until the server says something of itself; `None` if it has ended.
+    fn hear(&self) -> Result<Option<Status>> {
+        let start = Instant::now();
+        let mut noticed = false;
+        loop {
+            let answer = self.answer_within(NOTICE.min(PATIENCE.saturating_sub(start.elapsed())));
+            match answer {
+                Ok(Some(status)) => return Ok(Some(status)),
+                Ok(None) if start.elapsed() >= PATIENCE => {
+                    return Err(no_answer(&self.dir).into());
+                }
+                Ok(None) => {
+                    if !noticed {
+                        eprintln!("wasmfs: waiting for the server of the store to answer");
+                    }
+                    noticed = true;
+                }
+                Err(e) if !was_lost(&e) => return Err(e),
+                Err(_) => {}
+            }
+            match Client::connect(&self.runtime, &self.dir)? {
+                Some(sender) => {
+                    *self.sender.lock().unwrap_or_else(|e| e.into_inner()) = sender;
+                }
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn answer_within(&self, limit: Duration) -> Result<Option<Status>> {
+        let mut sender = self.sender.lock().unwrap_or_else(|e| e.into_inner());
+        self.runtime.block_on(async {
+            let asked = exchange(&mut sender, Method::GET, STATUS, empty());
+            // A request that is not answered in time goes with its connection.
+            tokio::time::timeout(limit, asked).await.map_or(Ok(None), |status| status.map(Some))
+        })
     }
 
     /// What the server of the store in `dir` says of itself, if there is one.
@@ -133,7 +207,7 @@ impl Client {
 
     /// What the server says of itself.
     pub fn status(&self) -> Result<Status> {
-        self.get("/v1/status", &[])
+        self.get(STATUS, &[])
     }
 
     /// Hands an artifact over.
@@ -156,6 +230,11 @@ impl Client {
     /// Publishes an earlier version again.
     pub fn rollback(&self, of: &VersionOf) -> Result<RollbackAnswer> {
         self.post("/v1/rollback", of)
+    }
+
+    /// Has the server replaced by what is on disk now; returns when it lets go.
+    pub fn reload(&self) -> Result<ReloadAnswer> {
+        self.post("/v1/reload", &())
     }
 
     /// Takes names away.

@@ -15,6 +15,7 @@
 //! | `POST /v1/rollback`, [`VersionOf`] | [`RollbackAnswer`] |
 //! | `POST /v1/remove`, [`VersionOf`] | [`RemoveAnswer`] |
 //! | `POST /v1/mount`, [`MountRequest`] | [`Status`] |
+//! | `POST /v1/reload` | [`ReloadAnswer`], when the server lets go for its successor |
 //!
 //! An error is a [`Failure`] with a status of 400 or 500.
 
@@ -36,19 +37,43 @@ pub const PROTOCOL_HEADER: &str = "wasmfs-protocol";
 /// What a server says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// The server's process.
+    /// The store's directory.
+    pub store: PathBuf,
+    /// Its mounts: at most one attached, and those detached but still in use.
+    pub mounts: Vec<MountStatus>,
+    /// Who owns the mounts; nobody if it died.
+    pub keeper: Option<KeeperStatus>,
+    /// Who serves them.
+    pub worker: WorkerStatus,
+    /// Its log, if it is in the store's directory.
+    pub log: Option<PathBuf>,
+}
+
+/// The keeper.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeeperStatus {
+    /// Its process.
     pub pid: u32,
     /// The version of wasmfs it runs.
     pub version: String,
     /// When it started: RFC 3339, UTC.
     pub since: String,
-    /// The store's directory.
-    pub store: PathBuf,
-    /// Its mounts: at most one attached, and those detached but still in use.
-    pub mounts: Vec<MountStatus>,
-    /// Its log, if it is a file.
-    pub log: Option<PathBuf>,
-    /// The server's resident memory, in bytes.
+}
+
+/// The worker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its process.
+    pub pid: u32,
+    /// The version of wasmfs it runs.
+    pub version: String,
+    /// When it started: RFC 3339, UTC.
+    pub since: String,
+    /// How many workers came before it.
+    pub replacements: u64,
+    /// How long the last replacement left requests waiting, in milliseconds.
+    pub last_pause_ms: Option<f64>,
+    /// Its resident memory, in bytes.
     pub resident_bytes: u64,
 }
 
@@ -127,6 +152,13 @@ pub struct RemoveAnswer {
     pub removed: Removed,
     /// Whether the kernel knows.
     pub visible: bool,
+}
+
+/// That a server lets go for its successor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReloadAnswer {
+    /// How many came before it.
+    pub replacements: u64,
 }
 
 /// Where to mount.

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use http_body_util::{BodyExt, Full, Limited};
@@ -18,15 +19,16 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
-use wasmfs_fs::Mounts;
+use tokio::sync::{mpsc, oneshot, watch};
+use wasmfs_fs::{Mounts, Worker};
 use wasmfs_store::{Key, Publish, Staged, Store};
 
 use super::{
-    MountRequest, MountStatus, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem, RemoveAnswer,
-    RollbackAnswer, Status, Upload, VersionOf,
+    KeeperStatus, MountRequest, MountStatus, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem,
+    ReloadAnswer, RemoveAnswer, RollbackAnswer, Status, Upload, VersionOf, WorkerStatus,
 };
 use crate::failure::Failure;
+use crate::paths::LOG;
 
 /// The largest JSON request, in bytes: a batch of some 100,000 keys.
 const MAX_REQUEST: usize = 64 << 20;
@@ -35,11 +37,46 @@ const UPLOAD_QUEUE: usize = 4;
 
 /// What every connection shares.
 pub struct Server {
-    pub mounts: Arc<Mounts>,
-    /// Called when a mount that a request made ends.
-    pub mount_ended: Box<dyn Fn() + Send + Sync>,
-    pub since: String,
-    pub log: Option<PathBuf>,
+    worker: Arc<Worker>,
+    /// When this process began to serve, since 1970.
+    since: Duration,
+    /// Whoever waits for what comes of a reload.
+    reload: Mutex<Option<oneshot::Sender<Result<(), Failure>>>>,
+}
+
+impl Server {
+    /// The control socket's side of `worker`.
+    pub fn new(worker: Arc<Worker>, since: Duration) -> Server {
+        Server { worker, since, reload: Mutex::default() }
+    }
+
+    fn mounts(&self) -> &Mounts {
+        self.worker.mounts()
+    }
+
+    /// Answers whoever asked for a reload.
+    pub fn answer_reload(&self, answer: Result<(), Failure>) {
+        let waiting = self.reload.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waiting) = waiting {
+            // It may have gone.
+            let _ = waiting.send(answer);
+        }
+    }
+}
+
+/// The clients that are connected.
+#[derive(Clone, Default)]
+pub struct Clients(watch::Sender<bool>);
+
+impl Clients {
+    /// Ends every connection once the request under way is answered, and waits
+    /// for that, but no longer than `limit`.
+    pub async fn end(&self, limit: Duration) {
+        self.0.send_replace(true);
+        if tokio::time::timeout(limit, self.0.closed()).await.is_err() {
+            log::warn!("going on while a command is still connected");
+        }
+    }
 }
 
 /// One client. Its uploads are taken back when it goes away.
@@ -50,21 +87,21 @@ struct Connection {
 }
 
 /// Accepts clients until the task is dropped.
-pub async fn accept(listener: UnixListener, server: Arc<Server>) {
+pub async fn accept(listener: Arc<UnixListener>, server: Arc<Server>, clients: Clients) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(serve(stream, server.clone()));
+                tokio::spawn(serve(stream, server.clone(), clients.0.subscribe()));
             }
             Err(e) => {
                 log::error!("accepting a command: {e}");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-async fn serve(stream: UnixStream, server: Arc<Server>) {
+async fn serve(stream: UnixStream, server: Arc<Server>, mut ending: watch::Receiver<bool>) {
     let own = rustix::process::geteuid().as_raw();
     match stream.peer_cred() {
         Ok(peer) if peer.uid() == own || peer.uid() == 0 => {}
@@ -77,7 +114,16 @@ async fn serve(stream: UnixStream, server: Arc<Server>) {
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(connection.answer(request).await) }
     });
-    if let Err(e) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
+    let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let mut serving = pin!(serving);
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = async { drop(ending.wait_for(|ending| *ending).await) } => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(e) = result {
         log::debug!("a command's connection ended: {e}");
     }
 }
@@ -111,7 +157,7 @@ impl Connection {
         {
             return Err(Failure::usage(
                 format!("this server speaks protocol {PROTOCOL}, the command {version:?}"),
-                "use the same wasmfs for both: unmount and mount again",
+                "use the same wasmfs for both: `wasmfs reload`, or unmount and mount again",
             )
             .into());
         }
@@ -143,31 +189,30 @@ impl Connection {
             (&Method::POST, "/v1/rollback") => {
                 let VersionOf { key, version } = read(request).await?;
                 blocking(move || {
-                    let mounts = &self.server.mounts;
-                    let (published, changes) = mounts.store().rollback(&key, version)?;
-                    json(&RollbackAnswer { published, visible: mounts.tell(&changes) })
+                    let rollback = |store: &Store| store.rollback(&key, version);
+                    let (published, visible) = self.server.mounts().commit(rollback)?;
+                    json(&RollbackAnswer { published, visible })
                 })
                 .await
             }
             (&Method::POST, "/v1/remove") => {
                 let VersionOf { key, version } = read(request).await?;
                 blocking(move || {
-                    let mounts = &self.server.mounts;
-                    let (removed, changes) = mounts.store().remove(&key, version)?;
-                    json(&RemoveAnswer { removed, visible: mounts.tell(&changes) })
+                    let remove = |store: &Store| store.remove(&key, version);
+                    let (removed, visible) = self.server.mounts().commit(remove)?;
+                    json(&RemoveAnswer { removed, visible })
                 })
                 .await
             }
             (&Method::POST, "/v1/mount") => {
                 let MountRequest { mount_point, allow_other } = read(request).await?;
                 blocking(move || {
-                    let server = self.server.clone();
-                    let ended = move || (server.mount_ended)();
-                    self.server.mounts.mount(&mount_point, allow_other, ended)?;
+                    self.server.worker.mount(&mount_point, allow_other)?;
                     json(&status(&self.server))
                 })
                 .await
             }
+            (&Method::POST, "/v1/reload") => self.reload().await,
             (method, path) => Err(Failure::usage(
                 format!("there is no {method} {path}"),
                 "ARCHITECTURE.md names the table of requests",
@@ -177,7 +222,25 @@ impl Connection {
     }
 
     async fn store(self: Arc<Self>, f: impl FnOnce(&Store) -> Answer + Send + 'static) -> Answer {
-        blocking(move || f(self.server.mounts.store())).await
+        blocking(move || f(self.server.mounts().store())).await
+    }
+
+    /// Answers when this process lets go, or when it is known that it stays.
+    async fn reload(&self) -> Answer {
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut waiting = self.server.reload.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.is_some() {
+                return Err(wasmfs_fs::Error::Reloading.into());
+            }
+            *waiting = Some(sender);
+        }
+        if let Err(e) = self.server.worker.reload() {
+            self.server.answer_reload(Ok(()));
+            return Err(e.into());
+        }
+        answer.await.context("a reload")??;
+        json(&ReloadAnswer { replacements: self.server.worker.replacements() })
     }
 
     /// Streams a body into the store. A body that ends early leaves nothing.
@@ -186,7 +249,7 @@ impl Connection {
         let connection = self.clone();
         let staging = tokio::task::spawn_blocking(move || {
             let reader = Pieces { receiver, piece: Bytes::new() };
-            connection.server.mounts.store().stage(reader)
+            connection.server.mounts().store().stage(reader)
         });
         while let Some(frame) = body.frame().await {
             let piece = match frame {
@@ -220,8 +283,7 @@ impl Connection {
                 requests.push(Publish { key, staged, make_default: default });
             }
         }
-        let (results, changes) = self.server.mounts.store().publish(requests)?;
-        let visible = self.server.mounts.tell(&changes);
+        let (results, visible) = self.server.mounts().commit(|store| store.publish(requests))?;
         let results = results.into_iter().map(|r| r.map_err(|e| Failure::of(&e.into()))).collect();
         json(&PublishAnswer { results, visible })
     }
@@ -229,20 +291,31 @@ impl Connection {
 
 /// What this server says of itself.
 pub fn status(server: &Server) -> Status {
-    let mounts = server.mounts.all().into_iter().map(|mount| MountStatus {
+    let worker = &server.worker;
+    let mounts = server.mounts().all().into_iter().map(|mount| MountStatus {
         mount_point: mount.mount_point.clone(),
         attached: mount.is_attached(),
         allow_other: mount.allow_other,
         connection: mount.device.1,
     });
+    let log = std::fs::read_link("/proc/self/fd/2").ok();
     Status {
-        pid: std::process::id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        since: server.since.clone(),
-        store: server.mounts.store().dir().to_owned(),
+        store: server.mounts().store().dir().to_owned(),
         mounts: mounts.collect(),
-        log: server.log.clone(),
-        resident_bytes: resident_bytes(),
+        keeper: worker.keeper().map(|keeper| KeeperStatus {
+            pid: keeper.pid,
+            version: keeper.version,
+            since: wasmfs_store::rfc3339(keeper.since),
+        }),
+        worker: WorkerStatus {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            since: wasmfs_store::rfc3339(u64::try_from(server.since.as_nanos()).unwrap_or(0)),
+            replacements: worker.replacements(),
+            last_pause_ms: worker.last_pause_us().map(|us| us as f64 / 1000.0),
+            resident_bytes: resident_bytes(),
+        },
+        log: log.filter(|path| path.file_name().is_some_and(|name| name == LOG)),
     }
 }
 

@@ -7,29 +7,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::records::*;
+use super::touched::{Changes, Touched};
 use super::{ENGINES_INODE, ROOT_INODE, Records, Txn, VERSIONS_INODE};
 use crate::error::{Error, Result};
 use crate::history::{Change, Entry};
-use crate::key::{join_path, split_path};
+use crate::key::join_path;
 use crate::payload::HASHES_PER_RECORD;
-
-/// What a commit changed of what the kernel may have cached.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// Names that lead elsewhere now, appeared or disappeared: the inode
-    /// number of their directory, and the name in it.
-    pub names: BTreeSet<(u64, String)>,
-    /// Directories whose modification time moved.
-    pub directories: BTreeSet<u64>,
-}
-
-impl Changes {
-    /// Adds the changes of a later commit.
-    pub fn extend(&mut self, later: Changes) {
-        self.names.extend(later.names);
-        self.directories.extend(later.directories);
-    }
-}
 
 /// Applies `entry`, the end of whose line is at byte `history_len`, as one
 /// atomic change of `txn`.
@@ -191,100 +174,6 @@ fn point_plain_name(txn: &mut Txn<'_>, key: &str) -> Result<()> {
         None => txn.remove(plain),
     }
     Ok(())
-}
-
-/// The names that a change may touch, with what they led to before it.
-struct Touched {
-    names: Vec<(Place, Option<u64>)>,
-}
-
-/// A name in a view, or the name of an engine's view among the engines.
-#[derive(Clone, PartialEq)]
-enum Place {
-    File { view: View, key: String, version: u64 },
-    Directory { view: View, path: String },
-}
-
-impl Touched {
-    fn before(
-        txn: &Txn<'_>,
-        key: &str,
-        engines: &BTreeSet<EngineNumber>,
-        versions: &[u64],
-    ) -> Result<Touched> {
-        let mut places = Vec::new();
-        let mut above = |view: View| {
-            let ancestors = key.match_indices('/').map(|(at, _)| key[..at].to_owned());
-            places.extend(ancestors.map(|path| Place::Directory { view, path }));
-        };
-        above(View::Keys);
-        above(View::Versions);
-        engines.iter().for_each(|engine| above(View::Engine(*engine)));
-        let file = |view, version| Place::File { view, key: key.to_owned(), version };
-        places.push(file(View::Keys, 0));
-        for engine in engines {
-            let view = View::Engine(*engine);
-            places.push(file(view, 0));
-            places.push(Place::Directory { view, path: String::new() });
-        }
-        places.push(Place::Directory { view: View::Versions, path: key.to_owned() });
-        places.extend(versions.iter().map(|version| file(View::Versions, *version)));
-        let names = places
-            .into_iter()
-            .map(|place| place.leads_to(txn).map(|inode| (place, inode)))
-            .collect::<Result<_>>()?;
-        Ok(Touched { names })
-    }
-
-    /// Notes every name that leads elsewhere now, and sets its directory's time.
-    fn after(&self, txn: &mut Txn<'_>, time: u64, changes: &mut Changes) -> Result<()> {
-        for (place, before) in &self.names {
-            if place.leads_to(txn)? == *before {
-                continue;
-            }
-            let (directory, name) = place.in_directory(txn)?;
-            if let Some(InodeRecord::Directory(mut record)) = txn.inode(directory)? {
-                // Later than before even if the clock was set back.
-                record.mtime = time.max(record.mtime + 1);
-                txn.set(inode_key(directory), &InodeRecord::Directory(record))?;
-            }
-            changes.names.insert((directory, name));
-            changes.directories.insert(directory);
-        }
-        Ok(())
-    }
-}
-
-impl Place {
-    fn leads_to(&self, txn: &Txn<'_>) -> Result<Option<u64>> {
-        match self {
-            Place::File { view, key, version } => txn.number(&name_key(*view, key, *version)),
-            Place::Directory { view, path } => live_directory(txn, *view, path),
-        }
-    }
-
-    fn in_directory(&self, txn: &Txn<'_>) -> Result<(u64, String)> {
-        let (view, dir, name) = match self {
-            Place::File { view: View::Versions, key, version } => {
-                (View::Versions, key.as_str(), version.to_string())
-            }
-            Place::File { view, key, .. } => {
-                let (dir, name) = split_path(key);
-                (*view, dir, name.to_owned())
-            }
-            Place::Directory { view: View::Engine(number), path } if path.is_empty() => {
-                return Ok((ENGINES_INODE, txn.engine(*number)?.label));
-            }
-            Place::Directory { view, path } => {
-                let (dir, name) = split_path(path);
-                (*view, dir, name.to_owned())
-            }
-        };
-        match txn.number(&directory_key(view, dir))? {
-            Some(inode) => Ok((inode, name)),
-            None => Err(Error::Inconsistent(format!("directory {dir:?} has no inode number"))),
-        }
-    }
 }
 
 /// The inode number of a directory that shows, that is, with a live name under it.

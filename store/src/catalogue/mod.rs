@@ -6,6 +6,7 @@
 mod apply;
 mod open;
 pub(crate) mod records;
+mod touched;
 mod txn;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,9 +18,9 @@ use crate::error::{Error, Result};
 use crate::sha::Sha;
 use records::*;
 
-pub use apply::Changes;
 pub(crate) use apply::{apply, live_directory, live_versions};
 pub(crate) use open::{close, open, sync_dir, sync_files};
+pub use touched::{Changes, Untold};
 pub(crate) use txn::Txn;
 
 /// Inode numbers below this belong to the mount's fixed entries.

@@ -217,7 +217,7 @@ fn a_warm_load_needs_no_server() {
         let path = env.mounted("dir/key");
         let bytes = fs::read(&path).unwrap();
         assert!(!env.mounted("dir/absent").exists());
-        let pid = env.server_pid().to_string();
+        let pid = env.worker_pid().to_string();
         succeed(Command::new("kill").args(["-STOP", &pid]));
         // Nobody answers now; whatever needs an answer would wait.
         let (done, warm) = std::sync::mpsc::channel();

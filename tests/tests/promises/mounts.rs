@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::inotify;
 use wasmfs_tests::module::wat;
 use wasmfs_tests::{as_root, identity, in_each_environment};
-use wasmfs_tests::{names, output, succeed};
+use wasmfs_tests::{names, output};
 
 use crate::publish;
 
@@ -89,7 +89,7 @@ fn a_detached_mount_serves_on() {
             env.publish(&source, &key, &[]);
             let held = File::open(env.mounted(&key)).unwrap();
             let before = identity(&env.mounted(&key));
-            let server = env.server_pid();
+            let (keeper, worker) = (env.keeper_pid(), env.worker_pid());
             let mut holder = {
                 let mut command = env.command("sleep");
                 command.arg("60").stdin(held.try_clone().unwrap()).spawn().unwrap()
@@ -101,7 +101,7 @@ fn a_detached_mount_serves_on() {
             holder.kill().unwrap();
             holder.wait().unwrap();
             if by_signal {
-                succeed(Command::new("kill").args(["-TERM", &server.to_string()]));
+                env.signal(keeper, "-TERM");
                 wait_until(|| !env.mounted(&key).exists());
             } else {
                 env.run(&["unmount", "--lazy"]);
@@ -111,19 +111,19 @@ fn a_detached_mount_serves_on() {
             let mut bytes = Vec::new();
             (&held).read_to_end(&mut bytes).unwrap();
             assert_eq!(bytes.len() as u64, before.1);
-            assert_eq!(env.server_pid(), server);
+            assert_eq!((env.keeper_pid(), env.worker_pid()), (keeper, worker));
             // Mounted again meanwhile, by the same server; commands reach both.
             env.mount();
-            assert_eq!(env.server_pid(), server);
+            assert_eq!((env.keeper_pid(), env.worker_pid()), (keeper, worker));
             assert_eq!(identity(&env.mounted(&key)), before);
-            assert_eq!(env.json(&["status"])["server"]["mounts"].as_array().unwrap().len(), 2);
+            assert_eq!(env.json(&["status"])["mounts"].as_array().unwrap().len(), 2);
             publish(env, &key, 7);
             assert_ne!(identity(&env.mounted(&key)), before);
             assert_eq!(held.metadata().unwrap().ino(), before.0);
             drop(held);
-            wait_until(|| env.json(&["status"])["server"]["mounts"].as_array().unwrap().len() == 1);
+            wait_until(|| env.json(&["status"])["mounts"].as_array().unwrap().len() == 1);
             env.unmount();
-            assert_eq!(env.json(&["status"])["server"], serde_json::Value::Null);
+            assert_eq!(env.json(&["status"])["worker"], serde_json::Value::Null);
         }
     });
 }

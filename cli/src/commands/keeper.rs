@@ -1,0 +1,27 @@
+//! The keeper, as `wasmfs mount` starts it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::Outcome;
+use crate::keeper::{self, Service};
+
+/// Keeps a mount; started by `wasmfs mount`.
+#[derive(clap::Args, Debug)]
+#[command(hide = true)]
+pub struct Args {
+    mount_point: PathBuf,
+    #[arg(long)]
+    allow_other: bool,
+    /// Say on standard output when the mount is served, and leave the terminal
+    #[arg(long)]
+    background: bool,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let Args { mount_point, allow_other, background } = args;
+    let service = Service { store: store.to_owned(), mount_point, allow_other };
+    keeper::run(&service, background)?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,38 @@
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::Outcome;
+use crate::control::client::Client;
+use crate::failure::Failure;
+use crate::output;
+
+/// Replace the running server by the wasmfs that is on disk now; hosts don't notice
+#[derive(clap::Args, Debug)]
+pub struct Args {}
+
+pub fn run(store: &Path, _: Args) -> Result<Outcome> {
+    let Some((client, _)) = Client::reach(store)? else {
+        return Err(Failure::new(
+            format!("nobody serves the store {}", store.display()),
+            "`wasmfs mount` mounts it",
+        )
+        .into());
+    };
+    let old = client.reload()?;
+    // Its successor says how long that took, once its keeper has told it.
+    let now = loop {
+        match Client::status_of(store)? {
+            Some(status) if status.worker.replacements > old.replacements => break status,
+            Some(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
+            None => return Err(Failure::new("the server ended meanwhile", "`wasmfs mount`").into()),
+        }
+    };
+    let worker = now.worker;
+    let pause = worker.last_pause_ms.unwrap_or_default();
+    output::line(format_args!(
+        "process {} serves now, with wasmfs {}; requests waited for {pause:.1} ms at most",
+        worker.pid, worker.version
+    ))?;
+    Ok(Outcome::Done)
+}

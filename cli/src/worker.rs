@@ -1,0 +1,120 @@
+//! The worker's process: opens the store, serves the mounts and the control
+//! socket, until its keeper has no more use for it.
+
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use rustix::io::fcntl_dupfd_cloexec;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use wasmfs_fs::{Charge, Event, Worker};
+use wasmfs_store::Store;
+
+use crate::control::server::{Clients, Server, accept};
+use crate::failure::Failure;
+use crate::paths::SOCKET;
+
+/// How long commands under way may take to end.
+const GRACE: Duration = Duration::from_secs(3);
+/// The same for a successor, who can wait as long as hosts are served.
+const LONG_GRACE: Duration = Duration::from_secs(10);
+
+/// Serves the store in `dir` for the keeper at the other end of standard input.
+pub fn run(dir: &Path) -> Result<()> {
+    let socket = fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).context("the keeper's channel")?;
+    let null = OpenOptions::new().read(true).open("/dev/null").context("opening /dev/null")?;
+    rustix::stdio::dup2_stdin(null).context("leaving standard input")?;
+    let mut charge = Charge::take(socket)?;
+    let store = match open(dir, &mut charge) {
+        Ok(Some(store)) => Arc::new(store),
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            charge.failed(Failure::of(&error).encode());
+            return Err(error);
+        }
+    };
+    let distrusted = dir.to_owned();
+    wasmfs_fs::abort_on_panic(move || Store::distrust_catalogue(&distrusted));
+    let version = env!("CARGO_PKG_VERSION");
+    log::info!("wasmfs {version}: process {} serves {}", std::process::id(), dir.display());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(dir, charge, store.clone()));
+    runtime.shutdown_timeout(GRACE);
+    let closed = close(store);
+    result.and(closed)
+}
+
+/// Opens the store, once nobody else has it; `None` if there is no more need.
+fn open(dir: &Path, charge: &mut Charge) -> Result<Option<Store>> {
+    if charge.is_successor {
+        charge.check()?;
+        Store::check(dir)?;
+    }
+    if !charge.wait()? {
+        return Ok(None);
+    }
+    Ok(Some(Store::open_locked(dir, charge.lock(dir)?)?))
+}
+
+async fn serve(dir: &Path, charge: Charge, store: Arc<Store>) -> Result<()> {
+    let (events, mut heard) = mpsc::unbounded_channel();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let listener = std::os::unix::net::UnixListener::from(charge.listener()?);
+    listener.set_nonblocking(true).context("listening for commands")?;
+    let worker = Worker::start(charge, store, move |event| {
+        // Nobody listens any more when the worker ends anyway.
+        let _ = events.send(event);
+    })?;
+    let server = Arc::new(Server::new(worker.clone(), since));
+    let listener = Arc::new(UnixListener::from_std(listener).context("listening for commands")?);
+    let mut clients = Clients::default();
+    let mut accepting = tokio::spawn(accept(listener.clone(), server.clone(), clients.clone()));
+    let mut stopping: Option<JoinHandle<()>> = None;
+    while let Some(event) = heard.recv().await {
+        match event {
+            Event::Stop => {
+                accepting.abort();
+                server.answer_reload(Ok(()));
+                let (clients, worker) = (clients.clone(), worker.clone());
+                stopping = Some(tokio::spawn(async move {
+                    clients.end(LONG_GRACE).await;
+                    worker.stopped();
+                }));
+            }
+            Event::End => break,
+            Event::ReloadFailed(_) | Event::Unguarded => {
+                if let Event::ReloadFailed(why) = event {
+                    server.answer_reload(Err(Failure::decode(&why)));
+                }
+                if let Some(stopping) = stopping.take() {
+                    stopping.abort();
+                    clients = Clients::default();
+                    let accept = accept(listener.clone(), server.clone(), clients.clone());
+                    accepting = tokio::spawn(accept);
+                }
+            }
+        }
+    }
+    // New commands open the store themselves as soon as it is closed; those under way are answered.
+    let _ = fs::remove_file(dir.join(SOCKET));
+    accepting.abort();
+    clients.end(GRACE).await;
+    Ok(())
+}
+
+/// Closes the store once the threads that used it are gone.
+fn close(mut store: Arc<Store>) -> Result<()> {
+    for _ in 0..GRACE.as_millis() / 10 {
+        match Arc::try_unwrap(store) {
+            Ok(store) => return Ok(store.close()?),
+            Err(shared) => store = shared,
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    log::warn!("the store is still in use while the worker ends; the next open will look it over");
+    Ok(())
+}

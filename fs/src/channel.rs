@@ -1,0 +1,214 @@
+//! The channel between keeper and worker: messages over a SOCK_SEQPACKET
+//! socket, JSON with descriptors beside it.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+
+/// The version of this protocol. A keeper lives on while its workers are
+/// replaced by newer ones, so a change that either side would misunderstand raises it.
+pub const PROTOCOL: u32 = 1;
+/// The longest message, in bytes.
+const MAX_MESSAGE: usize = 64 << 10;
+/// The most descriptors in a message.
+const MAX_DESCRIPTORS: usize = 4;
+
+/// What a keeper says of itself, for `status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeeperStatus {
+    /// Its process.
+    pub pid: u32,
+    /// The version of wasmfs it runs.
+    pub version: String,
+    /// When it started, in nanoseconds since 1970.
+    pub since: u64,
+    /// How often it has replaced the worker, by itself or for `reload`.
+    pub replacements: u64,
+    /// How long the last replacement left requests waiting, in microseconds:
+    /// from the end of one worker to the readiness of the next.
+    pub last_pause_us: Option<u64>,
+}
+
+/// What a mount is, apart from its descriptor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) mount_point: PathBuf,
+    pub(crate) allow_other: bool,
+    /// The device number; for FUSE the minor is the connection's name under
+    /// `/sys/fs/fuse/connections`.
+    pub(crate) device: (u32, u32),
+    /// The kernel's FUSE_INIT request.
+    pub(crate) init: Vec<u8>,
+    /// What was answered, once it was.
+    pub(crate) reply: Option<Vec<u8>>,
+}
+
+/// A request that was in the hands of workers when they died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Suspect {
+    /// The minor device number of its mount.
+    pub(crate) connection: u32,
+    /// The kernel's number of it, without [`crate::journal::RESENT`].
+    pub(crate) unique: u64,
+    /// How many died.
+    pub(crate) deaths: u32,
+}
+
+/// Everything that keeper and worker say to each other.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Message {
+    /// The first message, either way: what goes with being in charge. With the
+    /// store's lock, the control socket's listener and the journal; `connections`
+    /// messages of that kind follow.
+    Charge {
+        protocol: u32,
+        connections: usize,
+        replacements: u64,
+        last_pause_us: Option<u64>,
+        suspects: Vec<Suspect>,
+        /// Whether another worker serves meanwhile: then there is time to look at everything.
+        successor: bool,
+    },
+    /// A mount, with its `/dev/fuse`; for the request of this number, if there was one.
+    Connection { record: Record, request: Option<u64> },
+
+    // From the keeper.
+    /// Nobody else serves: open the store and serve.
+    Start { suspects: Vec<Suspect> },
+    /// Who keeps this worker.
+    Kept(KeeperStatus),
+    /// The reply to FUSE_INIT is out.
+    InitAnswered { connection: u32 },
+    /// A mount that was asked for can't be had, for a reason in the caller's words.
+    MountFailed { request: u64, why: String },
+    /// A reload is not possible, for a reason in the caller's words.
+    ReloadFailed { why: String },
+    /// End the commands under way, for a successor; serve the mounts until killed.
+    Stop,
+    /// The last mount is gone: close the store and end.
+    End,
+
+    // From the worker.
+    /// It could serve: store and mounts suit it.
+    Prepared,
+    /// What to answer to FUSE_INIT.
+    InitReply { connection: u32, reply: Vec<u8> },
+    /// It serves what it was given.
+    Ready,
+    /// It serves a mount that it was given later.
+    Serving { connection: u32 },
+    /// It ends before it was ready, for a reason in the caller's words.
+    Failed { why: String },
+    /// Mount, please.
+    Mount { request: u64, mount_point: PathBuf, allow_other: bool },
+    /// Replace this worker by what is on disk now, please.
+    Reload,
+    /// The commands have ended.
+    Stopped,
+    /// To a keeper: another one has taken over.
+    Released,
+}
+
+/// One end.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Channel {
+    fn from(socket: OwnedFd) -> Channel {
+        Channel(socket)
+    }
+}
+
+/// Two connected sockets that keep messages apart.
+pub(crate) fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+impl Channel {
+    /// Sends a message. Never waits: whoever doesn't read what little is sent is lost.
+    pub(crate) fn send(&self, message: &Message, with: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let text = serde_json::to_vec(message)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !with.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(with)) {
+            return Err(io::Error::other("too many descriptors for a message"));
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        sendmsg(&self.0, &[IoSlice::new(&text)], &mut ancillary, flags)?;
+        Ok(())
+    }
+
+    /// Waits for a message; `None` when the other end is closed.
+    pub(crate) fn receive(&self) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+        let mut text = vec![0; MAX_MESSAGE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received =
+            match recvmsg(&self.0, &mut [IoSliceMut::new(&mut text)], &mut ancillary, flags) {
+                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                received => received?,
+            };
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        let mut descriptors = Vec::new();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(sent) = message {
+                descriptors.extend(sent);
+            }
+        }
+        Ok(Some((serde_json::from_slice(&text[..received.bytes])?, descriptors)))
+    }
+}
+
+/// A message that doesn't belong where it came.
+pub(crate) fn unexpected(message: &Message) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("an unexpected message: {message:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_cross_with_their_descriptors() {
+        let (a, b) = packet_pair().unwrap();
+        let (a, b) = (Channel::from(a), Channel::from(b));
+        let init = vec![7; 104];
+        let record = Record {
+            mount_point: format!("/{}", "long/".repeat(800)).into(),
+            allow_other: true,
+            device: (0, 77),
+            init,
+            reply: None,
+        };
+        let null = std::fs::File::open("/dev/null").unwrap();
+        a.send(&Message::Connection { record: record.clone(), request: Some(3) }, &[null.as_fd()])
+            .unwrap();
+        a.send(&Message::Ready, &[]).unwrap();
+        drop(a);
+        match b.receive().unwrap() {
+            Some((Message::Connection { record: got, request: Some(3) }, fds)) => {
+                assert_eq!((got, fds.len()), (record, 1));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(b.receive().unwrap(), Some((Message::Ready, fds)) if fds.is_empty()));
+        assert!(b.receive().unwrap().is_none());
+        assert!(b.send(&Message::Ready, &[]).is_err());
+    }
+}

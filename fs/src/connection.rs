@@ -1,0 +1,166 @@
+//! A connection to the kernel that outlives the process that serves it.
+//!
+//! fuser starts every session with FUSE_INIT, which the kernel sends once. The
+//! keeper reads that request and keeps it; each worker lets fuser answer it on
+//! a socket, and only then puts the kernel's descriptor in the socket's place.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use fuser::{Config, Session, SessionACL};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{DupFlags, Errno, dup3, read, write};
+
+use crate::channel::{Record, packet_pair};
+use crate::error::{Error, Result};
+use crate::fuse::{self, Layer};
+
+/// Threads that answer the kernel. Reads wait for the disk; lookups don't.
+const THREADS: usize = 4;
+/// The smallest buffer the kernel accepts for a request (FUSE_MIN_READ_BUFFER).
+const MIN_READ_BUFFER: usize = 8192;
+/// `struct fuse_out_header` (include/uapi/linux/fuse.h): length, error, unique.
+const OUT_HEADER: usize = 16;
+const NOTIFY_INVAL_ENTRY: i32 = 3;
+const NOTIFY_RESEND: i32 = 7;
+/// Has the kernel ask again what a name leads to, without dropping it (Linux
+/// 6.2; before, it is dropped).
+const EXPIRE_ONLY: u32 = 1;
+
+/// A mount's connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) record: Record,
+    /// `/dev/fuse`. The mount is dead when the last copy is closed.
+    pub(crate) device: OwnedFd,
+}
+
+impl Connection {
+    /// The connection's name under `/sys/fs/fuse/connections`.
+    pub(crate) fn name(&self) -> u32 {
+        self.record.device.1
+    }
+
+    /// Writes the first worker's reply to FUSE_INIT. A second one is ENOENT,
+    /// and does nothing.
+    pub(crate) fn answer_init(&mut self, reply: &[u8]) -> io::Result<()> {
+        match write(&self.device, reply) {
+            Ok(_) | Err(Errno::NOENT) => {
+                self.record.reply = Some(reply.to_vec());
+                Ok(())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Has the kernel send again what a dead worker had in hand. Never before
+    /// FUSE_INIT is answered.
+    pub(crate) fn resend(&self) -> io::Result<()> {
+        notify(self.device.as_fd(), NOTIFY_RESEND, &[])
+    }
+
+    /// Has the kernel ask again what `name` leads to.
+    pub(crate) fn expire_entry(&self, directory: u64, name: &str) -> io::Result<()> {
+        let mut body = directory.to_ne_bytes().to_vec();
+        body.extend(u32::try_from(name.len()).unwrap_or(u32::MAX).to_ne_bytes());
+        body.extend(EXPIRE_ONLY.to_ne_bytes());
+        body.extend(name.as_bytes());
+        body.push(0);
+        match notify(self.device.as_fd(), NOTIFY_INVAL_ENTRY, &body) {
+            // It doesn't know the name.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+}
+
+fn notify(device: BorrowedFd<'_>, code: i32, body: &[u8]) -> io::Result<()> {
+    let mut message = Vec::with_capacity(OUT_HEADER + body.len());
+    message.extend(((OUT_HEADER + body.len()) as u32).to_ne_bytes());
+    message.extend(code.to_ne_bytes());
+    message.extend(0u64.to_ne_bytes());
+    message.extend(body);
+    write(device, &message)?;
+    Ok(())
+}
+
+/// Reads the kernel's FUSE_INIT request from a new mount.
+pub(crate) fn read_init(device: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
+    if poll(&mut [PollFd::new(&device, PollFlags::IN)], Some(&limit))? == 0 {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel sends no FUSE_INIT"));
+    }
+    let mut request = vec![0; MIN_READ_BUFFER];
+    let read = read(device, &mut request)?;
+    request.truncate(read);
+    Ok(request)
+}
+
+/// A session that fuser believes to be with the kernel, and what it answered.
+pub(crate) struct Handshake<FS: fuser::Filesystem> {
+    session: Session<FS>,
+    pub(crate) reply: Vec<u8>,
+}
+
+impl<FS: fuser::Filesystem> Handshake<FS> {
+    /// Lets fuser answer `init`.
+    pub(crate) fn new(filesystem: FS, init: &[u8]) -> io::Result<Handshake<FS>> {
+        let (kernel, ours) = packet_pair()?;
+        write(&kernel, init)?;
+        let mut config = Config::default();
+        config.n_threads = Some(THREADS);
+        // Who may look in is the kernel's to decide, by the mount's options.
+        let session = Session::from_fd(filesystem, ours, SessionACL::All, config)?;
+        let mut reply = vec![0; MIN_READ_BUFFER];
+        let length = read(&kernel, &mut reply)?;
+        reply.truncate(length);
+        Ok(Handshake { session, reply })
+    }
+
+    /// Puts the kernel's descriptor in the place of the socket.
+    pub(crate) fn connect(self, device: BorrowedFd<'_>) -> io::Result<Session<FS>> {
+        let number = self.session.as_fd().as_raw_fd();
+        // SAFETY: the number is the session's, which is owned here and lives on; whoever
+        // holds it can't tell the difference, and `ManuallyDrop` leaves closing it to the session.
+        let mut place = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
+        dup3(device, &mut place, DupFlags::CLOEXEC)?;
+        Ok(self.session)
+    }
+}
+
+/// Checks that a worker of this build would agree with the kernel on what the
+/// first one agreed on: the kernel is not asked again.
+pub(crate) fn check(record: &Record) -> Result<()> {
+    let handshake = Handshake::new(fuse::Negotiator, &record.init).map_err(Error::Session)?;
+    match &record.reply {
+        Some(agreed) => agree(agreed, &handshake.reply),
+        None => Ok(()),
+    }
+}
+
+/// Checks that two replies to FUSE_INIT promise the same, as far as it
+/// matters to the kernel from then on.
+pub(crate) fn agree(agreed: &[u8], reply: &[u8]) -> Result<()> {
+    // `struct fuse_init_out`, after the header: what, where, how many bytes.
+    let fields = [("major", 0, 4), ("flags", 12, 4), ("max_pages", 28, 2), ("flags2", 32, 4)];
+    let more = [("max_stack_depth", 36, 4)];
+    for (field, at, len) in fields.into_iter().chain(more) {
+        let of = |bytes: &[u8]| bytes.get(OUT_HEADER + at..OUT_HEADER + at + len).map(Vec::from);
+        if of(agreed) != of(reply) {
+            return Err(Error::OtherTerms(field));
+        }
+    }
+    Ok(())
+}
+
+impl Connection {
+    /// Prepares to serve, up to what the kernel is to be answered.
+    pub(crate) fn prepare(&self, layer: Layer) -> Result<Handshake<Layer>> {
+        let handshake = Handshake::new(layer, &self.record.init).map_err(Error::Session)?;
+        if let Some(agreed) = &self.record.reply {
+            agree(agreed, &handshake.reply)?;
+        }
+        Ok(handshake)
+    }
+}

@@ -1,0 +1,225 @@
+//! What outlives a worker, though it is the worker that knows it: which
+//! requests it has in hand, and up to which commit the kernel was told.
+//!
+//! A memory file that the keeper makes and every worker writes. Numbers are in
+//! the machine's byte order: it never leaves the machine.
+//!
+//! | offset | what |
+//! | --- | --- |
+//! | 0 | 1 + the last commit that the kernel knows of; 0 if nobody has said yet |
+//! | 16 + 16 i | thread i: the minor device number of a mount, and the kernel's number of the request; 0 if it has none |
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::{pread, pwrite};
+
+use crate::channel::Suspect;
+
+/// Set in the number of a request that is sent again (FUSE_UNIQUE_RESEND, Linux
+/// 6.9, include/uapi/linux/fuse.h).
+pub(crate) const RESENT: u64 = 1 << 63;
+/// A request that has killed so many workers is not tried again.
+pub(crate) const DEATHS: u32 = 3;
+const SLOT: u64 = 16;
+/// Threads that can have a request in hand: four a mount.
+const SLOTS: u64 = 1024;
+/// How many suspects are remembered.
+const SUSPECTS: usize = 256;
+
+/// The memory file.
+#[derive(Debug)]
+pub(crate) struct Journal(OwnedFd);
+
+impl AsFd for Journal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Journal {
+    fn from(file: OwnedFd) -> Journal {
+        Journal(file)
+    }
+}
+
+impl Journal {
+    pub(crate) fn create() -> io::Result<Journal> {
+        Ok(Journal(memfd_create("wasmfs-journal", MemfdFlags::CLOEXEC)?))
+    }
+
+    /// The last commit that the kernel knows of.
+    pub(crate) fn told(&self) -> Option<u64> {
+        let mut number = [0; 8];
+        let read = pread(&self.0, &mut number, 0).ok()?;
+        if read < 8 { None } else { u64::from_ne_bytes(number).checked_sub(1) }
+    }
+
+    pub(crate) fn set_told(&self, commit: u64) -> io::Result<()> {
+        pwrite(&self.0, &(commit + 1).to_ne_bytes(), 0)?;
+        Ok(())
+    }
+
+    fn set(&self, slot: u64, connection: u32, unique: u64) {
+        let mut record = [0; SLOT as usize];
+        record[..8].copy_from_slice(&u64::from(connection).to_ne_bytes());
+        record[8..].copy_from_slice(&unique.to_ne_bytes());
+        // Without memory for the journal, requests are answered without it.
+        let _ = pwrite(&self.0, &record, (slot + 1) * SLOT);
+    }
+
+    /// The requests in hand, as pairs of connection and number, which are
+    /// forgotten: their worker is dead.
+    pub(crate) fn take_in_hand(&self) -> io::Result<Vec<(u32, u64)>> {
+        let mut found = Vec::new();
+        let mut record = [0; SLOT as usize];
+        for slot in 0..SLOTS {
+            if pread(&self.0, &mut record, (slot + 1) * SLOT)? < record.len() {
+                break;
+            }
+            let [connection, unique] = [0, 8].map(|at| {
+                let mut number = [0; 8];
+                number.copy_from_slice(&record[at..at + 8]);
+                u64::from_ne_bytes(number)
+            });
+            if unique != 0 {
+                found.push((u32::try_from(connection).unwrap_or(0), unique & !RESENT));
+            }
+        }
+        ftruncate(&self.0, SLOT)?;
+        Ok(found)
+    }
+}
+
+/// Notes another death for each request that was in hand.
+pub(crate) fn note_deaths(suspects: &mut Vec<Suspect>, in_hand: &[(u32, u64)]) {
+    for (connection, unique) in in_hand {
+        let known =
+            suspects.iter_mut().find(|s| (s.connection, s.unique) == (*connection, *unique));
+        match known {
+            Some(suspect) => suspect.deaths += 1,
+            None => {
+                if suspects.len() == SUSPECTS {
+                    suspects.remove(0);
+                }
+                suspects.push(Suspect { connection: *connection, unique: *unique, deaths: 1 });
+            }
+        }
+    }
+}
+
+/// A worker's side: notes what its threads have in hand.
+///
+/// Requests that were in hand at a death are tried again one at a time, so that
+/// only the one that does it can be there at every death.
+pub(crate) struct InHand {
+    journal: Journal,
+    suspects: Vec<Suspect>,
+    alone: Mutex<()>,
+    next_slot: AtomicU64,
+}
+
+thread_local! {
+    static OWN_SLOT: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// A request in hand; it is answered when this is dropped.
+pub(crate) struct Held<'a> {
+    in_hand: &'a InHand,
+    slot: u64,
+    _alone: Option<std::sync::MutexGuard<'a, ()>>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.in_hand.journal.set(self.slot, 0, 0);
+    }
+}
+
+impl InHand {
+    pub(crate) fn new(journal: Journal, suspects: Vec<Suspect>) -> InHand {
+        InHand { journal, suspects, alone: Mutex::new(()), next_slot: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Takes a request in hand; `None` if it has killed too many workers.
+    pub(crate) fn take(&self, connection: u32, unique: u64) -> Option<Held<'_>> {
+        let mut alone = None;
+        if unique & RESENT != 0 {
+            let unique = unique & !RESENT;
+            let suspect = |s: &&Suspect| (s.connection, s.unique) == (connection, unique);
+            if let Some(suspect) = self.suspects.iter().find(suspect) {
+                if suspect.deaths >= DEATHS {
+                    return None;
+                }
+                alone = Some(self.alone.lock().unwrap_or_else(|e| e.into_inner()));
+            }
+        }
+        let slot = OWN_SLOT.with(|own| {
+            let slot = own.get().unwrap_or_else(|| self.next_slot.fetch_add(1, Ordering::Relaxed));
+            own.set(Some(slot));
+            slot % SLOTS
+        });
+        self.journal.set(slot, connection, unique);
+        Some(Held { in_hand: self, slot, _alone: alone })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy(journal: &Journal) -> Journal {
+        Journal(journal.0.try_clone().unwrap())
+    }
+
+    #[test]
+    fn what_is_in_hand_outlives_its_holder() {
+        let journal = Journal::create().unwrap();
+        assert_eq!(journal.told(), None);
+        let in_hand = InHand::new(copy(&journal), Vec::new());
+        in_hand.journal().set_told(0).unwrap();
+        assert_eq!(journal.told(), Some(0));
+        let held = in_hand.take(7, 12).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(in_hand.take(7, 14)));
+            scope.spawn(|| std::mem::forget(in_hand.take(9, 16 | RESENT)));
+        });
+        let mut found = journal.take_in_hand().unwrap();
+        found.sort();
+        assert_eq!(found, [(7, 12), (9, 16)]);
+        drop(held);
+        assert_eq!(journal.take_in_hand().unwrap(), []);
+        assert_eq!(journal.told(), Some(0));
+    }
+
+    #[test]
+    fn the_third_death_is_the_last() {
+        let mut suspects = Vec::new();
+        for death in 1..=3 {
+            note_deaths(&mut suspects, &[(7, 12), (7, 100 + death)]);
+        }
+        let in_hand = InHand::new(Journal::create().unwrap(), suspects);
+        assert!(in_hand.take(7, 12 | RESENT).is_none());
+        // Of another mount, or another time around: not the same request.
+        assert!(in_hand.take(8, 12 | RESENT).is_some());
+        assert!(in_hand.take(7, 12).is_some());
+        assert!(in_hand.take(7, 101 | RESENT).is_some());
+    }
+
+    #[test]
+    fn suspects_are_bounded() {
+        let mut suspects = Vec::new();
+        for unique in 0..2 * SUSPECTS as u64 {
+            note_deaths(&mut suspects, &[(1, unique)]);
+        }
+        assert_eq!(suspects.len(), SUSPECTS);
+    }
+}

@@ -1,0 +1,380 @@
+//! The keeper: the process that owns the mounts and the control socket's
+//! listener, and starts the next worker when one dies. Requests and commands
+//! wait in the kernel meanwhile.
+//!
+//! One thread, one `poll`, no memory to speak of. It never opens the store and
+//! never looks into a mount of its own: whatever could wait for a worker would
+//! keep it from starting one.
+
+mod process;
+mod workers;
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal as Kill;
+use wasmfs_store::Lock;
+
+use crate::channel::{Channel, Record, Suspect};
+use crate::connection::Connection;
+use crate::error::{Error, IoContext, Result};
+use crate::filesystem::chain;
+use crate::journal::Journal;
+use crate::mount;
+use crate::packets;
+use crate::session::is_attached;
+use crate::worker::{Charge, KEEPER_SOCKET};
+use process::{Child, Program};
+
+/// The pause after a worker that died before it was ready.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long a successor may take to look at the store.
+const PREPARATION: Duration = Duration::from_secs(120);
+/// How long a worker may take to end its commands for a successor, or to close the store.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What the caller decides for a keeper.
+pub struct Plan {
+    /// The store's directory.
+    pub store: PathBuf,
+    /// What to mount; nothing if a worker is to be adopted.
+    pub mount: Option<(PathBuf, bool)>,
+    /// The version it runs, for `status`.
+    pub version: &'static str,
+    /// The program on disk that `reload` starts.
+    pub program: PathBuf,
+    /// The command line of a worker, whose standard input is the channel.
+    pub worker: fn(&Path, &Path) -> Command,
+    /// An error in words that the caller's other side understands.
+    pub explain: fn(&Error) -> String,
+    /// The control socket, by its name in the store's directory.
+    pub socket: &'static str,
+}
+
+/// How far a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It looks whether it could serve.
+    Preparing,
+    /// It could.
+    Prepared,
+    /// It opens the store.
+    Starting,
+    Serving,
+    /// It ends its commands, for a successor or for good.
+    Stopping,
+}
+
+struct Worker {
+    process: Child,
+    channel: Channel,
+    stage: Stage,
+    program: Rc<Program>,
+    /// When it is killed if its stage has not changed.
+    deadline: Option<Instant>,
+    /// Whether it has closed its end of the channel: it is about to end.
+    silent: bool,
+}
+
+struct Keeper<'a> {
+    plan: &'a Plan,
+    lock: OwnedFd,
+    listener: OwnedFd,
+    journal: Journal,
+    connections: Vec<Connection>,
+    suspects: Vec<Suspect>,
+    worker: Option<Worker>,
+    /// What is to replace the worker.
+    successor: Option<Worker>,
+    program: Rc<Program>,
+    /// What to go back to if the program turns out bad after all.
+    previous: Option<Rc<Program>>,
+    since: u64,
+    replacements: u64,
+    last_pause: Option<Duration>,
+    /// When the last worker ended.
+    ended_at: Option<Instant>,
+    /// When the next worker is started.
+    start_at: Option<Instant>,
+    /// Why a worker that ends before it is ready does.
+    reason: Option<String>,
+    /// What is still to be mounted before it is up.
+    to_mount: Option<(PathBuf, bool)>,
+    /// Whether a worker was ever ready.
+    proven: bool,
+    up: bool,
+    ending: bool,
+    released: bool,
+}
+
+/// Whether anybody waits for the word that a keeper is up.
+type Up<'a> = &'a mut dyn FnMut() -> io::Result<()>;
+
+/// Keeps mounts of a store until the last is gone. If a worker without a keeper
+/// serves the store, or one with another keeper, it is adopted; else `lock`
+/// takes the right to the store, and the plan's mount is made. `up` is called
+/// once the mount is served.
+pub fn keep(plan: &Plan, lock: impl FnOnce() -> Result<Lock>, up: Up<'_>) -> Result<()> {
+    let signals = signals()?;
+    let program = Rc::new(Program::own()?);
+    let mut keeper = match Keeper::adopt(plan, &program)? {
+        Some(keeper) => keeper,
+        None => Keeper::begin(plan, &program, lock()?)?,
+    };
+    let result = keeper.run(&signals, up);
+    if !keeper.released {
+        keeper.leave();
+    }
+    result
+}
+
+fn signals() -> Result<SignalFd> {
+    let here = Path::new("signals");
+    let mut set = SigSet::empty();
+    // SIGPIPE is ignored by every Rust program; a terminal that goes away is no reason to stop.
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    set.thread_block().at("blocking", here)?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .at("waiting for", here)
+}
+
+impl<'a> Keeper<'a> {
+    fn new(plan: &'a Plan, program: &Rc<Program>, charge: [OwnedFd; 2], journal: Journal) -> Self {
+        let [lock, listener] = charge;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Keeper {
+            plan,
+            lock,
+            listener,
+            journal,
+            connections: Vec::new(),
+            suspects: Vec::new(),
+            worker: None,
+            successor: None,
+            program: program.clone(),
+            previous: None,
+            since: u64::try_from(since.as_nanos()).unwrap_or(0),
+            replacements: 0,
+            last_pause: None,
+            ended_at: None,
+            start_at: None,
+            reason: None,
+            to_mount: plan.mount.clone(),
+            proven: false,
+            up: false,
+            ending: false,
+            released: false,
+        }
+    }
+
+    /// A keeper of a store that nobody has.
+    fn begin(plan: &'a Plan, program: &Rc<Program>, lock: Lock) -> Result<Keeper<'a>> {
+        if let Some((mount_point, _)) = &plan.mount {
+            mount::prepare(mount_point)?;
+        }
+        let listener = listen(&plan.store, plan.socket).at("listening in", &plan.store)?;
+        let journal = Journal::create().at("making a memory file for", &plan.store)?;
+        let lock = lock.as_fd().try_clone_to_owned().at("duplicating the lock of", &plan.store)?;
+        let mut keeper = Keeper::new(plan, program, [lock, listener], journal);
+        keeper.start_at = Some(Instant::now());
+        Ok(keeper)
+    }
+
+    /// The keeper of a worker that is there already.
+    fn adopt(plan: &'a Plan, program: &Rc<Program>) -> Result<Option<Keeper<'a>>> {
+        let reached = packets::reach(&plan.store, KEEPER_SOCKET);
+        let Some(socket) = reached.at("reaching the worker in", &plan.store)? else {
+            return Ok(None);
+        };
+        let pid = packets::check_peer(socket.as_fd()).map_err(Error::Channel)?;
+        let process = Child::by_pid(pid).at("watching the worker of", &plan.store)?;
+        let charge = match Charge::receive(Channel::from(socket)) {
+            // It is just being started by somebody else, or about to end.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            charge => charge.map_err(Error::Channel)?,
+        };
+        log::info!("taking over from another keeper; the worker is process {pid}");
+        let fds = [charge.lock, charge.listener];
+        let mut keeper = Keeper::new(plan, program, fds, charge.journal);
+        keeper.connections = charge.connections;
+        (keeper.suspects, keeper.replacements) = (charge.suspects, charge.replacements);
+        keeper.last_pause = charge.last_pause_us.map(Duration::from_micros);
+        keeper.proven = true;
+        let attached = |c: &Connection| is_attached(&c.record.mount_point, c.record.device);
+        if keeper.connections.iter().any(attached) {
+            keeper.to_mount = None;
+        } else if let Some((mount_point, _)) = &keeper.to_mount {
+            mount::prepare(mount_point)?;
+        }
+        keeper.worker = Some(Worker {
+            process,
+            channel: charge.channel,
+            stage: Stage::Serving,
+            program: program.clone(),
+            deadline: None,
+            silent: false,
+        });
+        keeper.tell_who();
+        Ok(Some(keeper))
+    }
+
+    fn run(&mut self, signals: &SignalFd, up: Up<'_>) -> Result<()> {
+        loop {
+            if self.is_serving()
+                && let Some((mount_point, allow_other)) = self.to_mount.take()
+            {
+                self.mount(&mount_point, allow_other, None)?;
+            }
+            if !self.up && self.is_up() {
+                self.up = true;
+                up().at("saying that it is up:", &self.plan.store)?;
+            }
+            if self.released || (self.ending && self.worker.is_none()) {
+                return Ok(());
+            }
+            if self.up && self.connections.is_empty() && !self.ending {
+                self.end();
+            }
+            if self.worker.is_none() && self.start_at.is_some_and(|at| at <= Instant::now()) {
+                self.start_at = None;
+                self.start_next();
+            }
+            self.wait(signals)?;
+        }
+    }
+
+    fn is_serving(&self) -> bool {
+        self.worker.as_ref().is_some_and(|w| w.stage == Stage::Serving)
+    }
+
+    /// Whether what was to be mounted is served.
+    fn is_up(&self) -> bool {
+        self.is_serving()
+            && self.to_mount.is_none()
+            && self.connections.iter().all(|c| c.record.reply.is_some())
+    }
+
+    /// Waits for something to happen, and deals with it.
+    fn wait(&mut self, signals: &SignalFd) -> Result<()> {
+        let now = Instant::now();
+        let deadlines = [&self.worker, &self.successor].into_iter().flatten();
+        let next = deadlines.filter_map(|w| w.deadline).chain(self.start_at).min();
+        let timeout = next.map(|at| at.saturating_duration_since(now));
+        let timeout = timeout.map(|t| Timespec {
+            tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(t.subsec_nanos()),
+        });
+        let mut polled = vec![PollFd::new(signals, PollFlags::IN)];
+        for worker in [&self.worker, &self.successor].into_iter().flatten() {
+            // What is silent would be "readable" for ever; only its end matters.
+            let silent =
+                if worker.silent { worker.process.as_fd() } else { worker.channel.as_fd() };
+            polled.push(PollFd::from_borrowed_fd(silent, PollFlags::IN));
+            polled.push(PollFd::from_borrowed_fd(worker.process.as_fd(), PollFlags::IN));
+        }
+        for connection in &self.connections {
+            // Only whether it ended: requests are the worker's.
+            polled.push(PollFd::from_borrowed_fd(connection.device.as_fd(), PollFlags::empty()));
+        }
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e).at("waiting in", &self.plan.store),
+        }
+        let mut happened =
+            polled.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
+        let mut next = || happened.next().unwrap_or(false);
+        if next() {
+            self.heed(signals);
+        }
+        let said = self.worker.is_some().then(|| (next(), next()));
+        let successor_said = self.successor.is_some().then(|| (next(), next()));
+        let gone: Vec<bool> = happened.collect();
+        let mut gone = gone.into_iter();
+        self.connections.retain(|connection| {
+            let gone = gone.next().unwrap_or(false);
+            if gone {
+                log::info!("the mount at {} is gone", connection.record.mount_point.display());
+            }
+            !gone
+        });
+        if let Some((message, death)) = successor_said {
+            if message {
+                self.hear_successor();
+            }
+            if death && let Some(successor) = self.successor.take() {
+                self.give_up_reload(&successor);
+            }
+        }
+        if let Some((message, death)) = said {
+            if message {
+                self.hear_worker()?;
+            }
+            if death && let Some(worker) = self.worker.take() {
+                self.bury(worker)?;
+            }
+        }
+        self.keep_time();
+        Ok(())
+    }
+
+    fn heed(&mut self, signals: &SignalFd) {
+        while let Ok(Some(signal)) = signals.read_signal() {
+            if signal.ssi_signo == Signal::SIGHUP as u32 {
+                continue;
+            }
+            log::info!("asked to stop: detaching, and serving on until the last user is gone");
+            let mounts: Vec<_> = self.connections.iter().map(|c| c.record.clone()).collect();
+            // fusermount3 may look into the mount: not in the thread that keeps it.
+            let detach = move || {
+                for Record { mount_point, device, .. } in mounts {
+                    if is_attached(&mount_point, device)
+                        && let Err(e) = mount::unmount(&mount_point, true)
+                    {
+                        log::error!("detaching: {}", chain(&e));
+                    }
+                }
+            };
+            if let Err(e) = std::thread::Builder::new().stack_size(256 << 10).spawn(detach) {
+                log::error!("detaching: {e}");
+            }
+        }
+    }
+
+    /// Kills what takes too long.
+    fn keep_time(&mut self) {
+        let now = Instant::now();
+        for worker in [&mut self.worker, &mut self.successor].into_iter().flatten() {
+            if worker.deadline.is_some_and(|at| at <= now) {
+                worker.deadline = None;
+                log::warn!("the worker {} takes too long: killing it", worker.process.pid());
+                worker.process.kill(Kill::KILL);
+            }
+        }
+    }
+}
+
+/// Listens on the control socket. A socket that is there belonged to somebody
+/// who is gone: the store is this process's.
+fn listen(dir: &Path, name: &str) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::PermissionsExt;
+    let (_dir, path) = packets::short_path(dir, name)?;
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    // Nobody else can reach it before its mode is set: the directory is 0700.
+    let listener = std::os::unix::net::UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener.into())
+}

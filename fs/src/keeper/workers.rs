@@ -1,0 +1,380 @@
+//! Starting workers, hearing them, and what to do when they end.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::process::{Child, Death, Program};
+use super::{Keeper, PATIENCE, PAUSE, Stage, Worker};
+use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, packet_pair, unexpected};
+use crate::connection::{Connection, read_init};
+use crate::error::{Error, IoContext, Result};
+use crate::filesystem::chain;
+use crate::journal::note_deaths;
+use crate::mount::{self, mounted_at};
+use crate::session::is_attached;
+use crate::worker::remove_door;
+use rustix::process::Signal;
+
+impl Keeper<'_> {
+    /// Starts a worker, and gives it what goes with being in charge.
+    fn start_worker(&self, program: Rc<Program>, successor: bool) -> Result<Worker> {
+        let store = &self.plan.store;
+        let (ours, theirs) = packet_pair().at("making a socket pair for", store)?;
+        let channel = Channel::from(ours);
+        let command = (self.plan.worker)(&program.path(), store);
+        let process = Child::start(command, theirs).at("starting a worker for", store)?;
+        let worker = Worker {
+            process,
+            channel,
+            stage: Stage::Preparing,
+            program,
+            deadline: None,
+            silent: false,
+        };
+        let charge = Message::Charge {
+            protocol: PROTOCOL,
+            connections: self.connections.len(),
+            replacements: self.replacements,
+            last_pause_us: self.last_pause_us(),
+            suspects: self.suspects.clone(),
+            successor,
+        };
+        let descriptors = [self.lock.as_fd(), self.listener.as_fd(), self.journal.as_fd()];
+        // A worker that doesn't hear has died, and is buried soon.
+        let _ = worker.channel.send(&charge, &descriptors);
+        for connection in &self.connections {
+            hand_over(&worker, connection, None);
+        }
+        Ok(worker)
+    }
+
+    /// Starts the next worker, which may serve at once.
+    pub(super) fn start_next(&mut self) {
+        match self.start_worker(self.program.clone(), false) {
+            Ok(mut worker) => {
+                worker.stage = Stage::Starting;
+                say(&worker, &Message::Start { suspects: self.suspects.clone() });
+                self.worker = Some(worker);
+            }
+            Err(e) => {
+                log::error!("{}", chain(&e));
+                self.start_at = Some(Instant::now() + PAUSE);
+            }
+        }
+    }
+
+    fn last_pause_us(&self) -> Option<u64> {
+        self.last_pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Tells the worker who keeps it.
+    pub(super) fn tell_who(&self) {
+        if let Some(worker) = &self.worker {
+            say(
+                worker,
+                &Message::Kept(KeeperStatus {
+                    pid: std::process::id(),
+                    version: self.plan.version.to_owned(),
+                    since: self.since,
+                    replacements: self.replacements,
+                    last_pause_us: self.last_pause_us(),
+                }),
+            );
+        }
+    }
+
+    /// The last mount is gone, and with it the need for a worker.
+    pub(super) fn end(&mut self) {
+        self.ending = true;
+        self.start_at = None;
+        if let Some(successor) = self.successor.take() {
+            successor.process.kill(Signal::KILL);
+            successor.process.reap();
+        }
+        if let Some(worker) = &mut self.worker {
+            say(worker, &Message::End);
+            worker.deadline = Some(Instant::now() + PATIENCE);
+        }
+    }
+
+    /// Leaves nothing behind: the last thing a keeper does.
+    pub(super) fn leave(&mut self) {
+        for worker in [self.worker.take(), self.successor.take()].into_iter().flatten() {
+            worker.process.kill(Signal::KILL);
+            worker.process.reap();
+        }
+        for connection in self.connections.drain(..) {
+            let place = &connection.record.mount_point;
+            if is_attached(place, connection.record.device)
+                && let Err(e) = mount::unmount(place, true)
+            {
+                log::error!("unmounting {}: {}", place.display(), chain(&e));
+            }
+        }
+        // They may never have been there.
+        let _ = fs::remove_file(self.plan.store.join(self.plan.socket));
+        remove_door(&self.plan.store);
+    }
+
+    pub(super) fn hear_worker(&mut self) -> Result<()> {
+        let Some(worker) = &mut self.worker else { return Ok(()) };
+        match worker.channel.receive() {
+            Ok(Some((message, _))) => self.heed_worker(message),
+            Ok(None) => {
+                worker.fall_silent();
+                Ok(())
+            }
+            Err(e) => {
+                log::error!("the worker {} can't be understood: {e}", worker.process.pid());
+                worker.process.kill(Signal::KILL);
+                Ok(())
+            }
+        }
+    }
+
+    fn heed_worker(&mut self, message: Message) -> Result<()> {
+        match message {
+            Message::Prepared | Message::Serving { .. } => {}
+            Message::Ready => self.worker_ready(),
+            Message::Failed { why } => self.reason = Some(why),
+            Message::InitReply { connection, reply } => {
+                let known = self.connections.iter_mut().find(|c| c.name() == connection);
+                if let Some(known) = known {
+                    // The first reply stands; a later worker has checked that it agrees.
+                    if known.record.reply.is_none() {
+                        let place = known.record.mount_point.clone();
+                        known.answer_init(&reply).at("answering FUSE_INIT of", &place)?;
+                    }
+                    if let Some(worker) = &self.worker {
+                        say(worker, &Message::InitAnswered { connection });
+                    }
+                }
+            }
+            Message::Mount { request, mount_point, allow_other } => {
+                if let Err(e) = self.mount(&mount_point, allow_other, Some(request)) {
+                    self.answer(&Message::MountFailed { request, why: (self.plan.explain)(&e) });
+                }
+            }
+            Message::Reload => self.reload(),
+            Message::Stopped => {
+                if let Some(worker) = &self.worker {
+                    worker.process.kill(Signal::KILL);
+                }
+            }
+            Message::Released => {
+                log::info!("another keeper has taken over");
+                self.released = true;
+            }
+            message => log::warn!("{}", unexpected(&message)),
+        }
+        Ok(())
+    }
+
+    fn answer(&self, message: &Message) {
+        if let Some(worker) = &self.worker {
+            say(worker, message);
+        }
+    }
+
+    fn worker_ready(&mut self) {
+        let Some(worker) = &mut self.worker else { return };
+        worker.stage = Stage::Serving;
+        let pid = worker.process.pid();
+        (self.proven, self.previous, self.reason) = (true, None, None);
+        if let Some(ended_at) = self.ended_at.take() {
+            self.replacements += 1;
+            self.last_pause = Some(ended_at.elapsed());
+            log::info!("process {pid} serves, after {:?}", ended_at.elapsed());
+        }
+        self.tell_who();
+    }
+
+    /// Makes a mount, and has the worker serve it.
+    pub(super) fn mount(
+        &mut self,
+        mount_point: &Path,
+        allow_other: bool,
+        request: Option<u64>,
+    ) -> Result<()> {
+        if self.ending {
+            return Err(Error::Ending);
+        }
+        let attached = |c: &&Connection| is_attached(&c.record.mount_point, c.record.device);
+        if let Some(other) = self.connections.iter().find(attached) {
+            let other = other.record.mount_point.clone();
+            return Err(if other == mount_point {
+                Error::AlreadyMounted(other)
+            } else {
+                Error::MountedElsewhere(other)
+            });
+        }
+        let mount_point = mount::absolute(mount_point).at("resolving", mount_point)?;
+        let device = mount::mount(&mount_point, allow_other)?;
+        let connection = (|| {
+            let mounted = mounted_at(&mount_point)?;
+            let mounted = mounted.ok_or_else(|| Error::NotMounted(mount_point.clone()))?;
+            let init = read_init(device.as_fd()).map_err(Error::Session)?;
+            let record = crate::channel::Record {
+                mount_point: mount_point.clone(),
+                allow_other,
+                device: mounted.device,
+                init,
+                reply: None,
+            };
+            Ok(Connection { record, device })
+        })();
+        let connection = connection.inspect_err(|_: &Error| {
+            if let Err(e) = mount::unmount(&mount_point, true) {
+                log::error!("unmounting {}: {}", mount_point.display(), chain(&e));
+            }
+        })?;
+        log::info!("mounted at {}", mount_point.display());
+        if let Some(worker) = &self.worker {
+            hand_over(worker, &connection, request);
+        }
+        if let Some(successor) = &self.successor {
+            hand_over(successor, &connection, None);
+        }
+        self.connections.push(connection);
+        Ok(())
+    }
+
+    /// Starts a successor from what is on disk now.
+    fn reload(&mut self) {
+        let successor = if self.successor.is_some() || self.ending {
+            Err(Error::Reloading)
+        } else {
+            Program::at(&self.plan.program)
+                .and_then(|program| self.start_worker(Rc::new(program), true))
+        };
+        match successor {
+            Ok(mut successor) => {
+                log::info!(
+                    "reload: process {} looks whether it can serve",
+                    successor.process.pid()
+                );
+                successor.deadline = Some(Instant::now() + super::PREPARATION);
+                self.reason = None;
+                self.successor = Some(successor);
+            }
+            Err(e) => self.answer(&Message::ReloadFailed { why: (self.plan.explain)(&e) }),
+        }
+    }
+
+    pub(super) fn hear_successor(&mut self) {
+        let Some(successor) = &mut self.successor else { return };
+        match successor.channel.receive() {
+            Ok(Some((Message::Prepared, _))) => {
+                (successor.stage, successor.deadline) = (Stage::Prepared, None);
+                if let Some(worker) = &mut self.worker {
+                    say(worker, &Message::Stop);
+                    worker.stage = Stage::Stopping;
+                    worker.deadline = Some(Instant::now() + PATIENCE);
+                }
+            }
+            Ok(Some((Message::Failed { why }, _))) => self.reason = Some(why),
+            Ok(Some((message, _))) => log::warn!("{}", unexpected(&message)),
+            Ok(None) => successor.fall_silent(),
+            Err(e) => {
+                log::error!("the new worker can't be understood: {e}");
+                successor.process.kill(Signal::KILL);
+            }
+        }
+    }
+
+    /// A successor has ended: what serves goes on.
+    pub(super) fn give_up_reload(&mut self, successor: &Worker) {
+        while let Ok(Some((message, _))) = successor.channel.receive() {
+            if let Message::Failed { why } = message {
+                self.reason = Some(why);
+            }
+        }
+        let death = successor.process.reap();
+        let why = self.reason.take();
+        let why = why.unwrap_or_else(|| (self.plan.explain)(&Error::WorkerDied(death.to_string())));
+        log::error!("reload: the new worker ended ({death}); the old one stays");
+        if let Some(worker) = &mut self.worker {
+            (worker.stage, worker.deadline) = (Stage::Serving, None);
+        }
+        self.answer(&Message::ReloadFailed { why });
+    }
+
+    /// A worker has ended: the next one starts, if one is needed.
+    pub(super) fn bury(&mut self, worker: Worker) -> Result<()> {
+        while let Ok(Some((message, _))) = worker.channel.receive() {
+            if let Message::Failed { why } = message {
+                self.reason = Some(why);
+            }
+        }
+        let death = worker.process.reap();
+        let pid = worker.process.pid();
+        let in_hand = self.journal.take_in_hand().at("reading the journal of", &self.plan.store)?;
+        // Whoever sends SIGKILL or SIGTERM is somebody else; what a request does is another signal.
+        if !matches!(death, Death::Signal(9 | 15)) {
+            note_deaths(&mut self.suspects, &in_hand);
+        }
+        if self.ending {
+            return Ok(());
+        }
+        let now = Instant::now();
+        self.ended_at.get_or_insert(now);
+        if matches!(worker.stage, Stage::Serving | Stage::Stopping) {
+            let prepared = self.successor.take_if(|s| s.stage == Stage::Prepared);
+            if let Some(mut successor) = prepared {
+                say(&successor, &Message::Start { suspects: self.suspects.clone() });
+                successor.stage = Stage::Starting;
+                self.previous = Some(self.program.clone());
+                self.program = successor.program.clone();
+                self.worker = Some(successor);
+            } else {
+                log::error!(
+                    "the worker {pid} died ({death}) with {} requests in hand: starting the next",
+                    in_hand.len()
+                );
+                self.start_at = Some(now);
+            }
+        } else if !self.proven {
+            let why = self.reason.take().map(Error::Explained);
+            return Err(why.unwrap_or_else(|| Error::WorkerDied(death.to_string())));
+        } else {
+            let why = self.reason.take().unwrap_or_default();
+            log::error!(
+                "the worker {pid} ended before it was ready ({death}) {why}: trying again in {PAUSE:?}"
+            );
+            if let Some(previous) = self.previous.take() {
+                log::error!("going back to the program that served before the reload");
+                self.program = previous;
+            }
+            self.start_at = Some(now + PAUSE);
+        }
+        if let Some(successor) = self.successor.take() {
+            successor.process.kill(Signal::KILL);
+            successor.process.reap();
+        }
+        Ok(())
+    }
+}
+
+impl Worker {
+    /// Its end will be noticed; if it only stopped talking, it is of no use.
+    fn fall_silent(&mut self) {
+        self.silent = true;
+        self.deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+    }
+}
+
+fn say(worker: &Worker, message: &Message) {
+    if let Err(e) = worker.channel.send(message, &[]) {
+        log::debug!("the worker {} doesn't hear: {e}", worker.process.pid());
+    }
+}
+
+fn hand_over(worker: &Worker, connection: &Connection, request: Option<u64>) {
+    let message = Message::Connection { record: connection.record.clone(), request };
+    if let Err(e) = worker.channel.send(&message, &[connection.device.as_fd()]) {
+        log::debug!("the worker {} doesn't hear: {e}", worker.process.pid());
+    }
+}

@@ -1,0 +1,467 @@
+//! The worker's side of being kept: what it is given at its start, what it is
+//! told later, and what it hands on when another keeper comes.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use wasmfs_store::{Lock, Store};
+
+use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, Record, Suspect, unexpected};
+use crate::connection::{self, Connection, Handshake};
+use crate::error::{Error, IoContext, Result};
+use crate::fuse::Layer;
+use crate::journal::Journal;
+use crate::session::{Mount, Mounts};
+use crate::{mount, packets};
+
+/// Where a worker can be found by a new keeper, in the store's directory.
+pub(crate) const KEEPER_SOCKET: &str = "keeper.sock";
+/// How often a worker without a keeper looks whether it is over.
+const UNGUARDED: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// What a keeper gives a worker, before it is to serve.
+pub struct Charge {
+    pub(crate) channel: Channel,
+    pub(crate) journal: Journal,
+    pub(crate) lock: OwnedFd,
+    pub(crate) listener: OwnedFd,
+    pub(crate) connections: Vec<Connection>,
+    pub(crate) replacements: u64,
+    pub(crate) last_pause_us: Option<u64>,
+    pub(crate) suspects: Vec<Suspect>,
+    /// Whether another worker serves meanwhile: then there is time to look at everything.
+    pub is_successor: bool,
+}
+
+/// What the keeper wants, or what happened to it.
+#[derive(Debug)]
+pub enum Event {
+    /// End the commands under way, then call [`Worker::stopped`]; go on serving mounts.
+    Stop,
+    /// Close the store and end: the last mount is gone.
+    End,
+    /// A reload that was asked for is not possible, for this reason.
+    ReloadFailed(String),
+    /// The keeper is gone.
+    Unguarded,
+}
+
+/// A worker that serves.
+pub struct Worker {
+    mounts: Arc<Mounts>,
+    lock: OwnedFd,
+    listener: OwnedFd,
+    state: Mutex<State>,
+    on_event: Box<dyn Fn(Event) + Send + Sync>,
+}
+
+struct State {
+    /// The keeper's end, while there is a keeper.
+    keeper: Option<Arc<Channel>>,
+    kept: Option<KeeperStatus>,
+    replacements: u64,
+    last_pause_us: Option<u64>,
+    suspects: Vec<Suspect>,
+    /// Mounts that were asked for.
+    requests: HashMap<u64, Sender<Result<()>>>,
+    next_request: u64,
+    /// The end was decided; there is nothing more to hear.
+    over: bool,
+    /// New mounts whose FUSE_INIT the keeper has to answer.
+    unanswered: HashMap<u32, Unanswered>,
+}
+
+struct Unanswered {
+    connection: Connection,
+    handshake: Handshake<Layer>,
+    request: Option<u64>,
+}
+
+impl Charge {
+    /// Takes what the keeper at the other end of `socket` gives.
+    pub fn take(socket: OwnedFd) -> Result<Charge> {
+        let channel = Channel::from(socket);
+        Charge::receive(channel).map_err(Error::Channel)
+    }
+
+    pub(crate) fn receive(channel: Channel) -> io::Result<Charge> {
+        let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let (message, descriptors) = channel.receive()?.ok_or_else(gone)?;
+        let Message::Charge {
+            protocol,
+            connections: count,
+            replacements,
+            last_pause_us,
+            suspects,
+            successor: is_successor,
+        } = message
+        else {
+            return Err(unexpected(&message));
+        };
+        if protocol != PROTOCOL {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("it speaks protocol {protocol} of keeper and worker, this one {PROTOCOL}"),
+            ));
+        }
+        let Ok([lock, listener, journal]) = <[OwnedFd; 3]>::try_from(descriptors) else {
+            return Err(io::Error::other("descriptors are missing"));
+        };
+        let mut connections = Vec::new();
+        while connections.len() < count {
+            match channel.receive()?.ok_or_else(gone)? {
+                (Message::Connection { record, .. }, mut fds) if fds.len() == 1 => {
+                    connections.extend(fds.pop().map(|device| Connection { record, device }));
+                }
+                (message, _) => return Err(unexpected(&message)),
+            }
+        }
+        let journal = Journal::from(journal);
+        Ok(Charge {
+            channel,
+            journal,
+            lock,
+            listener,
+            connections,
+            replacements,
+            last_pause_us,
+            suspects,
+            is_successor,
+        })
+    }
+
+    /// Checks that this build could take over the mounts.
+    pub fn check(&self) -> Result<()> {
+        self.connections.iter().try_for_each(|connection| connection::check(&connection.record))
+    }
+
+    /// Says that it could serve, and waits for the word to do so; false if the
+    /// keeper went away instead.
+    pub fn wait(&mut self) -> Result<bool> {
+        self.channel.send(&Message::Prepared, &[]).map_err(Error::Channel)?;
+        loop {
+            match self.channel.receive().map_err(Error::Channel)? {
+                None => return Ok(false),
+                Some((Message::Start { suspects }, _)) => {
+                    self.suspects = suspects;
+                    return Ok(true);
+                }
+                // Mounted meanwhile.
+                Some((Message::Connection { record, .. }, mut fds)) if fds.len() == 1 => {
+                    self.connections.extend(fds.pop().map(|device| Connection { record, device }));
+                }
+                Some((message, _)) => return Err(Error::Channel(unexpected(&message))),
+            }
+        }
+    }
+
+    /// The right to the store in `dir`.
+    pub fn lock(&self, dir: &Path) -> Result<Lock> {
+        let copy = self.lock.try_clone().at("duplicating the lock of", dir)?;
+        Ok(Lock::inherited(dir, copy)?)
+    }
+
+    /// The control socket's listener.
+    pub fn listener(&self) -> Result<OwnedFd> {
+        self.listener.try_clone().at("duplicating the listener of", Path::new("the control socket"))
+    }
+
+    /// Tells the keeper why this worker can't serve.
+    pub fn failed(&self, why: String) {
+        // The keeper hears of the end in any case.
+        let _ = self.channel.send(&Message::Failed { why }, &[]);
+    }
+}
+
+impl Worker {
+    /// Serves what it was given, and says so. Whatever the keeper wants from
+    /// then on goes to `on_event`, which must not wait.
+    pub fn start(
+        charge: Charge,
+        store: Arc<Store>,
+        on_event: impl Fn(Event) + Send + Sync + 'static,
+    ) -> Result<Arc<Worker>> {
+        let Charge { channel, journal, lock, listener, connections, suspects, .. } = charge;
+        let keeper = Arc::new(channel);
+        // The place where a new keeper finds it, should this one be lost.
+        let door = packets::listen(store.dir(), KEEPER_SOCKET)
+            .at("listening for a keeper in", store.dir())?;
+        let state = State {
+            keeper: Some(keeper.clone()),
+            kept: None,
+            replacements: charge.replacements,
+            last_pause_us: charge.last_pause_us,
+            suspects: suspects.clone(),
+            requests: HashMap::new(),
+            next_request: 1,
+            over: false,
+            unanswered: HashMap::new(),
+        };
+        let worker = Arc::new(Worker {
+            mounts: Arc::new(Mounts::new(store, journal, suspects)),
+            lock,
+            listener,
+            state: Mutex::new(state),
+            on_event: Box::new(on_event),
+        });
+        for connection in connections {
+            worker.take_on(connection, None)?;
+        }
+        let listening = worker.clone();
+        std::thread::Builder::new()
+            .name("kept".into())
+            .spawn(move || listening.listen(&door))
+            .map_err(Error::Session)?;
+        worker.mounts.catch_up()?;
+        worker.say(&Message::Ready, &[]);
+        Ok(worker)
+    }
+
+    /// The mounts it serves.
+    pub fn mounts(&self) -> &Arc<Mounts> {
+        &self.mounts
+    }
+
+    /// Who keeps it; `None` if nobody does.
+    pub fn keeper(&self) -> Option<KeeperStatus> {
+        let state = self.state();
+        state.keeper.as_ref().and(state.kept.clone())
+    }
+
+    /// How often the worker was replaced until now.
+    pub fn replacements(&self) -> u64 {
+        self.state().replacements
+    }
+
+    /// How long the last replacement left requests waiting, in microseconds.
+    pub fn last_pause_us(&self) -> Option<u64> {
+        self.state().last_pause_us
+    }
+
+    /// Mounts at `mount_point`, which must be absolute.
+    pub fn mount(&self, mount_point: &Path, allow_other: bool) -> Result<()> {
+        // It may ask another mount, which may not answer: not with a lock held.
+        if self.mounts.attached().is_none() {
+            mount::prepare(mount_point)?;
+        }
+        let (sender, answer) = channel();
+        let mut state = self.state();
+        let request = state.next_request;
+        state.next_request += 1;
+        state.requests.insert(request, sender);
+        drop(state);
+        let mount_point = mount_point.to_owned();
+        if !self.say(&Message::Mount { request, mount_point, allow_other }, &[]) {
+            self.state().requests.remove(&request);
+            return Err(Error::Unguarded);
+        }
+        answer.recv().unwrap_or(Err(Error::Unguarded))
+    }
+
+    /// Asks for this worker to be replaced by what is on disk now.
+    pub fn reload(&self) -> Result<()> {
+        if self.say(&Message::Reload, &[]) { Ok(()) } else { Err(Error::Unguarded) }
+    }
+
+    /// Says that the commands have ended.
+    pub fn stopped(&self) {
+        self.say(&Message::Stopped, &[]);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Says something to the keeper, and whether there is one to hear it.
+    fn say(&self, message: &Message, with: &[BorrowedFd<'_>]) -> bool {
+        let keeper = self.state().keeper.clone();
+        keeper.is_some_and(|keeper| match keeper.send(message, with) {
+            Ok(()) => true,
+            Err(e) => {
+                log::warn!("the keeper doesn't hear: {e}");
+                false
+            }
+        })
+    }
+
+    /// Hears the keeper, and whoever wants to become it.
+    fn listen(self: &Arc<Self>, door: &OwnedFd) {
+        while !self.state().over {
+            let keeper = self.state().keeper.clone();
+            // Without a keeper it is not here that the end is heard of.
+            let limit = keeper.is_none().then_some(&UNGUARDED);
+            let mut waiting = vec![PollFd::new(door, PollFlags::IN)];
+            waiting
+                .extend(keeper.iter().map(|k| PollFd::from_borrowed_fd(k.as_fd(), PollFlags::IN)));
+            if let Err(e) = poll(&mut waiting, limit)
+                && e != rustix::io::Errno::INTR
+            {
+                log::error!("waiting for the keeper: {e}");
+                std::thread::sleep(std::time::Duration::from_secs(1));
+                continue;
+            }
+            let someone = !waiting[0].revents().is_empty();
+            let said = waiting.get(1).is_some_and(|keeper| !keeper.revents().is_empty());
+            if let (true, Some(keeper)) = (said, &keeper) {
+                match keeper.receive() {
+                    Ok(Some((message, descriptors))) => self.hear(message, descriptors),
+                    Ok(None) => self.lose_keeper(),
+                    Err(e) => {
+                        log::error!("hearing the keeper: {e}");
+                        self.lose_keeper();
+                    }
+                }
+            }
+            if someone && let Err(e) = self.welcome(door) {
+                log::warn!("a new keeper could not take over: {e}");
+            }
+        }
+    }
+
+    fn lose_keeper(self: &Arc<Self>) {
+        let mut state = self.state();
+        state.keeper = None;
+        state.requests.clear();
+        let unanswered = std::mem::take(&mut state.unanswered);
+        drop(state);
+        log::error!(
+            "unguarded: the keeper is gone. The mount is served, but nobody will replace this \
+             process if it dies; `wasmfs mount` guards it again"
+        );
+        (self.on_event)(Event::Unguarded);
+        for (_, mut new) in unanswered {
+            let reply = new.handshake.reply.clone();
+            if let Err(e) = new.connection.answer_init(&reply) {
+                log::error!("answering FUSE_INIT: {e}");
+            } else if let Err(e) = self.serve(new.connection, new.handshake) {
+                log::error!("serving a mount: {e}");
+            }
+        }
+        self.end_if_unused();
+    }
+
+    /// Without a keeper to say so, a worker ends by itself with its last mount.
+    fn end_if_unused(&self) {
+        if self.state().keeper.is_none() && self.mounts.all().is_empty() {
+            self.end();
+        }
+    }
+
+    fn end(&self) {
+        self.state().over = true;
+        (self.on_event)(Event::End);
+    }
+
+    fn hear(self: &Arc<Self>, message: Message, mut descriptors: Vec<OwnedFd>) {
+        match message {
+            Message::Kept(kept) => {
+                let mut state = self.state();
+                (state.replacements, state.last_pause_us) = (kept.replacements, kept.last_pause_us);
+                state.kept = Some(kept);
+            }
+            Message::Connection { record, request } => {
+                let Some(device) = descriptors.pop() else { return };
+                let result = self.take_on(Connection { record, device }, request);
+                if let Err(error) = result {
+                    log::error!("serving a mount: {error}");
+                    self.answer(request, Err(error));
+                }
+            }
+            Message::InitAnswered { connection } => {
+                let new = self.state().unanswered.remove(&connection);
+                if let Some(Unanswered { mut connection, handshake, request }) = new {
+                    connection.record.reply = Some(handshake.reply.clone());
+                    let name = connection.name();
+                    let result = self.serve(connection, handshake);
+                    self.say(&Message::Serving { connection: name }, &[]);
+                    self.answer(request, result);
+                }
+            }
+            Message::MountFailed { request, why } => {
+                self.answer(Some(request), Err(Error::Explained(why)));
+            }
+            Message::ReloadFailed { why } => (self.on_event)(Event::ReloadFailed(why)),
+            Message::Stop => (self.on_event)(Event::Stop),
+            Message::End => self.end(),
+            message => log::warn!("{}", unexpected(&message)),
+        }
+    }
+
+    fn answer(&self, request: Option<u64>, result: Result<()>) {
+        if let Some(request) = request
+            && let Some(waiting) = self.state().requests.remove(&request)
+        {
+            // Whoever asked may have gone.
+            let _ = waiting.send(result);
+        }
+    }
+
+    /// Serves a connection, at once if FUSE_INIT is answered already.
+    fn take_on(self: &Arc<Self>, connection: Connection, request: Option<u64>) -> Result<()> {
+        let handshake = self.mounts.prepare(&connection)?;
+        if connection.record.reply.is_some() {
+            return self.serve(connection, handshake);
+        }
+        let (name, reply) = (connection.name(), handshake.reply.clone());
+        let new = Unanswered { connection, handshake, request };
+        self.state().unanswered.insert(name, new);
+        self.say(&Message::InitReply { connection: name, reply }, &[]);
+        Ok(())
+    }
+
+    fn serve(self: &Arc<Self>, connection: Connection, handshake: Handshake<Layer>) -> Result<()> {
+        let place = connection.record.mount_point.clone();
+        let worker = self.clone();
+        self.mounts.serve(connection, handshake, move || worker.end_if_unused())?;
+        log::info!("serving the mount at {}", place.display());
+        Ok(())
+    }
+
+    /// Lets whoever knocks take over from the keeper.
+    fn welcome(&self, door: &OwnedFd) -> io::Result<()> {
+        let new = Arc::new(Channel::from(packets::accept(door)?));
+        packets::check_peer(new.as_fd())?;
+        let mut state = self.state();
+        if !state.unanswered.is_empty() {
+            return Err(io::Error::other("a mount is just being made"));
+        }
+        let mounts: Vec<Arc<Mount>> = self.mounts.all();
+        if mounts.is_empty() {
+            return Err(io::Error::other("there is no mount yet"));
+        }
+        let charge = Message::Charge {
+            protocol: PROTOCOL,
+            connections: mounts.len(),
+            replacements: state.replacements,
+            last_pause_us: state.last_pause_us,
+            suspects: state.suspects.clone(),
+            successor: false,
+        };
+        let descriptors = [self.lock.as_fd(), self.listener.as_fd(), self.mounts.journal().as_fd()];
+        new.send(&charge, &descriptors)?;
+        for mount in &mounts {
+            let record: Record = mount.connection.record.clone();
+            let message = Message::Connection { record, request: None };
+            new.send(&message, &[mount.connection.device.as_fd()])?;
+        }
+        if let Some(old) = state.keeper.replace(new) {
+            // If it doesn't hear, it is gone.
+            let _ = old.send(&Message::Released, &[]);
+        }
+        (state.kept, state.requests) = (None, HashMap::new());
+        log::info!("another keeper has taken over");
+        Ok(())
+    }
+}
+
+/// Takes the keeper's door away, when the store is nobody's any more.
+pub(crate) fn remove_door(dir: &Path) {
+    // It may never have been there.
+    let _ = fs::remove_file(dir.join(KEEPER_SOCKET));
+}

@@ -1,0 +1,172 @@
+//! Which names a change touches: exactly, while it is applied, and at most,
+//! when nobody knows any more what they led to before.
+
+use std::collections::BTreeSet;
+
+use super::apply::live_directory;
+use super::records::*;
+use super::{Catalogue, ENGINES_INODE, Records, Txn};
+use crate::error::{Error, Result};
+use crate::history::{Change, Entry};
+use crate::key::split_path;
+
+/// What a commit changed of what the kernel may have cached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Names that lead elsewhere now, appeared or disappeared: the inode
+    /// number of their directory, and the name in it.
+    pub names: BTreeSet<(u64, String)>,
+    /// Directories whose modification time moved.
+    pub directories: BTreeSet<u64>,
+}
+
+impl Changes {
+    /// Adds the changes of a later commit.
+    pub fn extend(&mut self, later: Changes) {
+        self.names.extend(later.names);
+        self.directories.extend(later.directories);
+    }
+}
+
+/// Names that the kernel may not have been told of. Whether they changed is
+/// not known; what is theirs now is in the catalogue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Untold {
+    /// Names of files: the inode number of their directory, and the name in it.
+    pub files: BTreeSet<(u64, String)>,
+    /// Names of directories. One that was there throughout must not be dropped:
+    /// somebody may be in it, or have something mounted on it.
+    pub directories: BTreeSet<(u64, String)>,
+}
+
+impl Untold {
+    /// Adds what `entry`, which is applied, may have touched.
+    pub(crate) fn add(&mut self, catalogue: &Catalogue, entry: &Entry) -> Result<()> {
+        let (key, engines, versions) = match &entry.change {
+            Change::Publish { key, engine, version, .. } => {
+                let default = catalogue.record::<KeyRecord>(&key_key(key))?;
+                let default = default.map(|record| record.default_engine);
+                (key, [Some(*engine), default].into_iter().flatten().collect(), vec![*version])
+            }
+            Change::Remove { key, version } => {
+                let record: Option<KeyRecord> = catalogue.record(&key_key(key))?;
+                let last = record.map_or(0, |record| record.last_version);
+                let versions: Vec<u64> = version.map_or((1..=last).collect(), |v| vec![v]);
+                let mut engines = BTreeSet::new();
+                for number in &versions {
+                    engines.extend(catalogue.version(key, *number)?.map(|(_, v)| v.engine));
+                }
+                (key, engines, versions)
+            }
+            Change::Default { key, .. } => (key, BTreeSet::new(), Vec::new()),
+            Change::Create | Change::Engine { .. } | Change::Payload { .. } => return Ok(()),
+        };
+        for place in places(key, &engines, &versions) {
+            let name = place.in_directory(catalogue)?;
+            match place {
+                Place::File { .. } => self.files.insert(name),
+                Place::Directory { .. } => self.directories.insert(name),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// The names that a change may touch, with what they led to before it.
+pub(super) struct Touched {
+    names: Vec<(Place, Option<u64>)>,
+}
+
+/// A name in a view, or the name of an engine's view among the engines.
+#[derive(Clone, PartialEq)]
+enum Place {
+    File { view: View, key: String, version: u64 },
+    Directory { view: View, path: String },
+}
+
+/// The names that a change of `key` may touch.
+fn places(key: &str, engines: &BTreeSet<EngineNumber>, versions: &[u64]) -> Vec<Place> {
+    let mut places = Vec::new();
+    let mut above = |view: View| {
+        let ancestors = key.match_indices('/').map(|(at, _)| key[..at].to_owned());
+        places.extend(ancestors.map(|path| Place::Directory { view, path }));
+    };
+    above(View::Keys);
+    above(View::Versions);
+    engines.iter().for_each(|engine| above(View::Engine(*engine)));
+    let file = |view, version| Place::File { view, key: key.to_owned(), version };
+    places.push(file(View::Keys, 0));
+    for engine in engines {
+        let view = View::Engine(*engine);
+        places.push(file(view, 0));
+        places.push(Place::Directory { view, path: String::new() });
+    }
+    places.push(Place::Directory { view: View::Versions, path: key.to_owned() });
+    places.extend(versions.iter().map(|version| file(View::Versions, *version)));
+    places
+}
+
+impl Touched {
+    pub(super) fn before(
+        txn: &Txn<'_>,
+        key: &str,
+        engines: &BTreeSet<EngineNumber>,
+        versions: &[u64],
+    ) -> Result<Touched> {
+        let names = places(key, engines, versions)
+            .into_iter()
+            .map(|place| place.leads_to(txn).map(|inode| (place, inode)))
+            .collect::<Result<_>>()?;
+        Ok(Touched { names })
+    }
+
+    /// Notes every name that leads elsewhere now, and sets its directory's time.
+    pub(super) fn after(&self, txn: &mut Txn<'_>, time: u64, changes: &mut Changes) -> Result<()> {
+        for (place, before) in &self.names {
+            if place.leads_to(txn)? == *before {
+                continue;
+            }
+            let (directory, name) = place.in_directory(txn)?;
+            if let Some(InodeRecord::Directory(mut record)) = txn.inode(directory)? {
+                // Later than before even if the clock was set back.
+                record.mtime = time.max(record.mtime + 1);
+                txn.set(inode_key(directory), &InodeRecord::Directory(record))?;
+            }
+            changes.names.insert((directory, name));
+            changes.directories.insert(directory);
+        }
+        Ok(())
+    }
+}
+
+impl Place {
+    fn leads_to(&self, records: &impl Records) -> Result<Option<u64>> {
+        match self {
+            Place::File { view, key, version } => records.number(&name_key(*view, key, *version)),
+            Place::Directory { view, path } => live_directory(records, *view, path),
+        }
+    }
+
+    fn in_directory(&self, records: &impl Records) -> Result<(u64, String)> {
+        let (view, dir, name) = match self {
+            Place::File { view: View::Versions, key, version } => {
+                (View::Versions, key.as_str(), version.to_string())
+            }
+            Place::File { view, key, .. } => {
+                let (dir, name) = split_path(key);
+                (*view, dir, name.to_owned())
+            }
+            Place::Directory { view: View::Engine(number), path } if path.is_empty() => {
+                return Ok((ENGINES_INODE, records.engine(*number)?.label));
+            }
+            Place::Directory { view, path } => {
+                let (dir, name) = split_path(path);
+                (*view, dir, name.to_owned())
+            }
+        };
+        match records.number(&directory_key(view, dir))? {
+            Some(inode) => Ok((inode, name)),
+            None => Err(Error::Inconsistent(format!("directory {dir:?} has no inode number"))),
+        }
+    }
+}
