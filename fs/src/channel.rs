@@ -81,7 +81,7 @@ pub(crate) enum Message {
 
     // From the keeper.
     /// Nobody else serves: open the store and serve.
-    Start { suspects: Vec<Suspect> },
+    Start { suspects: Vec<Suspect>, kept: KeeperStatus },
     /// Who keeps this worker.
     Kept(KeeperStatus),
     /// The reply to FUSE_INIT is out.
@@ -94,6 +94,8 @@ pub(crate) enum Message {
     Stop,
     /// The last mount is gone: close the store and end.
     End,
+    /// The keeper becomes another program, and is back in a moment.
+    Renewing,
 
     // From the worker.
     /// It could serve: store and mounts suit it.

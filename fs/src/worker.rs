@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wasmfs_store::{Lock, Store};
@@ -25,6 +26,9 @@ pub(crate) const KEEPER_SOCKET: &str = "keeper.sock";
 /// How often a worker without a keeper looks whether it is over.
 const UNGUARDED: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
+/// How long a keeper may take to become another program.
+const RENEWAL: Duration = Duration::from_secs(5);
+
 /// What a keeper gives a worker, before it is to serve.
 pub struct Charge {
     pub(crate) channel: Channel,
@@ -35,6 +39,7 @@ pub struct Charge {
     pub(crate) replacements: u64,
     pub(crate) last_pause_us: Option<u64>,
     pub(crate) suspects: Vec<Suspect>,
+    kept: Option<KeeperStatus>,
     /// Whether another worker serves meanwhile: then there is time to look at everything.
     pub is_successor: bool,
 }
@@ -65,6 +70,10 @@ struct State {
     /// The keeper's end, while there is a keeper.
     keeper: Option<Arc<Channel>>,
     kept: Option<KeeperStatus>,
+    /// Whether the keeper is about to become another program.
+    renewing: bool,
+    /// When a keeper that was about to come back is given up.
+    back_by: Option<Instant>,
     replacements: u64,
     last_pause_us: Option<u64>,
     suspects: Vec<Suspect>,
@@ -132,6 +141,7 @@ impl Charge {
             replacements,
             last_pause_us,
             suspects,
+            kept: None,
             is_successor,
         })
     }
@@ -148,8 +158,8 @@ impl Charge {
         loop {
             match self.channel.receive().map_err(Error::Channel)? {
                 None => return Ok(false),
-                Some((Message::Start { suspects }, _)) => {
-                    self.suspects = suspects;
+                Some((Message::Start { suspects, kept }, _)) => {
+                    (self.suspects, self.kept) = (suspects, Some(kept));
                     return Ok(true);
                 }
                 // Mounted meanwhile.
@@ -194,7 +204,9 @@ impl Worker {
             .at("listening for a keeper in", store.dir())?;
         let state = State {
             keeper: Some(keeper.clone()),
-            kept: None,
+            kept: charge.kept,
+            renewing: false,
+            back_by: None,
             replacements: charge.replacements,
             last_pause_us: charge.last_pause_us,
             suspects: suspects.clone(),
@@ -294,6 +306,9 @@ impl Worker {
     fn listen(self: &Arc<Self>, door: &OwnedFd) {
         while !self.state().over {
             let keeper = self.state().keeper.clone();
+            if self.is_late() {
+                self.lose_keeper();
+            }
             // Without a keeper it is not here that the end is heard of.
             let limit = keeper.is_none().then_some(&UNGUARDED);
             let mut waiting = vec![PollFd::new(door, PollFlags::IN)];
@@ -324,9 +339,19 @@ impl Worker {
         }
     }
 
+    /// Whether a keeper that was about to come back has not.
+    fn is_late(&self) -> bool {
+        let mut state = self.state();
+        state.back_by.take_if(|at| *at <= Instant::now()).is_some()
+    }
+
     fn lose_keeper(self: &Arc<Self>) {
         let mut state = self.state();
         state.keeper = None;
+        if std::mem::take(&mut state.renewing) {
+            state.back_by = Some(Instant::now() + RENEWAL);
+            return;
+        }
         state.requests.clear();
         let unanswered = std::mem::take(&mut state.unanswered);
         drop(state);
@@ -363,7 +388,7 @@ impl Worker {
             Message::Kept(kept) => {
                 let mut state = self.state();
                 (state.replacements, state.last_pause_us) = (kept.replacements, kept.last_pause_us);
-                state.kept = Some(kept);
+                (state.kept, state.renewing) = (Some(kept), false);
             }
             Message::Connection { record, request } => {
                 let Some(device) = descriptors.pop() else { return };
@@ -389,6 +414,7 @@ impl Worker {
             Message::ReloadFailed { why } => (self.on_event)(Event::ReloadFailed(why)),
             Message::Stop => (self.on_event)(Event::Stop),
             Message::End => self.end(),
+            Message::Renewing => self.state().renewing = true,
             message => log::warn!("{}", unexpected(&message)),
         }
     }
@@ -454,7 +480,8 @@ impl Worker {
             // If it doesn't hear, it is gone.
             let _ = old.send(&Message::Released, &[]);
         }
-        (state.kept, state.requests) = (None, HashMap::new());
+        state.requests.clear();
+        (state.renewing, state.back_by) = (false, None);
         log::info!("another keeper has taken over");
         Ok(())
     }

@@ -75,7 +75,7 @@ fn mounts() -> Vec<(PathBuf, u32, String)> {
 
 /// The servers whose command line names something under `home`: keepers first,
 /// who would start other workers.
-fn servers(home: &Path) -> Vec<u32> {
+pub fn servers(home: &Path) -> Vec<u32> {
     let home = home.to_string_lossy().into_owned();
     let processes = fs::read_dir("/proc").expect("/proc").flatten();
     processes

@@ -37,8 +37,9 @@ pub enum Inline {
 /// unmounts, ends the server, and fails if that took the guard's force.
 pub struct Environment {
     pub user: User,
-    home: TempDir,
+    // Dropped in this order: nothing may look for files in a mount that nobody serves.
     guard: Guard,
+    home: TempDir,
 }
 
 /// Runs `test` as root and as an ordinary user, with payloads as object files

@@ -7,6 +7,7 @@
 //! keep it from starting one.
 
 mod process;
+mod thrift;
 mod workers;
 
 use std::fs;
@@ -42,7 +43,7 @@ const PREPARATION: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the caller decides for a keeper.
-pub struct Plan {
+pub struct Plan<'a> {
     /// The store's directory.
     pub store: PathBuf,
     /// What to mount; nothing if a worker is to be adopted.
@@ -53,6 +54,8 @@ pub struct Plan {
     pub program: PathBuf,
     /// The command line of a worker, whose standard input is the channel.
     pub worker: fn(&Path, &Path) -> Command,
+    /// The command line of a keeper like this one, by another program.
+    pub keeper: &'a dyn Fn(&Path) -> Command,
     /// An error in words that the caller's other side understands.
     pub explain: fn(&Error) -> String,
     /// The control socket, by its name in the store's directory.
@@ -85,7 +88,7 @@ struct Worker {
 }
 
 struct Keeper<'a> {
-    plan: &'a Plan,
+    plan: &'a Plan<'a>,
     lock: OwnedFd,
     listener: OwnedFd,
     journal: Journal,
@@ -122,7 +125,7 @@ type Up<'a> = &'a mut dyn FnMut() -> io::Result<()>;
 /// serves the store, or one with another keeper, it is adopted; else `lock`
 /// takes the right to the store, and the plan's mount is made. `up` is called
 /// once the mount is served.
-pub fn keep(plan: &Plan, lock: impl FnOnce() -> Result<Lock>, up: Up<'_>) -> Result<()> {
+pub fn keep(plan: &Plan<'_>, lock: impl FnOnce() -> Result<Lock>, up: Up<'_>) -> Result<()> {
     let signals = signals()?;
     let program = Rc::new(Program::own()?);
     let mut keeper = match Keeper::adopt(plan, &program)? {
@@ -149,7 +152,12 @@ fn signals() -> Result<SignalFd> {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(plan: &'a Plan, program: &Rc<Program>, charge: [OwnedFd; 2], journal: Journal) -> Self {
+    fn new(
+        plan: &'a Plan<'a>,
+        program: &Rc<Program>,
+        charge: [OwnedFd; 2],
+        journal: Journal,
+    ) -> Self {
         let [lock, listener] = charge;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Keeper {
@@ -178,7 +186,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// A keeper of a store that nobody has.
-    fn begin(plan: &'a Plan, program: &Rc<Program>, lock: Lock) -> Result<Keeper<'a>> {
+    fn begin(plan: &'a Plan<'a>, program: &Rc<Program>, lock: Lock) -> Result<Keeper<'a>> {
         if let Some((mount_point, _)) = &plan.mount {
             mount::prepare(mount_point)?;
         }
@@ -191,7 +199,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// The keeper of a worker that is there already.
-    fn adopt(plan: &'a Plan, program: &Rc<Program>) -> Result<Option<Keeper<'a>>> {
+    fn adopt(plan: &'a Plan<'a>, program: &Rc<Program>) -> Result<Option<Keeper<'a>>> {
         let reached = packets::reach(&plan.store, KEEPER_SOCKET);
         let Some(socket) = reached.at("reaching the worker in", &plan.store)? else {
             return Ok(None);
@@ -238,6 +246,7 @@ impl<'a> Keeper<'a> {
             if !self.up && self.is_up() {
                 self.up = true;
                 up().at("saying that it is up:", &self.plan.store)?;
+                thrift::shed();
             }
             if self.released || (self.ending && self.worker.is_none()) {
                 return Ok(());

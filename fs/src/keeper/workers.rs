@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
 use super::process::{Child, Death, Program};
+use super::thrift;
 use super::{Keeper, PATIENCE, PAUSE, Stage, Worker};
 use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, packet_pair, unexpected};
 use crate::connection::{Connection, read_init};
@@ -56,7 +58,7 @@ impl Keeper<'_> {
         match self.start_worker(self.program.clone(), false) {
             Ok(mut worker) => {
                 worker.stage = Stage::Starting;
-                say(&worker, &Message::Start { suspects: self.suspects.clone() });
+                say(&worker, &self.start());
                 self.worker = Some(worker);
             }
             Err(e) => {
@@ -73,17 +75,23 @@ impl Keeper<'_> {
     /// Tells the worker who keeps it.
     pub(super) fn tell_who(&self) {
         if let Some(worker) = &self.worker {
-            say(
-                worker,
-                &Message::Kept(KeeperStatus {
-                    pid: std::process::id(),
-                    version: self.plan.version.to_owned(),
-                    since: self.since,
-                    replacements: self.replacements,
-                    last_pause_us: self.last_pause_us(),
-                }),
-            );
+            say(worker, &Message::Kept(self.status()));
         }
+    }
+
+    fn status(&self) -> KeeperStatus {
+        KeeperStatus {
+            pid: std::process::id(),
+            version: self.plan.version.to_owned(),
+            since: self.since,
+            replacements: self.replacements,
+            last_pause_us: self.last_pause_us(),
+        }
+    }
+
+    /// The word to serve.
+    fn start(&self) -> Message {
+        Message::Start { suspects: self.suspects.clone(), kept: self.status() }
     }
 
     /// The last mount is gone, and with it the need for a worker.
@@ -183,12 +191,29 @@ impl Keeper<'_> {
         let Some(worker) = &mut self.worker else { return };
         worker.stage = Stage::Serving;
         let pid = worker.process.pid();
-        (self.proven, self.previous, self.reason) = (true, None, None);
+        let reloaded = self.previous.take().is_some();
+        (self.proven, self.reason) = (true, None);
         if let Some(ended_at) = self.ended_at.take() {
             self.replacements += 1;
             self.last_pause = Some(ended_at.elapsed());
             log::info!("process {pid} serves, after {:?}", ended_at.elapsed());
         }
+        self.tell_who();
+        if self.up {
+            if reloaded {
+                self.renew();
+            }
+            thrift::shed();
+        }
+    }
+
+    /// Becomes the program that the worker runs now. The process stays, and
+    /// what it has to know the worker hands back.
+    fn renew(&mut self) {
+        let command = &mut (self.plan.keeper)(&self.program.path());
+        self.answer(&Message::Renewing);
+        let error = command.exec();
+        log::error!("the keeper stays what it was: {error}");
         self.tell_who();
     }
 
@@ -324,7 +349,7 @@ impl Keeper<'_> {
         if matches!(worker.stage, Stage::Serving | Stage::Stopping) {
             let prepared = self.successor.take_if(|s| s.stage == Stage::Prepared);
             if let Some(mut successor) = prepared {
-                say(&successor, &Message::Start { suspects: self.suspects.clone() });
+                say(&successor, &self.start());
                 successor.stage = Stage::Starting;
                 self.previous = Some(self.program.clone());
                 self.program = successor.program.clone();

@@ -1,0 +1,245 @@
+//! Requests that a worker dies over.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use wasmfs_tests::module::wat;
+use wasmfs_tests::{Environment, identity, in_each_environment, names, succeed};
+
+use crate::{replacements, replacements_of, wait_until};
+
+/// Mounts with a fault: `KIND WHAT INODE [MARKER]`, see `fs/src/fault.rs`.
+fn mount_with_fault(env: &Environment, fault: &str) {
+    succeed(env.wasmfs().arg("mount").env("WASMFS_FAULT", fault));
+    env.watch(&env.mount_point());
+}
+
+/// Publishes a module before anything is mounted; the inode number it will have, and its bytes.
+fn published(env: &Environment) -> (u64, Vec<u8>) {
+    let source = env.file("big.wat", wat(1));
+    let published = env.publish(&source, "dir/key", &[]);
+    env.publish(&env.file("small.wat", "(module)"), "small", &[]);
+    env.mount();
+    let bytes = fs::read(env.mounted("dir/key")).unwrap();
+    env.unmount();
+    (published["inode"].as_u64().unwrap(), bytes)
+}
+
+fn log(env: &Environment) -> String {
+    fs::read_to_string(env.store().join("wasmfs.log")).unwrap()
+}
+
+/// Everything that can be asked of a mount is answered.
+fn works(env: &Environment, bytes: &[u8]) {
+    assert_eq!(names(&env.mount_point()), ["dir", "small"]);
+    assert_eq!(names(&env.mounted("dir")), ["key"]);
+    assert_eq!(identity(&env.mounted("dir/key")).1, bytes.len() as u64);
+    assert!(!env.mounted("dir/none").exists());
+    assert_eq!(fs::read(env.mounted("dir/key")).unwrap(), bytes);
+    let sha256 = succeed(
+        env.command("getfattr")
+            .args(["--only-values", "-n", "user.wasmfs.sha256"])
+            .arg(env.mounted("dir/key")),
+    );
+    assert_eq!(sha256.len(), 64);
+    let listed = succeed(env.command("getfattr").arg("-d").arg(env.mounted("dir/key")));
+    assert!(listed.contains("user.wasmfs.version=\"1\""), "{listed}");
+    assert!(rustix::fs::statvfs(env.mount_point()).unwrap().f_blocks > 0);
+    assert_eq!(names(&env.mounted(".wasmfs/versions/dir/key")), ["1"]);
+}
+
+#[test]
+fn every_operation_works_after_a_takeover() {
+    in_each_environment(|env| {
+        let (_, bytes) = published(env);
+        env.mount();
+        let held = fs::File::open(env.mounted("dir/key")).unwrap();
+        // A listing that was begun before goes on after.
+        let mut listing = fs::read_dir(env.mount_point()).unwrap();
+        assert_eq!(listing.next().unwrap().unwrap().file_name(), "dir");
+        for round in 1..=3 {
+            env.signal(env.worker_pid(), "-KILL");
+            works(env, &bytes);
+            assert_eq!(replacements(env), round);
+        }
+        assert_eq!(listing.next().unwrap().unwrap().file_name(), "small");
+        assert!(listing.next().is_none());
+        let mut byte = [0];
+        held.read_exact_at(&mut byte, bytes.len() as u64 - 1).unwrap();
+        assert_eq!(byte[0], bytes[bytes.len() - 1]);
+        drop((held, listing));
+        env.unmount();
+    });
+}
+
+#[test]
+fn a_read_that_a_dead_worker_had_accepted_is_answered_by_the_next() {
+    in_each_environment(|env| {
+        let (inode, bytes) = published(env);
+        let marker = env.file("marker", "");
+        mount_with_fault(env, &format!("stall read {inode} {}", marker.display()));
+        let file = env.mounted("dir/key");
+        let reading = std::thread::spawn(move || fs::read(file).unwrap());
+        // It is in the worker's hands now.
+        wait_until(|| !marker.exists());
+        env.signal(env.worker_pid(), "-KILL");
+        assert!(reading.join().unwrap() == bytes);
+        assert!(log(env).contains("with 1 requests in hand"), "{}", log(env));
+        works(env, &bytes);
+        env.unmount();
+    });
+}
+
+#[test]
+fn a_kill_between_init_and_its_reply_leaves_a_mount_that_works() {
+    in_each_environment(|env| {
+        let (_, bytes) = published(env);
+        let marker = env.file("marker", "");
+        let fault = format!("stall init 0 {}", marker.display());
+        let mut mounting = env.wasmfs().arg("mount").env("WASMFS_FAULT", fault).spawn().unwrap();
+        wait_until(|| !marker.exists());
+        env.watch(&env.mount_point());
+        let worker = wasmfs_tests::guard::servers(env.home())[1];
+        env.signal(worker, "-KILL");
+        assert!(mounting.wait().unwrap().success());
+        works(env, &bytes);
+        assert_eq!(replacements(env), 1);
+        env.unmount();
+    });
+}
+
+#[test]
+fn a_request_that_kills_three_workers_is_answered_with_an_error() {
+    in_each_environment(|env| {
+        let (inode, bytes) = published(env);
+        mount_with_fault(env, &format!("abort read {inode}"));
+        let error = fs::read(env.mounted("dir/key")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        // The kernel reads ahead: there may be more than one such request.
+        let deaths = replacements(env);
+        assert!((3..=24).contains(&deaths), "{deaths}");
+        let log = log(env);
+        assert!(log.contains(&format!("read of inode {inode} has killed 3 workers")), "{log}");
+        assert!(log.contains("died (signal 6)"), "{log}");
+        // Nobody else notices.
+        assert!(fs::read(env.mounted("small")).is_ok());
+        assert_eq!(identity(&env.mounted("dir/key")).1, bytes.len() as u64);
+        env.unmount();
+    });
+}
+
+#[test]
+fn a_panic_ends_the_worker_and_is_in_the_log() {
+    in_each_environment(|env| {
+        let (inode, bytes) = published(env);
+        let marker = env.file("marker", "");
+        mount_with_fault(env, &format!("panic read {inode} {}", marker.display()));
+        works(env, &bytes);
+        assert_eq!(replacements(env), 1);
+        let log = log(env);
+        assert!(log.contains("a fault in read of inode"), "{log}");
+        assert!(log.contains("strike"), "no backtrace: {log}");
+        assert!(log.contains("died (signal 6)"), "{log}");
+        // The catalogue had nothing to do with it, and is not rebuilt.
+        assert!(!log.contains("rebuil"), "{log}");
+        env.unmount();
+    });
+}
+
+#[test]
+fn commands_wait_while_the_worker_is_replaced() {
+    in_each_environment(|env| {
+        published(env);
+        env.mount();
+        let source = env.file("more.wat", "(module)");
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let going = || !stop.load(std::sync::atomic::Ordering::Relaxed);
+        let commands = std::thread::scope(|scope| {
+            let ask = scope.spawn(|| {
+                let mut count = 0;
+                while going() {
+                    assert_eq!(env.json(&["ls"]).as_array().unwrap().len(), 2);
+                    assert_eq!(env.json(&["show", "small"])["version"], 1);
+                    assert_eq!(env.json(&["status"])["mounted"], true);
+                    env.fail(1, &["mount"]);
+                    count += 4;
+                }
+                count
+            });
+            let change = scope.spawn(|| {
+                let mut count = 0;
+                while going() {
+                    env.publish(&source, "small", &[]);
+                    count += 1;
+                }
+                count
+            });
+            for _ in 0..10 {
+                let before = replacements(env);
+                env.signal(env.worker_pid(), "-KILL");
+                replacements_of(env, before + 1);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            (ask.join().unwrap(), change.join().unwrap())
+        });
+        assert!(commands.0 > 4 && commands.1 > 2, "{commands:?}");
+        assert_eq!(env.json(&["log", "small"]).as_array().unwrap().len(), 1);
+        env.unmount();
+    });
+}
+
+#[test]
+fn a_kill_during_a_publish_leaves_all_of_it_or_nothing() {
+    in_each_environment(|env| {
+        env.mount();
+        let sources: Vec<PathBuf> = (0..8)
+            .map(|i| env.file(&format!("m{i}.wat"), format!("(module (func (export \"f{i}\")))")))
+            .collect();
+        let compiled = env.dir("compiled");
+        for source in &sources {
+            env.run(&["publish", source.to_str().unwrap()]);
+        }
+        let names: Vec<String> = (0..8).map(|i| format!("m{i}.cwasm")).collect();
+        for name in &names {
+            fs::copy(env.mounted(name), compiled.join(name)).unwrap();
+        }
+        let files: Vec<&Path> = names.iter().map(Path::new).collect();
+        for round in 0..12u32 {
+            let mut publish = env.wasmfs();
+            publish.arg("publish").args(["--prefix", &format!("round{round}"), "--json"]);
+            publish.args(files.iter().map(|file| compiled.join(file)));
+            let publishing = publish.stdout(std::process::Stdio::piped()).spawn().unwrap();
+            let before = replacements(env);
+            std::thread::sleep(Duration::from_micros(u64::from(round) * 700));
+            env.signal(env.worker_pid(), "-KILL");
+            let done = publishing.wait_with_output().unwrap();
+            assert!(done.status.success(), "{done:?}");
+            let listed = env.json(&["ls", &format!("round{round}/")]);
+            assert_eq!(listed.as_array().unwrap().len(), 8);
+            for name in &names {
+                let mut bytes = Vec::new();
+                let path = env.mounted(format!("round{round}/{name}"));
+                fs::File::open(path).unwrap().read_to_end(&mut bytes).unwrap();
+                assert_eq!(bytes, fs::read(compiled.join(name)).unwrap());
+            }
+            replacements_of(env, before + 1);
+        }
+        // Where the truth is not known, it is said.
+        let worker = env.worker_pid();
+        env.signal(worker, "-STOP");
+        let mut remove = env.wasmfs();
+        remove.args(["rm", "m0.cwasm"]).stderr(std::process::Stdio::piped());
+        let removing = remove.spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        env.signal(worker, "-KILL");
+        let removed = removing.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&removed.stderr).into_owned();
+        let gone = !env.mounted("m0.cwasm").exists();
+        assert!(gone == removed.status.success() || stderr.contains("went away"), "{stderr}");
+        env.unmount();
+    });
+}
