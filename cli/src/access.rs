@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::de::DeserializeOwned;
 use wasmfs_store::{Error as StoreError, Key, KeyInfo, Publish, Staged, Store, VersionInfo};
 
-use crate::control::client::Client;
+use crate::control::client::{Client, was_lost};
 use crate::control::{PublishAnswer, PublishItem, RemoveAnswer, RollbackAnswer, VersionOf};
 use crate::failure::Failure;
 
@@ -60,13 +60,13 @@ impl Access {
         }
     }
 
-    /// Whether a server that went away, with what was handed over to it, has a
-    /// successor; waits for that.
-    pub fn reconnect(&mut self) -> Result<bool> {
-        match self {
-            Access::Direct(_) => Ok(false),
-            Access::Server(client) => client.reconnect(),
+    /// Reaches the store anew after a server went away, with what was handed
+    /// over to it: through its successor, or directly.
+    pub fn reach_again(&mut self) -> Result<()> {
+        if let Access::Server(client) = self {
+            *self = Access::open(&client.dir().to_owned())?;
         }
+        Ok(())
     }
 
     /// Lets go of the store.
@@ -85,7 +85,14 @@ impl Access {
     ) -> Result<T> {
         match self {
             Access::Direct(store) => Ok(direct(store)?),
-            Access::Server(client) => client.get(path, query),
+            Access::Server(client) => match client.get(path, query) {
+                // It has ended, and the store is anybody's.
+                Err(lost) if was_lost(&lost) => match Access::open(client.dir())? {
+                    Access::Direct(store) => Ok(direct(&store)?),
+                    Access::Server(_) => Err(lost),
+                },
+                answer => answer,
+            },
         }
     }
 

@@ -25,6 +25,9 @@ pub struct Failure {
     /// Whether the server went away before it answered: it may have done it or not.
     #[serde(default)]
     pub lost: bool,
+    /// Whether it is sure that nobody heard of it.
+    #[serde(skip)]
+    pub unsent: bool,
 }
 
 impl std::error::Error for Failure {}
@@ -39,7 +42,7 @@ impl Failure {
     /// A failure with a hint.
     pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Failure {
         let (message, hint) = (message.into(), Some(hint.into()));
-        Failure { message, hint, usage: false, again: false, lost: false }
+        Failure { message, hint, usage: false, again: false, lost: false, unsent: false }
     }
 
     /// A command line that makes no sense.
@@ -79,7 +82,7 @@ impl Failure {
         });
         let again =
             chain.clone().any(|cause| matches!(cause.downcast_ref(), Some(FsError::Ending)));
-        Failure { message: one_line(chain), hint, usage: false, again, lost: false }
+        Failure { message: one_line(chain), hint, usage: false, again, lost: false, unsent: false }
     }
 
     /// As text, for another process; [`Failure::decode`] reads it.

@@ -21,9 +21,6 @@ use crate::paths::{LOG, SOCKET};
 /// How long a keeper waits for a command that has the store open.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// This program, whatever is on disk now.
-const OWN: &str = "/proc/self/exe";
-
 /// What to keep.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -33,9 +30,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// A keeper of this service, by `program`.
-    fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
+    fn command(&self) -> Command {
+        let mut command = Command::new("/proc/self/exe");
         command.arg0("wasmfs").arg("keeper").arg(&self.mount_point);
         command.arg("--store").arg(&self.store);
         if self.allow_other {
@@ -59,7 +55,7 @@ pub fn start(service: &Service) -> Result<()> {
     let log = service.store.join(LOG);
     let log_file = OpenOptions::new().append(true).create(true).mode(0o600).open(&log);
     let log_file = log_file.with_context(|| format!("opening {}", log.display()))?;
-    let mut command = service.command(Path::new(OWN));
+    let mut command = service.command();
     command.arg("--background");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file);
     wasmfs_fs::close_on_exec().context("starting the keeper")?;
@@ -87,7 +83,7 @@ pub fn start(service: &Service) -> Result<()> {
 pub fn become_keeper(service: &Service) -> Result<()> {
     Store::create(&service.store, &Default::default())?;
     wasmfs_fs::close_on_exec().context("starting the keeper")?;
-    Err(service.command(Path::new(OWN)).exec()).context("starting the keeper")
+    Err(service.command().exec()).context("starting the keeper")
 }
 
 /// Keeps until the last mount is gone. In the background it says on standard
@@ -105,13 +101,6 @@ pub fn run(service: &Service, background: bool) -> Result<()> {
         version: env!("CARGO_PKG_VERSION"),
         program: program()?,
         worker,
-        keeper: &|program| {
-            let mut command = service.command(program);
-            if background {
-                command.arg("--background");
-            }
-            command
-        },
         explain,
         socket: SOCKET,
     };

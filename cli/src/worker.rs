@@ -86,10 +86,11 @@ async fn serve(dir: &Path, charge: Charge, store: Arc<Store>) -> Result<()> {
                 }));
             }
             Event::End => break,
-            Event::ReloadFailed(_) | Event::Unguarded => {
-                if let Event::ReloadFailed(why) = event {
-                    server.answer_reload(Err(Failure::decode(&why)));
-                }
+            Event::ReloadFailed(_) | Event::KeeperGone => {
+                server.answer_reload(Err(match event {
+                    Event::ReloadFailed(why) => Failure::decode(&why),
+                    _ => Failure::of_mount(&wasmfs_fs::Error::Unguarded),
+                }));
                 if let Some(stopping) = stopping.take() {
                     stopping.abort();
                     clients = Clients::default();

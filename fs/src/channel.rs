@@ -34,6 +34,8 @@ pub struct KeeperStatus {
     /// How long the last replacement left requests waiting, in microseconds:
     /// from the end of one worker to the readiness of the next.
     pub last_pause_us: Option<u64>,
+    /// Why the last reload came to nothing after all, if it did.
+    pub reload_failed: Option<String>,
 }
 
 /// What a mount is, apart from its descriptor.
@@ -94,8 +96,6 @@ pub(crate) enum Message {
     Stop,
     /// The last mount is gone: close the store and end.
     End,
-    /// The keeper becomes another program, and is back in a moment.
-    Renewing,
 
     // From the worker.
     /// It could serve: store and mounts suit it.

@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wasmfs_store::{Lock, Store};
@@ -25,9 +24,6 @@ use crate::{mount, packets};
 pub(crate) const KEEPER_SOCKET: &str = "keeper.sock";
 /// How often a worker without a keeper looks whether it is over.
 const UNGUARDED: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-
-/// How long a keeper may take to become another program.
-const RENEWAL: Duration = Duration::from_secs(5);
 
 /// What a keeper gives a worker, before it is to serve.
 pub struct Charge {
@@ -53,8 +49,8 @@ pub enum Event {
     End,
     /// A reload that was asked for is not possible, for this reason.
     ReloadFailed(String),
-    /// The keeper is gone.
-    Unguarded,
+    /// The keeper is gone, or another has taken over: what it was asked for is void.
+    KeeperGone,
 }
 
 /// A worker that serves.
@@ -70,10 +66,6 @@ struct State {
     /// The keeper's end, while there is a keeper.
     keeper: Option<Arc<Channel>>,
     kept: Option<KeeperStatus>,
-    /// Whether the keeper is about to become another program.
-    renewing: bool,
-    /// When a keeper that was about to come back is given up.
-    back_by: Option<Instant>,
     replacements: u64,
     last_pause_us: Option<u64>,
     suspects: Vec<Suspect>,
@@ -205,8 +197,6 @@ impl Worker {
         let state = State {
             keeper: Some(keeper.clone()),
             kept: charge.kept,
-            renewing: false,
-            back_by: None,
             replacements: charge.replacements,
             last_pause_us: charge.last_pause_us,
             suspects: suspects.clone(),
@@ -306,9 +296,6 @@ impl Worker {
     fn listen(self: &Arc<Self>, door: &OwnedFd) {
         while !self.state().over {
             let keeper = self.state().keeper.clone();
-            if self.is_late() {
-                self.lose_keeper();
-            }
             // Without a keeper it is not here that the end is heard of.
             let limit = keeper.is_none().then_some(&UNGUARDED);
             let mut waiting = vec![PollFd::new(door, PollFlags::IN)];
@@ -339,19 +326,9 @@ impl Worker {
         }
     }
 
-    /// Whether a keeper that was about to come back has not.
-    fn is_late(&self) -> bool {
-        let mut state = self.state();
-        state.back_by.take_if(|at| *at <= Instant::now()).is_some()
-    }
-
     fn lose_keeper(self: &Arc<Self>) {
         let mut state = self.state();
         state.keeper = None;
-        if std::mem::take(&mut state.renewing) {
-            state.back_by = Some(Instant::now() + RENEWAL);
-            return;
-        }
         state.requests.clear();
         let unanswered = std::mem::take(&mut state.unanswered);
         drop(state);
@@ -359,7 +336,7 @@ impl Worker {
             "unguarded: the keeper is gone. The mount is served, but nobody will replace this \
              process if it dies; `wasmfs mount` guards it again"
         );
-        (self.on_event)(Event::Unguarded);
+        (self.on_event)(Event::KeeperGone);
         for (_, mut new) in unanswered {
             let reply = new.handshake.reply.clone();
             if let Err(e) = new.connection.answer_init(&reply) {
@@ -388,7 +365,7 @@ impl Worker {
             Message::Kept(kept) => {
                 let mut state = self.state();
                 (state.replacements, state.last_pause_us) = (kept.replacements, kept.last_pause_us);
-                (state.kept, state.renewing) = (Some(kept), false);
+                state.kept = Some(kept);
             }
             Message::Connection { record, request } => {
                 let Some(device) = descriptors.pop() else { return };
@@ -414,7 +391,6 @@ impl Worker {
             Message::ReloadFailed { why } => (self.on_event)(Event::ReloadFailed(why)),
             Message::Stop => (self.on_event)(Event::Stop),
             Message::End => self.end(),
-            Message::Renewing => self.state().renewing = true,
             message => log::warn!("{}", unexpected(&message)),
         }
     }
@@ -469,6 +445,12 @@ impl Worker {
             suspects: state.suspects.clone(),
             successor: false,
         };
+        // First: should this process die half-way, there is one keeper at most.
+        if let Some(old) = state.keeper.replace(new.clone()) {
+            // If it doesn't hear, it is gone.
+            let _ = old.send(&Message::Released, &[]);
+        }
+        state.requests.clear();
         let descriptors = [self.lock.as_fd(), self.listener.as_fd(), self.mounts.journal().as_fd()];
         new.send(&charge, &descriptors)?;
         for mount in &mounts {
@@ -476,13 +458,9 @@ impl Worker {
             let message = Message::Connection { record, request: None };
             new.send(&message, &[mount.connection.device.as_fd()])?;
         }
-        if let Some(old) = state.keeper.replace(new) {
-            // If it doesn't hear, it is gone.
-            let _ = old.send(&Message::Released, &[]);
-        }
-        state.requests.clear();
-        (state.renewing, state.back_by) = (false, None);
+        drop(state);
         log::info!("another keeper has taken over");
+        (self.on_event)(Event::KeeperGone);
         Ok(())
     }
 }

@@ -11,8 +11,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long a test with mounts may take before its connections are aborted.
-const LIMIT: Duration = Duration::from_secs(300);
+/// How long a test with mounts may take before its connections are aborted, in
+/// seconds, unless `WASMFS_TEST_LIMIT` says otherwise.
+const LIMIT: u64 = 300;
+
+fn limit() -> Duration {
+    let given = std::env::var("WASMFS_TEST_LIMIT").ok().and_then(|limit| limit.parse().ok());
+    Duration::from_secs(given.unwrap_or(LIMIT))
+}
 
 /// Looks after the mounts of a test.
 pub struct Guard {
@@ -28,7 +34,8 @@ impl Guard {
         let connections = Arc::new(Mutex::new(Vec::new()));
         let (done, waiting) = channel();
         let watched = connections.clone();
-        let watchdog = std::thread::spawn(move || watch(&waiting, &watched));
+        let watched_home = home.to_owned();
+        let watchdog = std::thread::spawn(move || watch(&waiting, &watched, &watched_home));
         Guard { home: home.to_owned(), connections, done: Some(done), watchdog: Some(watchdog) }
     }
 
@@ -40,15 +47,24 @@ impl Guard {
 }
 
 /// Waits for the test's end; aborts its connections if it takes too long, and says whether it did.
-fn watch(done: &Receiver<()>, connections: &Mutex<Vec<u32>>) -> bool {
-    if done.recv_timeout(LIMIT) != Err(RecvTimeoutError::Timeout) {
+fn watch(done: &Receiver<()>, connections: &Mutex<Vec<u32>>, home: &Path) -> bool {
+    let limit = limit();
+    if done.recv_timeout(limit) != Err(RecvTimeoutError::Timeout) {
         return false;
     }
-    eprintln!("the test takes over {LIMIT:?}: aborting its FUSE connections");
+    eprintln!("the test takes over {limit:?}: aborting its FUSE connections, ending its servers");
     for connection in connections.lock().expect("the list").iter() {
         abort(*connection);
     }
+    // Whoever waits for a command that waits for a server is answered as well.
+    kill(home);
     true
+}
+
+fn kill(home: &Path) {
+    for pid in servers(home) {
+        let _ = Command::new("kill").arg("-KILL").arg(pid.to_string()).status();
+    }
 }
 
 fn abort(connection: u32) {
@@ -118,12 +134,10 @@ impl Drop for Guard {
             for connection in self.connections.lock().expect("the list").iter() {
                 abort(*connection);
             }
-            for pid in servers(&self.home) {
-                let _ = Command::new("kill").arg("-KILL").arg(pid.to_string()).status();
-            }
+            kill(&self.home);
         }
         if !std::thread::panicking() {
-            assert!(!timed_out, "the test took over {LIMIT:?}");
+            assert!(!timed_out, "the test took over {:?}", limit());
             assert!(ended, "the server didn't end when its mount was gone");
         }
     }

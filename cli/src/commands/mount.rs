@@ -31,6 +31,8 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         mount_point: mount_point.clone(),
         allow_other: args.allow_other,
     };
+    // Whether it was asked, and went away before it answered.
+    let mut asked = false;
     // A server that is there serves a detached mount, or the one that is asked for, or has lost
     // its keeper.
     while let Some((server, status)) = Client::reach(store)? {
@@ -39,6 +41,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             Some(attached) if attached != mount_point => {
                 return Err(wasmfs_fs::Error::MountedElsewhere(attached).into());
             }
+            Some(_) if asked => return mounted(store, &mount_point),
             Some(attached) if !becomes_keeper => {
                 return Err(wasmfs_fs::Error::AlreadyMounted(attached).into());
             }
@@ -52,6 +55,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         match server.mount(&request) {
             Ok(_) => return mounted(store, &mount_point),
             Err(e) if Failure::of(&e).again || was_lost(&e) => {
+                asked |= was_lost(&e);
                 std::thread::sleep(Duration::from_millis(20));
             }
             Err(e) => return Err(e),

@@ -75,7 +75,10 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let (results, visible) = loop {
         match hand_over(&access, &args, &inputs, &progress) {
             // What was handed over is gone, or published: the successor knows.
-            Err(e) if was_lost(&e) && attempt < ATTEMPTS && access.reconnect()? => attempt += 1,
+            Err(e) if was_lost(&e) && attempt < ATTEMPTS => {
+                attempt += 1;
+                access.reach_again()?;
+            }
             result => break result?,
         }
     };

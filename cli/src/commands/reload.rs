@@ -24,10 +24,14 @@ pub fn run(store: &Path, _: Args) -> Result<Outcome> {
     let now = loop {
         match Client::status_of(store)? {
             Some(status) if status.worker.replacements > old.replacements => break status,
+            Some(status) if status.worker.pid == old.pid => return Err(stayed("")),
             Some(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
             None => return Err(Failure::new("the server ended meanwhile", "`wasmfs mount`").into()),
         }
     };
+    if let Some(why) = now.keeper.and_then(|keeper| keeper.reload_failed) {
+        return Err(stayed(&format!(": {why}")));
+    }
     let worker = now.worker;
     let pause = worker.last_pause_ms.unwrap_or_default();
     output::line(format_args!(
@@ -35,4 +39,10 @@ pub fn run(store: &Path, _: Args) -> Result<Outcome> {
         worker.pid, worker.version
     ))?;
     Ok(Outcome::Done)
+}
+
+/// What is on disk looked as if it could serve, and could not.
+fn stayed(why: &str) -> anyhow::Error {
+    let message = format!("the new server ended before it served{why}; the old program serves on");
+    Failure::new(message, "the log says more (`wasmfs status` names it)").into()
 }

@@ -30,7 +30,11 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         Some(path) => path,
         // The store's own mount, wherever it is.
         None => {
-            let attached = Client::status_of(store)?.and_then(|status| status.mount_point());
+            let status = Client::status_of(store).unwrap_or_else(|error| {
+                failure::print(&error);
+                None
+            });
+            let attached = status.and_then(|status| status.mount_point());
             attached.map_or_else(|| args.mount.path(), Ok)?
         }
     };

@@ -35,6 +35,8 @@ const PIECE: usize = 256 << 10;
 /// How long a server that is just being replaced may take to answer: it may
 /// have to rebuild its catalogue.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a question is asked while servers go away.
+const ATTEMPTS: u32 = 10;
 /// After this time the user is told what is waited for.
 const NOTICE: Duration = Duration::from_secs(2);
 
@@ -50,6 +52,15 @@ type Sender = SendRequest<BoxBody<Bytes, io::Error>>;
 /// Whether a request failed because the server went away.
 pub fn was_lost(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Failure>().is_some_and(|failure| failure.lost)
+}
+
+fn was_unsent(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Failure>().is_some_and(|failure| failure.unsent)
+}
+
+/// A connection that was closed before the request was sent.
+fn unsent(error: hyper::Error) -> Failure {
+    Failure { unsent: true, ..lost(error) }
 }
 
 fn lost(error: hyper::Error) -> Failure {
@@ -79,8 +90,9 @@ async fn exchange<T: DeserializeOwned>(
         .header(HOST, "wasmfs")
         .header(PROTOCOL_HEADER, PROTOCOL)
         .body(body)?;
-    sender.ready().await.map_err(lost)?;
-    let response = sender.send_request(request).await.map_err(lost)?;
+    sender.ready().await.map_err(unsent)?;
+    let sent = sender.send_request(request).await;
+    let response = sent.map_err(|e| if e.is_canceled() { unsent(e) } else { lost(e) })?;
     let (parts, body) = response.into_parts();
     let body = body.collect().await.map_err(lost)?.to_bytes();
     if parts.headers.get(PROTOCOL_HEADER).is_none_or(|version| version != PROTOCOL) {
@@ -129,9 +141,10 @@ impl Client {
     /// Asks for `path` with a query of pairs: again, if the server is replaced meanwhile.
     pub fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T> {
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
+        let mut attempt = 1;
         loop {
             match self.send(Method::GET, &format!("{path}?{query}"), empty()) {
-                Err(e) if was_lost(&e) && self.reconnect()? => {}
+                Err(e) if was_lost(&e) && attempt < ATTEMPTS && self.reconnect()? => attempt += 1,
                 result => return result,
             }
         }
@@ -140,6 +153,22 @@ impl Client {
     fn post<Q: Serialize, A: DeserializeOwned>(&self, path: &str, request: &Q) -> Result<A> {
         let body = Full::new(Bytes::from(serde_json::to_vec(request)?));
         self.send(Method::POST, path, body.map_err(|never| match never {}).boxed())
+    }
+
+    /// Asks for a change that needs nothing of what this connection brought
+    /// before: again, if it is sure that nobody heard it.
+    fn change<Q: Serialize, A: DeserializeOwned>(&self, path: &str, request: &Q) -> Result<A> {
+        loop {
+            match self.post(path, request) {
+                Err(e) if was_unsent(&e) && self.reconnect()? => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// The store's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Connects to the server that owns the store in `dir`, and hears from it;
@@ -180,7 +209,8 @@ impl Client {
                     noticed = true;
                 }
                 Err(e) if !was_lost(&e) => return Err(e),
-                Err(_) => {}
+                Err(_) if start.elapsed() >= PATIENCE => return Err(no_answer(&self.dir).into()),
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
             }
             match Client::connect(&self.runtime, &self.dir)? {
                 Some(sender) => {
@@ -229,22 +259,22 @@ impl Client {
 
     /// Publishes an earlier version again.
     pub fn rollback(&self, of: &VersionOf) -> Result<RollbackAnswer> {
-        self.post("/v1/rollback", of)
+        self.change("/v1/rollback", of)
     }
 
     /// Has the server replaced by what is on disk now; returns when it lets go.
     pub fn reload(&self) -> Result<ReloadAnswer> {
-        self.post("/v1/reload", &())
+        self.change("/v1/reload", &())
     }
 
     /// Takes names away.
     pub fn remove(&self, of: &VersionOf) -> Result<RemoveAnswer> {
-        self.post("/v1/remove", of)
+        self.change("/v1/remove", of)
     }
 
     /// Has a server whose mount was detached mount again.
     pub fn mount(&self, request: &MountRequest) -> Result<Status> {
-        self.post("/v1/mount", request)
+        self.change("/v1/mount", request)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The control socket: how commands reach the server that owns the store.
 //!
 //! HTTP/1.1 with JSON over a Unix socket, so that `curl --unix-socket` can
-//! speak it. Both sides send `wasmfs-protocol: 1`.
+//! speak it. Both sides send `wasmfs-protocol: 2`.
 //!
 //! | request | answer |
 //! | --- | --- |
@@ -30,7 +30,7 @@ use wasmfs_store::{Key, Published, Removed};
 use crate::failure::Failure;
 
 /// The version of the protocol.
-pub const PROTOCOL: &str = "1";
+pub const PROTOCOL: &str = "2";
 /// The header that carries it.
 pub const PROTOCOL_HEADER: &str = "wasmfs-protocol";
 
@@ -58,6 +58,8 @@ pub struct KeeperStatus {
     pub version: String,
     /// When it started: RFC 3339, UTC.
     pub since: String,
+    /// Why the last reload came to nothing after all, if it did.
+    pub reload_failed: Option<String>,
 }
 
 /// The worker.
@@ -157,6 +159,8 @@ pub struct RemoveAnswer {
 /// That a server lets go for its successor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReloadAnswer {
+    /// Its process.
+    pub pid: u32,
     /// How many came before it.
     pub replacements: u64,
 }

@@ -240,7 +240,10 @@ impl Connection {
             return Err(e.into());
         }
         answer.await.context("a reload")??;
-        json(&ReloadAnswer { replacements: self.server.worker.replacements() })
+        json(&ReloadAnswer {
+            pid: std::process::id(),
+            replacements: self.server.worker.replacements(),
+        })
     }
 
     /// Streams a body into the store. A body that ends early leaves nothing.
@@ -306,6 +309,7 @@ pub fn status(server: &Server) -> Status {
             pid: keeper.pid,
             version: keeper.version,
             since: wasmfs_store::rfc3339(keeper.since),
+            reload_failed: keeper.reload_failed.map(|why| Failure::decode(&why).message),
         }),
         worker: WorkerStatus {
             pid: std::process::id(),

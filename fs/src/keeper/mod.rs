@@ -43,7 +43,7 @@ const PREPARATION: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the caller decides for a keeper.
-pub struct Plan<'a> {
+pub struct Plan {
     /// The store's directory.
     pub store: PathBuf,
     /// What to mount; nothing if a worker is to be adopted.
@@ -54,8 +54,6 @@ pub struct Plan<'a> {
     pub program: PathBuf,
     /// The command line of a worker, whose standard input is the channel.
     pub worker: fn(&Path, &Path) -> Command,
-    /// The command line of a keeper like this one, by another program.
-    pub keeper: &'a dyn Fn(&Path) -> Command,
     /// An error in words that the caller's other side understands.
     pub explain: fn(&Error) -> String,
     /// The control socket, by its name in the store's directory.
@@ -88,7 +86,7 @@ struct Worker {
 }
 
 struct Keeper<'a> {
-    plan: &'a Plan<'a>,
+    plan: &'a Plan,
     lock: OwnedFd,
     listener: OwnedFd,
     journal: Journal,
@@ -114,8 +112,12 @@ struct Keeper<'a> {
     /// Whether a worker was ever ready.
     proven: bool,
     up: bool,
+    /// Whether it was asked to stop.
+    stopping: bool,
     ending: bool,
     released: bool,
+    /// Why the last reload came to nothing after all.
+    reload_failed: Option<String>,
 }
 
 /// Whether anybody waits for the word that a keeper is up.
@@ -125,15 +127,18 @@ type Up<'a> = &'a mut dyn FnMut() -> io::Result<()>;
 /// serves the store, or one with another keeper, it is adopted; else `lock`
 /// takes the right to the store, and the plan's mount is made. `up` is called
 /// once the mount is served.
-pub fn keep(plan: &Plan<'_>, lock: impl FnOnce() -> Result<Lock>, up: Up<'_>) -> Result<()> {
+pub fn keep(plan: &Plan, lock: impl FnOnce() -> Result<Lock>, up: Up<'_>) -> Result<()> {
     let signals = signals()?;
     let program = Rc::new(Program::own()?);
     let mut keeper = match Keeper::adopt(plan, &program)? {
         Some(keeper) => keeper,
         None => Keeper::begin(plan, &program, lock()?)?,
     };
+    let adopted = keeper.worker.is_some();
     let result = keeper.run(&signals, up);
-    if !keeper.released {
+    // An error is no reason to take a worker from its hosts: it serves on without a keeper.
+    let serves_on = result.is_err() && (adopted || keeper.up);
+    if !keeper.released && !serves_on {
         keeper.leave();
     }
     result
@@ -152,12 +157,7 @@ fn signals() -> Result<SignalFd> {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(
-        plan: &'a Plan<'a>,
-        program: &Rc<Program>,
-        charge: [OwnedFd; 2],
-        journal: Journal,
-    ) -> Self {
+    fn new(plan: &'a Plan, program: &Rc<Program>, charge: [OwnedFd; 2], journal: Journal) -> Self {
         let [lock, listener] = charge;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Keeper {
@@ -180,13 +180,15 @@ impl<'a> Keeper<'a> {
             to_mount: plan.mount.clone(),
             proven: false,
             up: false,
+            stopping: false,
             ending: false,
             released: false,
+            reload_failed: None,
         }
     }
 
     /// A keeper of a store that nobody has.
-    fn begin(plan: &'a Plan<'a>, program: &Rc<Program>, lock: Lock) -> Result<Keeper<'a>> {
+    fn begin(plan: &'a Plan, program: &Rc<Program>, lock: Lock) -> Result<Keeper<'a>> {
         if let Some((mount_point, _)) = &plan.mount {
             mount::prepare(mount_point)?;
         }
@@ -199,7 +201,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// The keeper of a worker that is there already.
-    fn adopt(plan: &'a Plan<'a>, program: &Rc<Program>) -> Result<Option<Keeper<'a>>> {
+    fn adopt(plan: &'a Plan, program: &Rc<Program>) -> Result<Option<Keeper<'a>>> {
         let reached = packets::reach(&plan.store, KEEPER_SOCKET);
         let Some(socket) = reached.at("reaching the worker in", &plan.store)? else {
             return Ok(None);
@@ -245,14 +247,21 @@ impl<'a> Keeper<'a> {
             }
             if !self.up && self.is_up() {
                 self.up = true;
-                up().at("saying that it is up:", &self.plan.store)?;
+                if let Err(e) = up() {
+                    log::warn!("nobody hears that the mount is served: {e}");
+                }
                 thrift::shed();
+            }
+            if self.stopping && self.connections.is_empty() && !self.ending {
+                self.to_mount = None;
+                self.end();
             }
             if self.released || (self.ending && self.worker.is_none()) {
                 return Ok(());
             }
             if self.up && self.connections.is_empty() && !self.ending {
                 self.end();
+                continue;
             }
             if self.worker.is_none() && self.start_at.is_some_and(|at| at <= Instant::now()) {
                 self.start_at = None;
@@ -326,7 +335,7 @@ impl<'a> Keeper<'a> {
         }
         if let Some((message, death)) = said {
             if message {
-                self.hear_worker()?;
+                self.hear_worker();
             }
             if death && let Some(worker) = self.worker.take() {
                 self.bury(worker)?;
@@ -341,6 +350,7 @@ impl<'a> Keeper<'a> {
             if signal.ssi_signo == Signal::SIGHUP as u32 {
                 continue;
             }
+            self.stopping = true;
             log::info!("asked to stop: detaching, and serving on until the last user is gone");
             let mounts: Vec<_> = self.connections.iter().map(|c| c.record.clone()).collect();
             // fusermount3 may look into the mount: not in the thread that keeps it.

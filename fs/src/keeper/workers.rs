@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
@@ -86,6 +85,7 @@ impl Keeper<'_> {
             since: self.since,
             replacements: self.replacements,
             last_pause_us: self.last_pause_us(),
+            reload_failed: self.reload_failed.clone(),
         }
     }
 
@@ -127,23 +127,19 @@ impl Keeper<'_> {
         remove_door(&self.plan.store);
     }
 
-    pub(super) fn hear_worker(&mut self) -> Result<()> {
-        let Some(worker) = &mut self.worker else { return Ok(()) };
+    pub(super) fn hear_worker(&mut self) {
+        let Some(worker) = &mut self.worker else { return };
         match worker.channel.receive() {
             Ok(Some((message, _))) => self.heed_worker(message),
-            Ok(None) => {
-                worker.fall_silent();
-                Ok(())
-            }
+            Ok(None) => worker.fall_silent(),
             Err(e) => {
                 log::error!("the worker {} can't be understood: {e}", worker.process.pid());
                 worker.process.kill(Signal::KILL);
-                Ok(())
             }
         }
     }
 
-    fn heed_worker(&mut self, message: Message) -> Result<()> {
+    fn heed_worker(&mut self, message: Message) {
         match message {
             Message::Prepared | Message::Serving { .. } => {}
             Message::Ready => self.worker_ready(),
@@ -152,9 +148,11 @@ impl Keeper<'_> {
                 let known = self.connections.iter_mut().find(|c| c.name() == connection);
                 if let Some(known) = known {
                     // The first reply stands; a later worker has checked that it agrees.
-                    if known.record.reply.is_none() {
-                        let place = known.record.mount_point.clone();
-                        known.answer_init(&reply).at("answering FUSE_INIT of", &place)?;
+                    if known.record.reply.is_none()
+                        && let Err(e) = known.answer_init(&reply)
+                    {
+                        // The mount is gone; its descriptor says so as well.
+                        log::warn!("answering FUSE_INIT: {e}");
                     }
                     if let Some(worker) = &self.worker {
                         say(worker, &Message::InitAnswered { connection });
@@ -178,7 +176,6 @@ impl Keeper<'_> {
             }
             message => log::warn!("{}", unexpected(&message)),
         }
-        Ok(())
     }
 
     fn answer(&self, message: &Message) {
@@ -191,8 +188,7 @@ impl Keeper<'_> {
         let Some(worker) = &mut self.worker else { return };
         worker.stage = Stage::Serving;
         let pid = worker.process.pid();
-        let reloaded = self.previous.take().is_some();
-        (self.proven, self.reason) = (true, None);
+        (self.proven, self.previous, self.reason) = (true, None, None);
         if let Some(ended_at) = self.ended_at.take() {
             self.replacements += 1;
             self.last_pause = Some(ended_at.elapsed());
@@ -200,21 +196,8 @@ impl Keeper<'_> {
         }
         self.tell_who();
         if self.up {
-            if reloaded {
-                self.renew();
-            }
             thrift::shed();
         }
-    }
-
-    /// Becomes the program that the worker runs now. The process stays, and
-    /// what it has to know the worker hands back.
-    fn renew(&mut self) {
-        let command = &mut (self.plan.keeper)(&self.program.path());
-        self.answer(&Message::Renewing);
-        let error = command.exec();
-        log::error!("the keeper stays what it was: {error}");
-        self.tell_who();
     }
 
     /// Makes a mount, and has the worker serve it.
@@ -282,7 +265,7 @@ impl Keeper<'_> {
                     successor.process.pid()
                 );
                 successor.deadline = Some(Instant::now() + super::PREPARATION);
-                self.reason = None;
+                (self.reason, self.reload_failed) = (None, None);
                 self.successor = Some(successor);
             }
             Err(e) => self.answer(&Message::ReloadFailed { why: (self.plan.explain)(&e) }),
@@ -330,13 +313,21 @@ impl Keeper<'_> {
     /// A worker has ended: the next one starts, if one is needed.
     pub(super) fn bury(&mut self, worker: Worker) -> Result<()> {
         while let Ok(Some((message, _))) = worker.channel.receive() {
-            if let Message::Failed { why } = message {
-                self.reason = Some(why);
+            match message {
+                Message::Failed { why } => self.reason = Some(why),
+                Message::Released => self.released = true,
+                _ => {}
             }
         }
         let death = worker.process.reap();
+        if self.released {
+            return Ok(());
+        }
         let pid = worker.process.pid();
-        let in_hand = self.journal.take_in_hand().at("reading the journal of", &self.plan.store)?;
+        let in_hand = self.journal.take_in_hand().unwrap_or_else(|e| {
+            log::warn!("reading what the worker had in hand: {e}");
+            Vec::new()
+        });
         // Whoever sends SIGKILL or SIGTERM is somebody else; what a request does is another signal.
         if !matches!(death, Death::Signal(9 | 15)) {
             note_deaths(&mut self.suspects, &in_hand);
@@ -365,13 +356,16 @@ impl Keeper<'_> {
             let why = self.reason.take().map(Error::Explained);
             return Err(why.unwrap_or_else(|| Error::WorkerDied(death.to_string())));
         } else {
-            let why = self.reason.take().unwrap_or_default();
-            log::error!(
-                "the worker {pid} ended before it was ready ({death}) {why}: trying again in {PAUSE:?}"
-            );
+            let why = self.reason.take();
+            let why =
+                why.unwrap_or_else(|| (self.plan.explain)(&Error::WorkerDied(death.to_string())));
+            log::error!("the worker {pid} ended before it was ready ({death}): {why}");
             if let Some(previous) = self.previous.take() {
                 log::error!("going back to the program that served before the reload");
                 self.program = previous;
+                self.reload_failed = Some(why);
+            } else {
+                log::error!("trying again in {PAUSE:?}");
             }
             self.start_at = Some(now + PAUSE);
         }

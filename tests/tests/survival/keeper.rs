@@ -149,7 +149,33 @@ fn a_worker_that_cannot_start_is_tried_again_until_it_can() {
         fs::write(&settings, text).unwrap();
         assert!(asking.wait().unwrap().success());
         assert_eq!(names(&env.mount_point()), ["key"]);
-        env.unmount();
+        // Nor does it take a worker to end.
+        let (keeper, worker) = (env.keeper_pid(), env.worker_pid());
+        fs::write(env.store().join("settings.json"), "nonsense").unwrap();
+        env.signal(worker, "-KILL");
+        wait_until(|| log(env).matches("trying again in 1s").count() >= 4);
+        let mount_point = env.mount_point();
+        env.run(&["unmount", "--lazy", mount_point.to_str().unwrap()]);
+        wait_until(|| !alive(keeper));
+    });
+}
+
+#[test]
+fn a_reload_does_not_bring_back_what_was_unmounted() {
+    in_each_environment(|env| {
+        env.mount();
+        env.publish(&env.file("m.wat", "(module)"), "key", &[]);
+        let held = fs::File::open(env.mounted("key")).unwrap();
+        env.run(&["unmount", "--lazy"]);
+        for count in 1..=2 {
+            env.run(&["reload"]);
+            assert_eq!(replacements(env), count);
+        }
+        assert!(connection_at(&env.mount_point()).is_none());
+        assert_eq!(held.metadata().unwrap().len(), held.metadata().unwrap().size());
+        let keeper = env.keeper_pid();
+        drop(held);
+        wait_until(|| !alive(keeper));
     });
 }
 
@@ -201,8 +227,8 @@ fn reload_runs_what_is_on_disk_now() {
         assert!(said.contains(&format!("process {now} serves now")), "{said}");
         assert!(said.contains("requests waited for") && !said.contains(" 0.0 ms"), "{said}");
         assert_eq!((exe(now), replacements(env)), (new, 2));
-        // The keeper as well, in the same process.
-        wait_until(|| exe(keeper) == new && env.json(&["status"])["keeper"]["pid"] == keeper);
+        // The keeper stays: it is what the mount lives by.
+        assert_eq!((env.keeper_pid(), exe(keeper)), (keeper, old));
         host.said("call f1 1");
         env.signal(now, "-KILL");
         replacements_of(env, 3);
@@ -251,6 +277,31 @@ fn reload_keeps_the_old_worker_if_the_new_one_cannot_serve() {
         assert_ne!(env.worker_pid(), worker);
         env.unmount();
         assert!(env.fail(1, &["reload"]).contains("nobody serves"));
+    });
+}
+
+#[test]
+fn a_new_worker_that_fails_after_all_gives_way_to_the_old_program() {
+    in_each_environment(|env| {
+        let program = own_program(env);
+        let marker = env.path("marker");
+        // It dies as it takes over, once the marker is there.
+        let fault = format!("abort init 0 {}", marker.display());
+        succeed(env.command(&program).arg("mount").env("WASMFS_FAULT", fault));
+        env.watch(&env.mount_point());
+        env.publish(&env.file("m.wat", "(module)"), "key", &[]);
+        let old = exe(env.worker_pid());
+        fs::copy(&program, env.path("new")).unwrap();
+        fs::rename(env.path("new"), &program).unwrap();
+        env.file("marker", "");
+        let stderr = env.fail(1, &["reload"]);
+        assert!(stderr.contains("the old program serves on"), "{stderr}");
+        assert!(stderr.contains("the worker ended before it was ready (signal 6)"), "{stderr}");
+        assert_eq!(exe(env.worker_pid()), old);
+        assert_eq!(names(&env.mount_point()), ["key"]);
+        assert!(env.run(&["reload"]).contains("serves now"));
+        assert_ne!(exe(env.worker_pid()), old);
+        env.unmount();
     });
 }
 

@@ -164,7 +164,7 @@ fn commands_wait_while_the_worker_is_replaced() {
                     assert_eq!(env.json(&["ls"]).as_array().unwrap().len(), 2);
                     assert_eq!(env.json(&["show", "small"])["version"], 1);
                     assert_eq!(env.json(&["status"])["mounted"], true);
-                    env.fail(1, &["mount"]);
+                    assert!(env.fail(1, &["mount"]).contains("is a mount of wasmfs already"));
                     count += 4;
                 }
                 count
@@ -212,10 +212,10 @@ fn a_kill_during_a_publish_leaves_all_of_it_or_nothing() {
             let mut publish = env.wasmfs();
             publish.arg("publish").args(["--prefix", &format!("round{round}"), "--json"]);
             publish.args(files.iter().map(|file| compiled.join(file)));
+            let (before, worker) = (replacements(env), env.worker_pid());
             let publishing = publish.stdout(std::process::Stdio::piped()).spawn().unwrap();
-            let before = replacements(env);
-            std::thread::sleep(Duration::from_micros(u64::from(round) * 700));
-            env.signal(env.worker_pid(), "-KILL");
+            std::thread::sleep(Duration::from_micros(u64::from(round) * 1500));
+            env.signal(worker, "-KILL");
             let done = publishing.wait_with_output().unwrap();
             assert!(done.status.success(), "{done:?}");
             let listed = env.json(&["ls", &format!("round{round}/")]);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+
 use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use crate::wait_until;
 
 /// Replacements in each environment, unless `WASMFS_TEST_REPLACEMENTS` says otherwise.
 const REPLACEMENTS: u64 = 50;
-const READERS: usize = 3;
+const READERS: u32 = 3;
 
 /// Numbers that look random and are the same in every run.
 struct Dice(u64);
@@ -58,7 +58,7 @@ fn stress(env: &Environment) {
     let target = target.map_or(REPLACEMENTS, |n| n.parse().unwrap());
     env.mount();
     let expected = Expected::publish(env);
-    let readers: Vec<Child> = (0..READERS).map(|_| start_reader(env, &expected.copy)).collect();
+    let readers: Vec<Child> = (0..READERS).map(|i| start_reader(env, i)).collect();
     let stop = AtomicBool::new(false);
     let (calls, publishes) = (AtomicU64::new(0), AtomicU64::new(0));
     let pauses = Mutex::new(Vec::new());
@@ -95,9 +95,13 @@ fn stress(env: &Environment) {
         reads += done["reads"].as_u64().unwrap();
         waits.extend(done["waits"].as_array().unwrap().iter().map(|w| w.as_f64().unwrap() * 1e3));
     }
+    let log = fs::read_to_string(env.store().join("wasmfs.log")).unwrap();
+    let with_requests =
+        log.matches("requests in hand").count() - log.matches("with 0 requests in hand").count();
+    assert!(with_requests > 0, "no worker died over a request");
     let mut pauses = pauses.into_inner().unwrap();
     println!(
-        "{reads} reads, {} calls of functions for the first time, {} publishes, {} replacements; \
+        "{reads} reads, {} calls of functions for the first time, {} publishes, {} replacements ({with_requests} with requests in hand); \
          pauses: {}; waits of hosts: {}",
         calls.into_inner(),
         publishes.into_inner(),
@@ -132,7 +136,6 @@ fn while_going(stop: &AtomicBool, mut work: impl FnMut()) {
 
 /// A module in the mount, and what is known of it from a plain file.
 struct Expected {
-    copy: PathBuf,
     answers: Vec<String>,
 }
 
@@ -143,7 +146,7 @@ impl Expected {
         fs::copy(env.mounted("hosts/module"), &copy).unwrap();
         let mut host = Host::load(env, &copy, "cranelift");
         let answers = (0..FUNCTIONS).map(|i| host.said(&format!("call f{i} 7"))).collect();
-        Expected { copy, answers }
+        Expected { answers }
     }
 }
 
@@ -173,8 +176,9 @@ fn replace(env: &Environment, dice: &mut Dice) -> Value {
         0 => env.signal(pid, "-KILL"),
         1 => {
             // Rust's handler leaves the first to the instruction that caused it, which is none here.
-            env.signal(pid, "-SEGV");
-            env.signal(pid, "-SEGV");
+            while signalled(pid, "-SEGV") {
+                std::thread::sleep(Duration::from_millis(2));
+            }
         }
         2 => {
             env.signal(pid, "-STOP");
@@ -194,10 +198,20 @@ fn replace(env: &Environment, dice: &mut Dice) -> Value {
     after.into_inner().unwrap()
 }
 
-fn start_reader(env: &Environment, copy: &Path) -> Child {
+/// Sends a signal, unless the process is gone.
+fn signalled(pid: u32, signal: &str) -> bool {
+    let mut kill = std::process::Command::new("kill");
+    kill.args([signal, &pid.to_string()]).stderr(Stdio::null()).status().unwrap().success()
+}
+
+/// A reader of a module of its own: pages that another process maps too are not dropped.
+fn start_reader(env: &Environment, number: u32) -> Child {
+    let (key, copy) = (format!("hosts/reader{number}"), env.path(format!("copy{number}")));
+    env.publish(&env.file("reader.wat", wat(100 + number)), &key, &[]);
+    fs::copy(env.mounted(&key), &copy).unwrap();
     let mut command = env.command("python3");
     command.args(["-c", include_str!("../../src/reader.py")]);
-    command.arg(env.mounted("hosts/module")).arg(copy).arg(env.mounted("hosts"));
+    command.arg(env.mounted(&key)).arg(copy).arg(env.mounted("hosts"));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     // Unbuffered: what follows is read by another reader.
