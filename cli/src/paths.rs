@@ -64,6 +64,13 @@ pub fn default_mount_point() -> Result<PathBuf> {
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf> {
+    if path.to_str().is_none() {
+        return Err(Failure::usage(
+            format!("the mount point {} is not UTF-8", path.display()),
+            "choose another path",
+        )
+        .into());
+    }
     wasmfs_fs::mount::absolute(&path).with_context(|| format!("the mount point {}", path.display()))
 }
 

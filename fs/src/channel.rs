@@ -104,8 +104,8 @@ pub(crate) enum Message {
     InitReply { connection: u32, reply: Vec<u8> },
     /// It serves what it was given.
     Ready,
-    /// It serves a mount that it was given later.
-    Serving { connection: u32 },
+    /// A mount is gone.
+    Gone { connection: u32 },
     /// It ends before it was ready, for a reason in the caller's words.
     Failed { why: String },
     /// Mount, please.
@@ -159,11 +159,13 @@ impl Channel {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let received =
+        let received = loop {
             match recvmsg(&self.0, &mut [IoSliceMut::new(&mut text)], &mut ancillary, flags) {
-                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-                received => received?,
-            };
+                // Said once, if the other end left something unread; what it had sent comes after.
+                Err(rustix::io::Errno::CONNRESET) => {}
+                received => break received?,
+            }
+        };
         if received.bytes == 0 {
             return Ok(None);
         }

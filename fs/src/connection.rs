@@ -54,6 +54,12 @@ impl Connection {
         }
     }
 
+    /// Whether the kernel has ended it: unmounted, and without a user.
+    pub(crate) fn is_gone(&self) -> bool {
+        let mut polled = [PollFd::new(&self.device, PollFlags::empty())];
+        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ended| ended > 0)
+    }
+
     /// Has the kernel send again what a dead worker had in hand. Never before
     /// FUSE_INIT is answered.
     pub(crate) fn resend(&self) -> io::Result<()> {

@@ -10,14 +10,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use fuser::{INodeNo, Notifier};
+use fuser::{INodeNo, Notifier, Session};
 use wasmfs_store::{Changes, Store, Untold};
 
 use crate::connection::Connection;
+use crate::descriptors;
+use crate::fuse::Layer;
 use crate::journal::InHand;
 
 /// What the kernel is to be told.
@@ -45,9 +48,22 @@ pub(crate) struct Telling(Receiver<()>);
 
 impl Queue {
     /// Starts the thread of a mount.
-    pub(crate) fn start(notifier: Notifier, connection: Arc<Connection>) -> io::Result<Queue> {
+    ///
+    /// A kill finds it waiting for a lookup that only the next worker can
+    /// answer, and it can't end before. So it has descriptors of its own, none
+    /// but those it needs: what the process had open is closed without it.
+    pub(crate) fn start(
+        session: &Session<Layer>,
+        connection: Arc<Connection>,
+        journal: BorrowedFd<'_>,
+    ) -> io::Result<Queue> {
+        let (notifier, session) = (session.notifier(), session.as_fd().as_raw_fd());
         let (sender, orders) = channel::<Order>();
+        let kept = [connection.device.as_raw_fd(), session, journal.as_raw_fd()];
         std::thread::Builder::new().name("notify".into()).spawn(move || {
+            if let Err(e) = descriptors::keep_only(&kept) {
+                log::warn!("the notifying thread keeps what this process has open: {e}");
+            }
             for order in orders {
                 match &order.news {
                     News::Changes(changes) => tell(&notifier, changes),

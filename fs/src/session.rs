@@ -113,7 +113,8 @@ impl Mounts {
             );
         }
         let connection = Arc::new(connection);
-        let queue = Queue::start(session.notifier(), connection.clone()).map_err(Error::Session)?;
+        let queue = Queue::start(&session, connection.clone(), self.journal().as_fd())
+            .map_err(Error::Session)?;
         let record = &connection.record;
         let mount = Arc::new(Mount {
             mount_point: record.mount_point.clone(),
@@ -153,7 +154,10 @@ impl Mounts {
         commit: impl FnOnce(&Store) -> wasmfs_store::Result<(T, Changes)>,
     ) -> wasmfs_store::Result<(T, bool)> {
         let ticket = self.ledger.begin(None);
-        let (result, changes) = commit(&self.store)?;
+        let (result, changes) = commit(&self.store).inspect_err(|_| {
+            // It may be in the history all the same: then it is for the next worker to tell.
+            std::mem::forget(ticket.clone());
+        })?;
         let deadline = Instant::now() + PATIENCE;
         let news = News::Changes(changes);
         let tellings: Vec<_> =

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use nix::sys::signal::SigSet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wasmfs_store::{Lock, Store};
 
@@ -87,6 +88,8 @@ struct Unanswered {
 impl Charge {
     /// Takes what the keeper at the other end of `socket` gives.
     pub fn take(socket: OwnedFd) -> Result<Charge> {
+        // The keeper has them blocked, and what is started inherits that.
+        SigSet::all().thread_unblock().map_err(|e| Error::Channel(e.into()))?;
         let channel = Channel::from(socket);
         Charge::receive(channel).map_err(Error::Channel)
     }
@@ -369,9 +372,11 @@ impl Worker {
             }
             Message::Connection { record, request } => {
                 let Some(device) = descriptors.pop() else { return };
+                let place = record.mount_point.clone();
                 let result = self.take_on(Connection { record, device }, request);
                 if let Err(error) = result {
                     log::error!("serving a mount: {error}");
+                    take_back(&place);
                     self.answer(request, Err(error));
                 }
             }
@@ -379,10 +384,9 @@ impl Worker {
                 let new = self.state().unanswered.remove(&connection);
                 if let Some(Unanswered { mut connection, handshake, request }) = new {
                     connection.record.reply = Some(handshake.reply.clone());
-                    let name = connection.name();
+                    let place = connection.record.mount_point.clone();
                     let result = self.serve(connection, handshake);
-                    self.say(&Message::Serving { connection: name }, &[]);
-                    self.answer(request, result);
+                    self.answer(request, result.inspect_err(|_| take_back(&place)));
                 }
             }
             Message::MountFailed { request, why } => {
@@ -419,8 +423,12 @@ impl Worker {
 
     fn serve(self: &Arc<Self>, connection: Connection, handshake: Handshake<Layer>) -> Result<()> {
         let place = connection.record.mount_point.clone();
-        let worker = self.clone();
-        self.mounts.serve(connection, handshake, move || worker.end_if_unused())?;
+        let (worker, connection_name) = (self.clone(), connection.name());
+        let ended = move || {
+            worker.say(&Message::Gone { connection: connection_name }, &[]);
+            worker.end_if_unused();
+        };
+        self.mounts.serve(connection, handshake, ended)?;
         log::info!("serving the mount at {}", place.display());
         Ok(())
     }
@@ -430,7 +438,7 @@ impl Worker {
         let new = Arc::new(Channel::from(packets::accept(door)?));
         packets::check_peer(new.as_fd())?;
         let mut state = self.state();
-        if !state.unanswered.is_empty() {
+        if state.over || !state.unanswered.is_empty() {
             return Err(io::Error::other("a mount is just being made"));
         }
         let mounts: Vec<Arc<Mount>> = self.mounts.all();
@@ -462,6 +470,13 @@ impl Worker {
         log::info!("another keeper has taken over");
         (self.on_event)(Event::KeeperGone);
         Ok(())
+    }
+}
+
+/// Takes away a mount that can't be served.
+fn take_back(mount_point: &Path) {
+    if let Err(e) = mount::unmount(mount_point, true) {
+        log::error!("unmounting {}: {e}", mount_point.display());
     }
 }
 

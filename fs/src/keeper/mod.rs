@@ -37,6 +37,8 @@ use process::{Child, Program};
 
 /// The pause after a worker that died before it was ready.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long the end of a worker that is as good as dead is waited for, to learn why.
+const LINGER: Duration = Duration::from_millis(20);
 /// How long a successor may take to look at the store.
 const PREPARATION: Duration = Duration::from_secs(120);
 /// How long a worker may take to end its commands for a successor, or to close the store.
@@ -81,7 +83,9 @@ struct Worker {
     program: Rc<Program>,
     /// When it is killed if its stage has not changed.
     deadline: Option<Instant>,
-    /// Whether it has closed its end of the channel: it is about to end.
+    /// Whether its end of the channel is closed. No worker does that while it
+    /// lives, so all of it is dead but for threads with descriptors of their
+    /// own, which may wait for its successor.
     silent: bool,
 }
 
@@ -95,6 +99,8 @@ struct Keeper<'a> {
     worker: Option<Worker>,
     /// What is to replace the worker.
     successor: Option<Worker>,
+    /// What is dead but for a thread that waits for its successor.
+    lingering: Vec<Child>,
     program: Rc<Program>,
     /// What to go back to if the program turns out bad after all.
     previous: Option<Rc<Program>>,
@@ -169,6 +175,7 @@ impl<'a> Keeper<'a> {
             suspects: Vec::new(),
             worker: None,
             successor: None,
+            lingering: Vec::new(),
             program: program.clone(),
             previous: None,
             since: u64::try_from(since.as_nanos()).unwrap_or(0),
@@ -294,16 +301,13 @@ impl<'a> Keeper<'a> {
         });
         let mut polled = vec![PollFd::new(signals, PollFlags::IN)];
         for worker in [&self.worker, &self.successor].into_iter().flatten() {
-            // What is silent would be "readable" for ever; only its end matters.
-            let silent =
-                if worker.silent { worker.process.as_fd() } else { worker.channel.as_fd() };
-            polled.push(PollFd::from_borrowed_fd(silent, PollFlags::IN));
+            polled.push(PollFd::from_borrowed_fd(worker.channel.as_fd(), PollFlags::IN));
             polled.push(PollFd::from_borrowed_fd(worker.process.as_fd(), PollFlags::IN));
         }
-        for connection in &self.connections {
-            // Only whether it ended: requests are the worker's.
-            polled.push(PollFd::from_borrowed_fd(connection.device.as_fd(), PollFlags::empty()));
-        }
+        // Not the mounts: that would wake it for every request. The worker says when one is gone.
+        polled.extend(
+            self.lingering.iter().map(|p| PollFd::from_borrowed_fd(p.as_fd(), PollFlags::IN)),
+        );
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e).at("waiting in", &self.plan.store),
@@ -316,15 +320,16 @@ impl<'a> Keeper<'a> {
         }
         let said = self.worker.is_some().then(|| (next(), next()));
         let successor_said = self.successor.is_some().then(|| (next(), next()));
-        let gone: Vec<bool> = happened.collect();
-        let mut gone = gone.into_iter();
-        self.connections.retain(|connection| {
-            let gone = gone.next().unwrap_or(false);
-            if gone {
-                log::info!("the mount at {} is gone", connection.record.mount_point.display());
+        let ended: Vec<bool> = happened.collect();
+        let mut ended = ended.into_iter();
+        self.lingering.retain(|process| {
+            let ended = ended.next().unwrap_or(false);
+            if ended {
+                process.reap();
             }
-            !gone
+            !ended
         });
+        self.forget_what_is_gone();
         if let Some((message, death)) = successor_said {
             if message {
                 self.hear_successor();
@@ -337,12 +342,26 @@ impl<'a> Keeper<'a> {
             if message {
                 self.hear_worker();
             }
+            let death = death || self.worker.as_ref().is_some_and(|worker| worker.silent);
             if death && let Some(worker) = self.worker.take() {
                 self.bury(worker)?;
             }
         }
         self.keep_time();
         Ok(())
+    }
+
+    /// Lets go of mounts that were unmounted and have no user left.
+    fn forget_what_is_gone(&mut self) {
+        let suspects = &mut self.suspects;
+        self.connections.retain(|connection| {
+            let gone = connection.is_gone();
+            if gone {
+                log::info!("the mount at {} is gone", connection.record.mount_point.display());
+                suspects.retain(|suspect| suspect.connection != connection.name());
+            }
+            !gone
+        });
     }
 
     fn heed(&mut self, signals: &SignalFd) {

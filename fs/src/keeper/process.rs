@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -83,6 +85,13 @@ impl Child {
     pub(super) fn kill(&self, signal: Signal) {
         // It may have ended by itself.
         let _ = pidfd_send_signal(&self.descriptor, signal);
+    }
+
+    /// Waits for its end, but not for long.
+    pub(super) fn reap_within(&self, limit: Duration) -> Option<Death> {
+        let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(limit.subsec_nanos()) };
+        let ended = poll(&mut [PollFd::new(&self.descriptor, PollFlags::IN)], Some(&limit));
+        ended.is_ok_and(|count| count > 0).then(|| self.reap())
     }
 
     /// Waits for its end.

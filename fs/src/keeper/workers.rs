@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::process::{Child, Death, Program};
 use super::thrift;
-use super::{Keeper, PATIENCE, PAUSE, Stage, Worker};
+use super::{Keeper, LINGER, PATIENCE, PAUSE, Stage, Worker};
 use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, packet_pair, unexpected};
 use crate::connection::{Connection, read_init};
 use crate::error::{Error, IoContext, Result};
@@ -114,9 +114,11 @@ impl Keeper<'_> {
             worker.process.kill(Signal::KILL);
             worker.process.reap();
         }
-        for connection in self.connections.drain(..) {
-            let place = &connection.record.mount_point;
-            if is_attached(place, connection.record.device)
+        for Connection { record, device } in self.connections.drain(..) {
+            let place = &record.mount_point;
+            // Nobody serves it, and unmounting may ask it something.
+            drop(device);
+            if is_attached(place, record.device)
                 && let Err(e) = mount::unmount(place, true)
             {
                 log::error!("unmounting {}: {}", place.display(), chain(&e));
@@ -131,7 +133,7 @@ impl Keeper<'_> {
         let Some(worker) = &mut self.worker else { return };
         match worker.channel.receive() {
             Ok(Some((message, _))) => self.heed_worker(message),
-            Ok(None) => worker.fall_silent(),
+            Ok(None) => worker.silent = true,
             Err(e) => {
                 log::error!("the worker {} can't be understood: {e}", worker.process.pid());
                 worker.process.kill(Signal::KILL);
@@ -141,7 +143,8 @@ impl Keeper<'_> {
 
     fn heed_worker(&mut self, message: Message) {
         match message {
-            Message::Prepared | Message::Serving { .. } => {}
+            // A mount that is gone is noticed in any case, now that there is something to hear.
+            Message::Prepared | Message::Gone { .. } => {}
             Message::Ready => self.worker_ready(),
             Message::Failed { why } => self.reason = Some(why),
             Message::InitReply { connection, reply } => {
@@ -156,6 +159,10 @@ impl Keeper<'_> {
                     }
                     if let Some(worker) = &self.worker {
                         say(worker, &Message::InitAnswered { connection });
+                    }
+                    // It was made meanwhile, and is the successor's as it is from here on.
+                    if let Some(successor) = &self.successor {
+                        hand_over(successor, known, None);
                     }
                 }
             }
@@ -186,7 +193,7 @@ impl Keeper<'_> {
 
     fn worker_ready(&mut self) {
         let Some(worker) = &mut self.worker else { return };
-        worker.stage = Stage::Serving;
+        (worker.stage, worker.deadline) = (Stage::Serving, None);
         let pid = worker.process.pid();
         (self.proven, self.previous, self.reason) = (true, None, None);
         if let Some(ended_at) = self.ended_at.take() {
@@ -243,9 +250,6 @@ impl Keeper<'_> {
         if let Some(worker) = &self.worker {
             hand_over(worker, &connection, request);
         }
-        if let Some(successor) = &self.successor {
-            hand_over(successor, &connection, None);
-        }
         self.connections.push(connection);
         Ok(())
     }
@@ -285,7 +289,8 @@ impl Keeper<'_> {
             }
             Ok(Some((Message::Failed { why }, _))) => self.reason = Some(why),
             Ok(Some((message, _))) => log::warn!("{}", unexpected(&message)),
-            Ok(None) => successor.fall_silent(),
+            // It ends, and is to be seen as it does.
+            Ok(None) => successor.process.kill(Signal::KILL),
             Err(e) => {
                 log::error!("the new worker can't be understood: {e}");
                 successor.process.kill(Signal::KILL);
@@ -310,7 +315,8 @@ impl Keeper<'_> {
         self.answer(&Message::ReloadFailed { why });
     }
 
-    /// A worker has ended: the next one starts, if one is needed.
+    /// A worker has ended: the next one starts, if one is needed. One that is to
+    /// end may still be closing the store; nobody waits for it but who wants the lock.
     pub(super) fn bury(&mut self, worker: Worker) -> Result<()> {
         while let Ok(Some((message, _))) = worker.channel.receive() {
             match message {
@@ -319,11 +325,16 @@ impl Keeper<'_> {
                 _ => {}
             }
         }
-        let death = worker.process.reap();
+        let death = worker.process.reap_within(LINGER);
         if self.released {
             return Ok(());
         }
-        let pid = worker.process.pid();
+        let (pid, stage) = (worker.process.pid(), worker.stage);
+        if death.is_none() && !self.ending {
+            worker.process.kill(Signal::KILL);
+            self.lingering.push(worker.process);
+        }
+        let death = death.unwrap_or(Death::Unknown);
         let in_hand = self.journal.take_in_hand().unwrap_or_else(|e| {
             log::warn!("reading what the worker had in hand: {e}");
             Vec::new()
@@ -337,11 +348,12 @@ impl Keeper<'_> {
         }
         let now = Instant::now();
         self.ended_at.get_or_insert(now);
-        if matches!(worker.stage, Stage::Serving | Stage::Stopping) {
+        if matches!(stage, Stage::Serving | Stage::Stopping) {
             let prepared = self.successor.take_if(|s| s.stage == Stage::Prepared);
             if let Some(mut successor) = prepared {
                 say(&successor, &self.start());
                 successor.stage = Stage::Starting;
+                successor.deadline = Some(Instant::now() + super::PREPARATION);
                 self.previous = Some(self.program.clone());
                 self.program = successor.program.clone();
                 self.worker = Some(successor);
@@ -377,14 +389,6 @@ impl Keeper<'_> {
     }
 }
 
-impl Worker {
-    /// Its end will be noticed; if it only stopped talking, it is of no use.
-    fn fall_silent(&mut self) {
-        self.silent = true;
-        self.deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
-    }
-}
-
 fn say(worker: &Worker, message: &Message) {
     if let Err(e) = worker.channel.send(message, &[]) {
         log::debug!("the worker {} doesn't hear: {e}", worker.process.pid());
@@ -394,6 +398,6 @@ fn say(worker: &Worker, message: &Message) {
 fn hand_over(worker: &Worker, connection: &Connection, request: Option<u64>) {
     let message = Message::Connection { record: connection.record.clone(), request };
     if let Err(e) = worker.channel.send(&message, &[connection.device.as_fd()]) {
-        log::debug!("the worker {} doesn't hear: {e}", worker.process.pid());
+        log::warn!("the worker {} doesn't take a mount: {e}", worker.process.pid());
     }
 }

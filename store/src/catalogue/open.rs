@@ -36,6 +36,10 @@ pub(crate) fn open(dir: &Path, history: &mut History, trusted: bool) -> Result<C
     let existed = places.db.exists();
     let old = match open_sled(&places.db) {
         Ok(catalogue) => catalogue,
+        // Never beside another process that has it open.
+        Err(reason) if is_locked(&reason) => {
+            return Err(Error::InUse { dir: dir.to_owned(), pid: None });
+        }
         // A panic or an error inside sled, not of ours: the history has everything.
         Err(reason) => {
             log::error!("{shown}: the catalogue can't be opened ({reason}); rebuilding it");
@@ -74,6 +78,9 @@ fn open_sled(path: &Path) -> std::result::Result<Catalogue, String> {
         .map(|db| Catalogue { db, damaged: AtomicBool::new(false) })
     };
     attempt().or_else(|first| {
+        if is_locked(&first) {
+            return Err(first);
+        }
         for entry in fs::read_dir(path).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with("snap.") {
                 let _ = fs::remove_file(entry.path());
@@ -81,6 +88,11 @@ fn open_sled(path: &Path) -> std::result::Result<Catalogue, String> {
         }
         attempt().map_err(|_| first)
     })
+}
+
+/// Whether sled found its flock taken (sled 0.34.7, `Config::try_lock`).
+fn is_locked(reason: &str) -> bool {
+    reason.contains("could not acquire lock")
 }
 
 /// Runs what may panic inside sled, whose pages are read when they are needed.

@@ -132,6 +132,30 @@ fn a_request_that_kills_three_workers_is_answered_with_an_error() {
 }
 
 #[test]
+fn a_worker_that_dies_while_it_tells_the_kernel_is_replaced() {
+    in_each_environment(|env| {
+        published(env);
+        let marker = env.file("marker", "");
+        mount_with_fault(env, &format!("stall lookup 1 {}", marker.display()));
+        // The kernel holds the directory's lock until this lookup is answered, …
+        let mut looking = env.command("stat").arg(env.mounted("absent")).spawn().unwrap();
+        wait_until(|| !marker.exists());
+        // … so that a thread of the worker waits for it inside the kernel, where no kill reaches it.
+        let source = env.file("more.wat", "(module (func))");
+        let late = env.publish(&source, "more", &[]);
+        assert_eq!(late["visible"], false);
+        env.signal(env.worker_pid(), "-KILL");
+        assert_eq!(looking.wait().unwrap().code(), Some(1));
+        assert_eq!(replacements(env), 1);
+        assert_eq!(names(&env.mount_point()), ["dir", "more", "small"]);
+        wait_until(|| identity(&env.mounted("more")).0 == late["inode"].as_u64().unwrap());
+        // And nothing is left of the dead one.
+        wait_until(|| wasmfs_tests::guard::servers(env.home()).len() == 2);
+        env.unmount();
+    });
+}
+
+#[test]
 fn a_panic_ends_the_worker_and_is_in_the_log() {
     in_each_environment(|env| {
         let (inode, bytes) = published(env);
