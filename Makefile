@@ -25,3 +25,4 @@ lint:
 install: build
 	install -D target/release/wasmfs $(DESTDIR)$(PREFIX)/bin/wasmfs
 	install -D -m 644 packaging/systemd/wasmfs.service $(DESTDIR)$(PREFIX)/lib/systemd/user/wasmfs.service
+	install -D -m 644 packaging/systemd/wasmfs-system.service $(DESTDIR)$(PREFIX)/lib/systemd/system/wasmfs.service

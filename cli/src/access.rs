@@ -64,7 +64,7 @@ impl Access {
     /// over to it: through its successor, or directly.
     pub fn reach_again(&mut self) -> Result<()> {
         if let Access::Server(client) = self {
-            *self = Access::open(&client.dir().to_owned())?;
+            *self = Access::open(client.dir())?;
         }
         Ok(())
     }

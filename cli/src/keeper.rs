@@ -90,6 +90,8 @@ pub fn become_keeper(service: &Service) -> Result<()> {
 /// output when it is up, and leaves terminal, session and directory of the
 /// command that started it.
 pub fn run(service: &Service, background: bool) -> Result<()> {
+    // Else it has the name of the file it was started by, /proc/self/exe.
+    rustix::thread::set_name(c"wasmfs").context("taking a name")?;
     if background {
         // It fails only for a process group leader, which a child of `start` is not.
         let _ = rustix::process::setsid();

@@ -25,6 +25,7 @@ const LONG_GRACE: Duration = Duration::from_secs(10);
 
 /// Serves the store in `dir` for the keeper at the other end of standard input.
 pub fn run(dir: &Path) -> Result<()> {
+    rustix::thread::set_name(c"wasmfs").context("taking a name")?;
     let socket = fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).context("the keeper's channel")?;
     let null = OpenOptions::new().read(true).open("/dev/null").context("opening /dev/null")?;
     rustix::stdio::dup2_stdin(null).context("leaving standard input")?;
