@@ -166,8 +166,7 @@ impl Ledger {
     }
 
     /// Begins a commit, or the telling of what came after change number `told`.
-    pub(crate) fn begin(self: &Arc<Self>, told: Option<u64>) -> Arc<Ticket> {
-        let told = told.unwrap_or_else(|| self.store.last_change());
+    pub(crate) fn begin(self: &Arc<Self>, told: u64) -> Arc<Ticket> {
         let mut open = self.lock();
         let number = open.next;
         open.next += 1;

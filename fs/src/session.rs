@@ -153,10 +153,13 @@ impl Mounts {
         &self,
         commit: impl FnOnce(&Store) -> wasmfs_store::Result<(T, Changes)>,
     ) -> wasmfs_store::Result<(T, bool)> {
-        let ticket = self.ledger.begin(None);
+        let before = self.store.last_change();
+        let ticket = self.ledger.begin(before);
         let (result, changes) = commit(&self.store).inspect_err(|_| {
-            // It may be in the history all the same: then it is for the next worker to tell.
-            std::mem::forget(ticket.clone());
+            // If it is in the history all the same, it is for the next worker to tell.
+            if self.store.last_change() != before {
+                std::mem::forget(ticket.clone());
+            }
         })?;
         let deadline = Instant::now() + PATIENCE;
         let news = News::Changes(changes);
@@ -169,15 +172,14 @@ impl Mounts {
     /// have told. Doesn't wait: a lookup may have to be answered first.
     pub(crate) fn catch_up(&self) -> Result<()> {
         let last = self.store.last_change();
-        let told = self.journal().told();
-        if told.is_some_and(|told| told < last) {
-            let untold = Arc::new(self.store.untold_since(told.unwrap_or(last))?);
-            let ticket = self.ledger.begin(told);
+        // Of a new keeper's journal nothing is known: it has no mount that could know anything.
+        let told = self.journal().told().unwrap_or(last);
+        let ticket = self.ledger.begin(told);
+        if told < last {
+            let untold = Arc::new(self.store.untold_since(told)?);
             for mount in self.all() {
                 mount.queue.tell(News::Untold(untold.clone()), ticket.clone());
             }
-        } else {
-            drop(self.ledger.begin(Some(last)));
         }
         Ok(())
     }

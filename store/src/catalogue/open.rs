@@ -6,6 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use rustix::fs::RenameFlags;
 
@@ -25,6 +26,9 @@ struct Places {
     db: PathBuf,
     new: PathBuf,
 }
+
+/// How long a sled that is just being closed is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Opens the catalogue in `dir/db` and applies what of `history` it lacks. It
 /// is rebuilt from the history if `trusted` is false, or when sled fails or
@@ -77,7 +81,14 @@ fn open_sled(path: &Path) -> std::result::Result<Catalogue, String> {
         })
         .map(|db| Catalogue { db, damaged: AtomicBool::new(false) })
     };
-    attempt().or_else(|first| {
+    let start = Instant::now();
+    let mut opened = attempt();
+    // sled lets go a moment after it was dropped.
+    while opened.as_ref().is_err_and(|e| is_locked(e)) && start.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(5));
+        opened = attempt();
+    }
+    opened.or_else(|first| {
         if is_locked(&first) {
             return Err(first);
         }

@@ -329,6 +329,7 @@ fn a_keeper_is_small() {
 #[test]
 fn a_guard_leaves_nothing_behind_when_a_test_fails() {
     let home = std::sync::Mutex::new(None);
+    let left = std::sync::Mutex::new(None);
     let result = std::panic::catch_unwind(|| {
         wasmfs_tests::in_environment(User::Root, Inline::Default, &|env: &Environment| {
             *home.lock().unwrap() = Some(env.home().to_owned());
@@ -341,12 +342,17 @@ fn a_guard_leaves_nothing_behind_when_a_test_fails() {
             env.signal(env.worker_pid(), "-STOP");
             // In a process of its own: one that this process starts would inherit the descriptor,
             // and wait for the server as it closes it.
-            env.command("cat").arg(file).stdout(Stdio::null()).spawn().unwrap();
+            let mut reader = env.command("cat").arg(file).stdout(Stdio::null()).spawn().unwrap();
             std::thread::sleep(Duration::from_millis(300));
+            assert!(reader.try_wait().unwrap().is_none(), "it is stuck");
+            *left.lock().unwrap() = Some(reader);
             panic!("a test that fails");
         })
     });
     assert!(result.is_err());
+    // What was stuck has ended, with an error.
+    let mut left: std::process::Child = left.into_inner().unwrap().unwrap();
+    assert!(!left.wait().unwrap().success());
     let home = home.into_inner().unwrap().unwrap();
     assert!(servers(&home).is_empty());
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
