@@ -240,8 +240,13 @@ fn fs_hint(error: &FsError) -> Option<String> {
         FsError::Unguarded => "`wasmfs mount` guards it again".into(),
         FsError::Reloading => "wait until it is done (`wasmfs status`)".into(),
         FsError::OtherTerms(_) => {
-            "this wasmfs can't take over a mount of the one that made it; `wasmfs unmount --lazy` and \
-             `wasmfs mount` start anew, and who uses the old mount is served on"
+            "this wasmfs can't take over what another made: when nobody uses the mount, \
+             `wasmfs unmount` and `wasmfs mount` start it"
+                .into()
+        }
+        FsError::NoResend => {
+            "a host could be left waiting for ever: when nobody uses the mount, `wasmfs unmount` and \
+             `wasmfs mount` start the new program"
                 .into()
         }
         FsError::WorkerDied(_) | FsError::Channel(_) => {

@@ -42,6 +42,14 @@ impl Connection {
         self.record.device.1
     }
 
+    /// Whether the kernel can send again what a worker had in hand when it ended:
+    /// FUSE_HAS_RESEND, bit 39 of the flags that FUSE_INIT offers (Linux 6.9).
+    pub(crate) fn can_resend(&self) -> bool {
+        // `struct fuse_init_in`: flags2, the upper half, is at byte 16 after the header of 40.
+        let flags2 = self.record.init.get(56..60).and_then(|bytes| bytes.try_into().ok());
+        flags2.is_some_and(|bytes| u32::from_ne_bytes(bytes) & (1 << (39 - 32)) != 0)
+    }
+
     /// Writes the first worker's reply to FUSE_INIT. A second one is ENOENT,
     /// and does nothing.
     pub(crate) fn answer_init(&mut self, reply: &[u8]) -> io::Result<()> {
@@ -168,5 +176,40 @@ impl Connection {
             agree(agreed, &handshake.reply)?;
         }
         Ok(handshake)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_can_resend_says_so() {
+        let connection = |flags2: u32| {
+            let mut init = vec![0; 104];
+            init[56..60].copy_from_slice(&flags2.to_ne_bytes());
+            let mount_point = "/m".into();
+            let record =
+                Record { mount_point, allow_other: false, device: (0, 1), init, reply: None };
+            Connection { record, device: std::fs::File::open("/dev/null").unwrap().into() }
+        };
+        // Linux 6.18 and, as far as this bit goes, 6.8.
+        assert!(connection(0x05fd).can_resend());
+        assert!(!connection(0x057d).can_resend());
+        let mut short = connection(0x05fd);
+        short.record.init.truncate(56);
+        assert!(!short.can_resend());
+    }
+
+    #[test]
+    fn only_the_same_terms_agree() {
+        let mut agreed = vec![0; OUT_HEADER + 64];
+        agreed[OUT_HEADER + 12] = 1;
+        assert!(agree(&agreed, &agreed.clone()).is_ok());
+        for at in [12, 28, 32, 36] {
+            let mut other = agreed.clone();
+            other[OUT_HEADER + at] ^= 0x80;
+            assert!(matches!(agree(&agreed, &other), Err(Error::OtherTerms(_))), "{at}");
+        }
     }
 }

@@ -88,6 +88,9 @@ pub enum Error {
     /// A reload is under way.
     #[error("another reload is under way")]
     Reloading,
+    /// Replacing a worker could cost a host its request.
+    #[error("this kernel can't send a request again that is being answered (Linux 6.9 can)")]
+    NoResend,
     /// A worker ended before it was ready, without a word.
     #[error("the worker ended before it was ready ({0})")]
     WorkerDied(String),

@@ -258,6 +258,8 @@ impl Keeper<'_> {
     fn reload(&mut self) {
         let successor = if self.successor.is_some() || self.ending {
             Err(Error::Reloading)
+        } else if !self.connections.iter().all(Connection::can_resend) {
+            Err(Error::NoResend)
         } else {
             Program::at(&self.plan.program)
                 .and_then(|program| self.start_worker(Rc::new(program), true))
