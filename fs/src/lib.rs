@@ -4,6 +4,7 @@
 #![warn(missing_docs)]
 
 mod channel;
+mod charge;
 mod connection;
 mod descriptors;
 mod error;
@@ -20,6 +21,7 @@ mod session;
 mod worker;
 
 pub use channel::KeeperStatus;
+pub use charge::Charge;
 pub use descriptors::close_on_exec;
 pub use error::{Error, Result};
 pub use filesystem::{
@@ -29,4 +31,4 @@ pub use holders::{Holder, holders};
 pub use keeper::{Plan, keep};
 pub use packets::short_path;
 pub use session::{Mount, Mounts, abort_on_panic};
-pub use worker::{Charge, Event, Worker};
+pub use worker::{Event, Worker};

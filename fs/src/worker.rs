@@ -1,5 +1,5 @@
-//! The worker's side of being kept: what it is given at its start, what it is
-//! told later, and what it hands on when another keeper comes.
+//! The worker's side of being kept: what its keeper tells it, and what it hands
+//! on when another keeper comes.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,15 +9,14 @@ use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use nix::sys::signal::SigSet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use wasmfs_store::{Lock, Store};
+use wasmfs_store::Store;
 
 use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, Record, Suspect, unexpected};
-use crate::connection::{self, Connection, Handshake};
+use crate::charge::Charge;
+use crate::connection::{Connection, Handshake};
 use crate::error::{Error, IoContext, Result};
 use crate::fuse::Layer;
-use crate::journal::Journal;
 use crate::session::{Mount, Mounts};
 use crate::{mount, packets};
 
@@ -25,21 +24,6 @@ use crate::{mount, packets};
 pub(crate) const KEEPER_SOCKET: &str = "keeper.sock";
 /// How often a worker without a keeper looks whether it is over.
 const UNGUARDED: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-
-/// What a keeper gives a worker, before it is to serve.
-pub struct Charge {
-    pub(crate) channel: Channel,
-    pub(crate) journal: Journal,
-    pub(crate) lock: OwnedFd,
-    pub(crate) listener: OwnedFd,
-    pub(crate) connections: Vec<Connection>,
-    pub(crate) replacements: u64,
-    pub(crate) last_pause_us: Option<u64>,
-    pub(crate) suspects: Vec<Suspect>,
-    kept: Option<KeeperStatus>,
-    /// Whether another worker serves meanwhile: then there is time to look at everything.
-    pub is_successor: bool,
-}
 
 /// What the keeper wants, or what happened to it.
 #[derive(Debug)]
@@ -83,105 +67,6 @@ struct Unanswered {
     connection: Connection,
     handshake: Handshake<Layer>,
     request: Option<u64>,
-}
-
-impl Charge {
-    /// Takes what the keeper at the other end of `socket` gives.
-    pub fn take(socket: OwnedFd) -> Result<Charge> {
-        // The keeper has them blocked, and what is started inherits that.
-        SigSet::all().thread_unblock().map_err(|e| Error::Channel(e.into()))?;
-        let channel = Channel::from(socket);
-        Charge::receive(channel).map_err(Error::Channel)
-    }
-
-    pub(crate) fn receive(channel: Channel) -> io::Result<Charge> {
-        let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let (message, descriptors) = channel.receive()?.ok_or_else(gone)?;
-        let Message::Charge {
-            protocol,
-            connections: count,
-            replacements,
-            last_pause_us,
-            suspects,
-            successor: is_successor,
-        } = message
-        else {
-            return Err(unexpected(&message));
-        };
-        if protocol != PROTOCOL {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("it speaks protocol {protocol} of keeper and worker, this one {PROTOCOL}"),
-            ));
-        }
-        let Ok([lock, listener, journal]) = <[OwnedFd; 3]>::try_from(descriptors) else {
-            return Err(io::Error::other("descriptors are missing"));
-        };
-        let mut connections = Vec::new();
-        while connections.len() < count {
-            match channel.receive()?.ok_or_else(gone)? {
-                (Message::Connection { record, .. }, mut fds) if fds.len() == 1 => {
-                    connections.extend(fds.pop().map(|device| Connection { record, device }));
-                }
-                (message, _) => return Err(unexpected(&message)),
-            }
-        }
-        let journal = Journal::from(journal);
-        Ok(Charge {
-            channel,
-            journal,
-            lock,
-            listener,
-            connections,
-            replacements,
-            last_pause_us,
-            suspects,
-            kept: None,
-            is_successor,
-        })
-    }
-
-    /// Checks that this build could take over the mounts.
-    pub fn check(&self) -> Result<()> {
-        self.connections.iter().try_for_each(|connection| connection::check(&connection.record))
-    }
-
-    /// Says that it could serve, and waits for the word to do so; false if the
-    /// keeper went away instead.
-    pub fn wait(&mut self) -> Result<bool> {
-        self.channel.send(&Message::Prepared, &[]).map_err(Error::Channel)?;
-        loop {
-            match self.channel.receive().map_err(Error::Channel)? {
-                None => return Ok(false),
-                Some((Message::Start { suspects, kept }, _)) => {
-                    (self.suspects, self.kept) = (suspects, Some(kept));
-                    return Ok(true);
-                }
-                // Mounted meanwhile.
-                Some((Message::Connection { record, .. }, mut fds)) if fds.len() == 1 => {
-                    self.connections.extend(fds.pop().map(|device| Connection { record, device }));
-                }
-                Some((message, _)) => return Err(Error::Channel(unexpected(&message))),
-            }
-        }
-    }
-
-    /// The right to the store in `dir`.
-    pub fn lock(&self, dir: &Path) -> Result<Lock> {
-        let copy = self.lock.try_clone().at("duplicating the lock of", dir)?;
-        Ok(Lock::inherited(dir, copy)?)
-    }
-
-    /// The control socket's listener.
-    pub fn listener(&self) -> Result<OwnedFd> {
-        self.listener.try_clone().at("duplicating the listener of", Path::new("the control socket"))
-    }
-
-    /// Tells the keeper why this worker can't serve.
-    pub fn failed(&self, why: String) {
-        // The keeper hears of the end in any case.
-        let _ = self.channel.send(&Message::Failed { why }, &[]);
-    }
 }
 
 impl Worker {

@@ -25,6 +25,7 @@ use rustix::process::Signal as Kill;
 use wasmfs_store::Lock;
 
 use crate::channel::{Channel, Record, Suspect};
+use crate::charge::Charge;
 use crate::connection::Connection;
 use crate::error::{Error, IoContext, Result};
 use crate::filesystem::chain;
@@ -32,7 +33,7 @@ use crate::journal::Journal;
 use crate::mount;
 use crate::packets;
 use crate::session::is_attached;
-use crate::worker::{Charge, KEEPER_SOCKET};
+use crate::worker::KEEPER_SOCKET;
 use process::{Child, Program};
 
 /// The pause after a worker that died before it was ready.
