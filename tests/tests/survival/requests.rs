@@ -135,8 +135,13 @@ fn a_request_that_kills_three_workers_is_answered_with_an_error() {
 fn a_worker_that_dies_while_it_tells_the_kernel_is_replaced() {
     in_each_environment(|env| {
         published(env);
-        let marker = env.file("marker", "");
+        let marker = env.path("marker");
         mount_with_fault(env, &format!("stall lookup 1 {}", marker.display()));
+        // The kernel remembers that this is not there, and that somebody works in this.
+        assert!(!env.mounted("new").exists());
+        let mut inside = env.command("sleep");
+        let mut inside = inside.arg("60").current_dir(env.mounted("dir")).spawn().unwrap();
+        env.file("marker", "");
         // The kernel holds the directory's lock until this lookup is answered, …
         let mut looking = env.command("stat").arg(env.mounted("absent")).spawn().unwrap();
         wait_until(|| !marker.exists());
@@ -144,11 +149,24 @@ fn a_worker_that_dies_while_it_tells_the_kernel_is_replaced() {
         let source = env.file("more.wat", "(module (func))");
         let late = env.publish(&source, "more", &[]);
         assert_eq!(late["visible"], false);
+        // What comes after waits behind it, in directories that are there and in new ones.
+        let mut more = env.wasmfs();
+        more.arg("publish").args([&source, &env.file("other.wat", "(module)")]);
+        let mut more = more.args(["--prefix", "new/dir"]).spawn().unwrap();
+        let keys = || env.json(&["ls", "new/"]).as_array().unwrap().len();
+        wait_until(|| keys() == 2);
         env.signal(env.worker_pid(), "-KILL");
         assert_eq!(looking.wait().unwrap().code(), Some(1));
         assert_eq!(replacements(env), 1);
-        assert_eq!(names(&env.mount_point()), ["dir", "more", "small"]);
+        assert!(more.wait().unwrap().success());
+        assert_eq!(names(&env.mount_point()), ["dir", "more", "new", "small"]);
+        wait_until(|| env.mounted("new/dir/other.cwasm").exists());
         wait_until(|| identity(&env.mounted("more")).0 == late["inode"].as_u64().unwrap());
+        // Who worked in a directory still does.
+        let here = fs::read_link(format!("/proc/{}/cwd", inside.id())).unwrap();
+        assert_eq!(here, env.mounted("dir"));
+        inside.kill().unwrap();
+        inside.wait().unwrap();
         // And nothing is left of the dead one.
         wait_until(|| wasmfs_tests::guard::servers(env.home()).len() == 2);
         env.unmount();
