@@ -99,7 +99,7 @@ pub fn run(service: &Service, background: bool) -> Result<()> {
     }
     let plan = Plan {
         store: service.store.clone(),
-        mount: Some((service.mount_point.clone(), service.allow_other)),
+        mount: (service.mount_point.clone(), service.allow_other),
         version: env!("CARGO_PKG_VERSION"),
         program: program()?,
         worker,

@@ -105,7 +105,7 @@ pub(crate) enum Message {
     /// It serves what it was given.
     Ready,
     /// A mount is gone.
-    Gone { connection: u32 },
+    Gone,
     /// It ends before it was ready, for a reason in the caller's words.
     Failed { why: String },
     /// Mount, please.

@@ -15,6 +15,7 @@ use rustix::io::{DupFlags, Errno, dup3, read, write};
 use crate::channel::{Record, packet_pair};
 use crate::error::{Error, Result};
 use crate::fuse::{self, Layer};
+use crate::mount::{self, mounted_at};
 
 /// Threads that answer the kernel. Reads wait for the disk; lookups don't.
 const THREADS: usize = 4;
@@ -34,6 +35,21 @@ pub(crate) struct Connection {
     pub(crate) record: Record,
     /// `/dev/fuse`. The mount is dead when the last copy is closed.
     pub(crate) device: OwnedFd,
+}
+
+impl Record {
+    /// Whether the mount can still be found at its path.
+    pub(crate) fn is_attached(&self) -> bool {
+        let mounted = mounted_at(&self.mount_point);
+        mounted.is_ok_and(|mounted| mounted.is_some_and(|m| m.device == self.device))
+    }
+
+    /// Takes the mount from its path, if it is there.
+    pub(crate) fn detach(&self) {
+        if self.is_attached() {
+            mount::detach(&self.mount_point);
+        }
+    }
 }
 
 impl Connection {

@@ -42,16 +42,17 @@ impl Layer {
         Layer { filesystem, in_hand, connection, uid, gid }
     }
 
-    /// Takes a request in hand that the store has to answer.
-    fn take(&self, request: &Request, what: &str, inode: INodeNo) -> Result<Held<'_>, Errno> {
-        let held = self.in_hand.take(self.connection, request.unique().0).ok_or_else(|| {
-            log::error!(
+    /// Takes a request in hand that the store has to answer; `None` if it has
+    /// killed too many workers.
+    fn take(&self, request: &Request, what: &str, inode: INodeNo) -> Option<Held<'_>> {
+        let held = self.in_hand.take(self.connection, request.unique().0);
+        match &held {
+            Some(_) => crate::fault::strike(what, inode.0),
+            None => log::error!(
                 "{what} of inode {inode} has killed {DEATHS} workers: it is answered with an error"
-            );
-            Errno::EIO
-        })?;
-        crate::fault::strike(what, inode.0);
-        Ok(held)
+            ),
+        }
+        held
     }
 
     fn attr(&self, attributes: &Attributes) -> FileAttr {
@@ -128,10 +129,7 @@ impl fuser::Filesystem for Layer {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let _held = match self.take(req, "lookup", parent) {
-            Ok(held) => held,
-            Err(errno) => return reply.error(errno),
-        };
+        let Some(_held) = self.take(req, "lookup", parent) else { return reply.error(Errno::EIO) };
         // Every name of the store is UTF-8.
         let found = match name.to_str() {
             Some(name) => self.filesystem.lookup(parent.0, name),
@@ -145,10 +143,7 @@ impl fuser::Filesystem for Layer {
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let _held = match self.take(req, "getattr", ino) {
-            Ok(held) => held,
-            Err(errno) => return reply.error(errno),
-        };
+        let Some(_held) = self.take(req, "getattr", ino) else { return reply.error(Errno::EIO) };
         match self.filesystem.getattr(ino.0) {
             Ok(attributes) => reply.attr(&FOR_EVER, &self.attr(&attributes)),
             Err(e) => reply.error(answer(&e)),
@@ -176,10 +171,7 @@ impl fuser::Filesystem for Layer {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let _held = match self.take(req, "read", ino) {
-            Ok(held) => held,
-            Err(errno) => return reply.error(errno),
-        };
+        let Some(_held) = self.take(req, "read", ino) else { return reply.error(Errno::EIO) };
         match self.filesystem.read(ino.0, offset, size as usize) {
             Ok(bytes) => reply.data(&bytes),
             Err(e) => reply.error(answer(&e)),
@@ -200,10 +192,7 @@ impl fuser::Filesystem for Layer {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let _held = match self.take(req, "readdir", ino) {
-            Ok(held) => held,
-            Err(errno) => return reply.error(errno),
-        };
+        let Some(_held) = self.take(req, "readdir", ino) else { return reply.error(Errno::EIO) };
         let listed = self.filesystem.readdir(ino.0, offset, |entry| {
             !reply.add(INodeNo(entry.inode), entry.next, kind(entry.is_directory), &entry.name)
         });
@@ -225,10 +214,7 @@ impl fuser::Filesystem for Layer {
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        let _held = match self.take(req, "statfs", ino) {
-            Ok(held) => held,
-            Err(errno) => return reply.error(errno),
-        };
+        let Some(_held) = self.take(req, "statfs", ino) else { return reply.error(Errno::EIO) };
         match self.filesystem.statfs() {
             Ok(space) => {
                 let blocks = |bytes: u64| bytes / u64::from(BLOCK_SIZE);
@@ -248,10 +234,7 @@ impl fuser::Filesystem for Layer {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let _held = match self.take(req, "getxattr", ino) {
-            Ok(held) => held,
-            Err(errno) => return reply.error(errno),
-        };
+        let Some(_held) = self.take(req, "getxattr", ino) else { return reply.error(Errno::EIO) };
         let value = match name.to_str() {
             Some(name) => self.filesystem.getxattr(ino.0, name),
             None => Err(Error::NoAttribute),
@@ -260,10 +243,7 @@ impl fuser::Filesystem for Layer {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let _held = match self.take(req, "listxattr", ino) {
-            Ok(held) => held,
-            Err(errno) => return reply.error(errno),
-        };
+        let Some(_held) = self.take(req, "listxattr", ino) else { return reply.error(Errno::EIO) };
         answer_xattr(self.filesystem.listxattr(ino.0), size, reply);
     }
 

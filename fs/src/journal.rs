@@ -145,6 +145,10 @@ impl InHand {
         InHand { journal, suspects, alone: Mutex::new(()), next_slot: AtomicU64::new(0) }
     }
 
+    pub(crate) fn suspects(&self) -> &[Suspect] {
+        &self.suspects
+    }
+
     pub(crate) fn journal(&self) -> &Journal {
         &self.journal
     }

@@ -18,6 +18,7 @@ use rustix::net::{
 };
 
 use crate::error::{Error, IoContext, Result};
+use crate::filesystem::chain;
 
 /// The type that a mount shows in `/proc/self/mountinfo`.
 pub const FS_TYPE: &str = "fuse.wasmfs";
@@ -210,6 +211,13 @@ pub fn unmount(mount_point: &Path, lazy: bool) -> Result<()> {
         command.arg("-z");
     }
     run_fusermount(command.arg("--").arg(mount_point), mount_point)
+}
+
+/// Unmounts lazily where nobody could be told of an error but the log.
+pub(crate) fn detach(mount_point: &Path) {
+    if let Err(e) = unmount(mount_point, true) {
+        log::error!("unmounting {}: {}", mount_point.display(), chain(&e));
+    }
 }
 
 fn run_fusermount(command: &mut Command, mount_point: &Path) -> Result<()> {

@@ -1,4 +1,4 @@
-//! SOCK_SEQPACKET sockets with a name in the store's directory.
+//! Sockets with a name in the store's directory.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,6 +11,9 @@ use rustix::net::{
     socket_with, sockopt,
 };
 
+/// As many who wait as the system allows (listen(2)).
+const BACKLOG: i32 = -1;
+
 /// A path to `name` in `dir` that fits into a socket address, whose limit is
 /// 107 bytes (unix(7)), however long `dir` is; valid while the file is open.
 pub fn short_path(dir: &Path, name: &str) -> io::Result<(File, PathBuf)> {
@@ -19,23 +22,22 @@ pub fn short_path(dir: &Path, name: &str) -> io::Result<(File, PathBuf)> {
     Ok((dir, path.into()))
 }
 
-fn new_socket() -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC;
-    Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+fn new_socket(kind: SocketType) -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?)
 }
 
 /// Listens on `name` in `dir`, whoever did before.
-pub(crate) fn listen(dir: &Path, name: &str) -> io::Result<OwnedFd> {
+pub(crate) fn listen(dir: &Path, name: &str, kind: SocketType) -> io::Result<OwnedFd> {
     let (_dir, path) = short_path(dir, name)?;
     match fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let socket = new_socket()?;
+    let socket = new_socket(kind)?;
     // Nobody else can reach it before its mode is set: the directory is 0700.
     bind(&socket, &SocketAddrUnix::new(&path)?)?;
     chmod(&path, Mode::RUSR | Mode::WUSR)?;
-    rustix::net::listen(&socket, 4)?;
+    rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 
@@ -47,7 +49,7 @@ pub(crate) fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
 /// Connects to `name` in `dir`; `None` if nobody listens.
 pub(crate) fn reach(dir: &Path, name: &str) -> io::Result<Option<OwnedFd>> {
     let (_dir, path) = short_path(dir, name)?;
-    let socket = new_socket()?;
+    let socket = new_socket(SocketType::SEQPACKET)?;
     match connect(&socket, &SocketAddrUnix::new(&path)?) {
         Ok(()) => Ok(Some(socket)),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => Ok(None),

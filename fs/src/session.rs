@@ -1,7 +1,7 @@
 //! Serving mounts of one store.
 
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,6 @@ use crate::fault;
 use crate::filesystem::{Filesystem, chain};
 use crate::fuse::Layer;
 use crate::journal::{InHand, Journal};
-use crate::mount::mounted_at;
 use crate::notify::{Ledger, News, Queue};
 
 /// How long a commit waits for the kernel to be told of it.
@@ -46,13 +45,8 @@ pub struct Mount {
 impl Mount {
     /// Whether it can still be found at its path.
     pub fn is_attached(&self) -> bool {
-        is_attached(&self.mount_point, self.device)
+        self.connection.record.is_attached()
     }
-}
-
-/// Whether the mount with this device number is what is mounted at a path.
-pub(crate) fn is_attached(mount_point: &Path, device: (u32, u32)) -> bool {
-    mounted_at(mount_point).is_ok_and(|mounted| mounted.is_some_and(|m| m.device == device))
 }
 
 impl Mounts {
@@ -86,6 +80,11 @@ impl Mounts {
     /// What is noted of requests in hand, for whoever comes next.
     pub(crate) fn journal(&self) -> &Journal {
         self.in_hand.journal()
+    }
+
+    /// Requests that were in the hands of workers when they died.
+    pub(crate) fn suspects(&self) -> &[Suspect] {
+        self.in_hand.suspects()
     }
 
     /// Prepares to serve a connection, up to what the kernel is to be answered

@@ -10,9 +10,10 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::SocketType;
 use wasmfs_store::Store;
 
-use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, Record, Suspect, unexpected};
+use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, Record, unexpected};
 use crate::charge::Charge;
 use crate::connection::{Connection, Handshake};
 use crate::error::{Error, IoContext, Result};
@@ -50,10 +51,8 @@ pub struct Worker {
 struct State {
     /// The keeper's end, while there is a keeper.
     keeper: Option<Arc<Channel>>,
+    /// What the last keeper said of itself.
     kept: Option<KeeperStatus>,
-    replacements: u64,
-    last_pause_us: Option<u64>,
-    suspects: Vec<Suspect>,
     /// Mounts that were asked for.
     requests: HashMap<u64, Sender<Result<()>>>,
     next_request: u64,
@@ -80,14 +79,11 @@ impl Worker {
         let Charge { channel, journal, lock, listener, connections, suspects, .. } = charge;
         let keeper = Arc::new(channel);
         // The place where a new keeper finds it, should this one be lost.
-        let door = packets::listen(store.dir(), KEEPER_SOCKET)
+        let door = packets::listen(store.dir(), KEEPER_SOCKET, SocketType::SEQPACKET)
             .at("listening for a keeper in", store.dir())?;
         let state = State {
             keeper: Some(keeper.clone()),
             kept: charge.kept,
-            replacements: charge.replacements,
-            last_pause_us: charge.last_pause_us,
-            suspects: suspects.clone(),
             requests: HashMap::new(),
             next_request: 1,
             over: false,
@@ -126,12 +122,12 @@ impl Worker {
 
     /// How often the worker was replaced until now.
     pub fn replacements(&self) -> u64 {
-        self.state().replacements
+        self.state().kept.as_ref().map_or(0, |kept| kept.replacements)
     }
 
     /// How long the last replacement left requests waiting, in microseconds.
     pub fn last_pause_us(&self) -> Option<u64> {
-        self.state().last_pause_us
+        self.state().kept.as_ref().and_then(|kept| kept.last_pause_us)
     }
 
     /// Mounts at `mount_point`, which must be absolute.
@@ -250,18 +246,14 @@ impl Worker {
 
     fn hear(self: &Arc<Self>, message: Message, mut descriptors: Vec<OwnedFd>) {
         match message {
-            Message::Kept(kept) => {
-                let mut state = self.state();
-                (state.replacements, state.last_pause_us) = (kept.replacements, kept.last_pause_us);
-                state.kept = Some(kept);
-            }
+            Message::Kept(kept) => self.state().kept = Some(kept),
             Message::Connection { record, request } => {
                 let Some(device) = descriptors.pop() else { return };
                 let place = record.mount_point.clone();
                 let result = self.take_on(Connection { record, device }, request);
                 if let Err(error) = result {
                     log::error!("serving a mount: {error}");
-                    take_back(&place);
+                    mount::detach(&place);
                     self.answer(request, Err(error));
                 }
             }
@@ -271,7 +263,7 @@ impl Worker {
                     connection.record.reply = Some(handshake.reply.clone());
                     let place = connection.record.mount_point.clone();
                     let result = self.serve(connection, handshake);
-                    self.answer(request, result.inspect_err(|_| take_back(&place)));
+                    self.answer(request, result.inspect_err(|_| mount::detach(&place)));
                 }
             }
             Message::MountFailed { request, why } => {
@@ -308,9 +300,9 @@ impl Worker {
 
     fn serve(self: &Arc<Self>, connection: Connection, handshake: Handshake<Layer>) -> Result<()> {
         let place = connection.record.mount_point.clone();
-        let (worker, connection_name) = (self.clone(), connection.name());
+        let worker = self.clone();
         let ended = move || {
-            worker.say(&Message::Gone { connection: connection_name }, &[]);
+            worker.say(&Message::Gone, &[]);
             worker.end_if_unused();
         };
         self.mounts.serve(connection, handshake, ended)?;
@@ -333,9 +325,9 @@ impl Worker {
         let charge = Message::Charge {
             protocol: PROTOCOL,
             connections: mounts.len(),
-            replacements: state.replacements,
-            last_pause_us: state.last_pause_us,
-            suspects: state.suspects.clone(),
+            replacements: state.kept.as_ref().map_or(0, |kept| kept.replacements),
+            last_pause_us: state.kept.as_ref().and_then(|kept| kept.last_pause_us),
+            suspects: self.mounts.suspects().to_vec(),
             successor: false,
         };
         // First: should this process die half-way, there is one keeper at most.
@@ -355,13 +347,6 @@ impl Worker {
         log::info!("another keeper has taken over");
         (self.on_event)(Event::KeeperGone);
         Ok(())
-    }
-}
-
-/// Takes away a mount that can't be served.
-fn take_back(mount_point: &Path) {
-    if let Err(e) = mount::unmount(mount_point, true) {
-        log::error!("unmounting {}: {e}", mount_point.display());
     }
 }
 

@@ -182,13 +182,14 @@ impl Client {
 
     /// Connects once more, to whoever serves now; false if nobody does.
     pub fn reconnect(&self) -> Result<bool> {
-        match Client::connect(&self.runtime, &self.dir)? {
-            Some(sender) => {
-                *self.sender.lock().unwrap_or_else(|e| e.into_inner()) = sender;
-                Ok(self.hear()?.is_some())
-            }
-            None => Ok(false),
-        }
+        Ok(self.connect_again()? && self.hear()?.is_some())
+    }
+
+    /// Connects once more; false if nobody is there to answer.
+    fn connect_again(&self) -> Result<bool> {
+        let Some(sender) = Client::connect(&self.runtime, &self.dir)? else { return Ok(false) };
+        *self.sender.lock().unwrap_or_else(|e| e.into_inner()) = sender;
+        Ok(true)
     }
 
     /// Waits until the server says something of itself; `None` if it has ended.
@@ -199,24 +200,18 @@ impl Client {
             let answer = self.answer_within(NOTICE.min(PATIENCE.saturating_sub(start.elapsed())));
             match answer {
                 Ok(Some(status)) => return Ok(Some(status)),
-                Ok(None) if start.elapsed() >= PATIENCE => {
-                    return Err(no_answer(&self.dir).into());
-                }
+                Err(e) if !was_lost(&e) => return Err(e),
+                _ if start.elapsed() >= PATIENCE => return Err(no_answer(&self.dir).into()),
                 Ok(None) => {
                     if !noticed {
                         eprintln!("wasmfs: waiting for the server of the store to answer");
                     }
                     noticed = true;
                 }
-                Err(e) if !was_lost(&e) => return Err(e),
-                Err(_) if start.elapsed() >= PATIENCE => return Err(no_answer(&self.dir).into()),
                 Err(_) => std::thread::sleep(Duration::from_millis(5)),
             }
-            match Client::connect(&self.runtime, &self.dir)? {
-                Some(sender) => {
-                    *self.sender.lock().unwrap_or_else(|e| e.into_inner()) = sender;
-                }
-                None => return Ok(None),
+            if !self.connect_again()? {
+                return Ok(None);
             }
         }
     }

@@ -10,7 +10,6 @@ mod process;
 mod thrift;
 mod workers;
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -21,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::SocketType;
 use rustix::process::Signal as Kill;
 use wasmfs_store::Lock;
 
@@ -28,11 +28,9 @@ use crate::channel::{Channel, Record, Suspect};
 use crate::charge::Charge;
 use crate::connection::Connection;
 use crate::error::{Error, IoContext, Result};
-use crate::filesystem::chain;
 use crate::journal::Journal;
 use crate::mount;
 use crate::packets;
-use crate::session::is_attached;
 use crate::worker::KEEPER_SOCKET;
 use process::{Child, Program};
 
@@ -49,8 +47,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub struct Plan {
     /// The store's directory.
     pub store: PathBuf,
-    /// What to mount; nothing if a worker is to be adopted.
-    pub mount: Option<(PathBuf, bool)>,
+    /// What to mount, and whether others may look in.
+    pub mount: (PathBuf, bool),
     /// The version it runs, for `status`.
     pub version: &'static str,
     /// The program on disk that `reload` starts.
@@ -185,7 +183,7 @@ impl<'a> Keeper<'a> {
             ended_at: None,
             start_at: None,
             reason: None,
-            to_mount: plan.mount.clone(),
+            to_mount: Some(plan.mount.clone()),
             proven: false,
             up: false,
             stopping: false,
@@ -197,10 +195,9 @@ impl<'a> Keeper<'a> {
 
     /// A keeper of a store that nobody has.
     fn begin(plan: &'a Plan, program: &Rc<Program>, lock: Lock) -> Result<Keeper<'a>> {
-        if let Some((mount_point, _)) = &plan.mount {
-            mount::prepare(mount_point)?;
-        }
-        let listener = listen(&plan.store, plan.socket).at("listening in", &plan.store)?;
+        mount::prepare(&plan.mount.0)?;
+        let listener = packets::listen(&plan.store, plan.socket, SocketType::STREAM)
+            .at("listening in", &plan.store)?;
         let journal = Journal::create().at("making a memory file for", &plan.store)?;
         let lock = lock.as_fd().try_clone_to_owned().at("duplicating the lock of", &plan.store)?;
         let mut keeper = Keeper::new(plan, program, [lock, listener], journal);
@@ -228,11 +225,10 @@ impl<'a> Keeper<'a> {
         (keeper.suspects, keeper.replacements) = (charge.suspects, charge.replacements);
         keeper.last_pause = charge.last_pause_us.map(Duration::from_micros);
         keeper.proven = true;
-        let attached = |c: &Connection| is_attached(&c.record.mount_point, c.record.device);
-        if keeper.connections.iter().any(attached) {
+        if keeper.connections.iter().any(|c| c.record.is_attached()) {
             keeper.to_mount = None;
-        } else if let Some((mount_point, _)) = &keeper.to_mount {
-            mount::prepare(mount_point)?;
+        } else {
+            mount::prepare(&plan.mount.0)?;
         }
         keeper.worker = Some(Worker {
             process,
@@ -260,16 +256,11 @@ impl<'a> Keeper<'a> {
                 }
                 thrift::shed();
             }
-            if self.stopping && self.connections.is_empty() && !self.ending {
-                self.to_mount = None;
+            if (self.up || self.stopping) && self.connections.is_empty() && !self.ending {
                 self.end();
             }
             if self.released || (self.ending && self.worker.is_none()) {
                 return Ok(());
-            }
-            if self.up && self.connections.is_empty() && !self.ending {
-                self.end();
-                continue;
             }
             if self.worker.is_none() && self.start_at.is_some_and(|at| at <= Instant::now()) {
                 self.start_at = None;
@@ -375,13 +366,7 @@ impl<'a> Keeper<'a> {
             let mounts: Vec<_> = self.connections.iter().map(|c| c.record.clone()).collect();
             // fusermount3 may look into the mount: not in the thread that keeps it.
             let detach = move || {
-                for Record { mount_point, device, .. } in mounts {
-                    if is_attached(&mount_point, device)
-                        && let Err(e) = mount::unmount(&mount_point, true)
-                    {
-                        log::error!("detaching: {}", chain(&e));
-                    }
-                }
+                mounts.iter().for_each(Record::detach);
             };
             if let Err(e) = std::thread::Builder::new().stack_size(256 << 10).spawn(detach) {
                 log::error!("detaching: {e}");
@@ -400,20 +385,4 @@ impl<'a> Keeper<'a> {
             }
         }
     }
-}
-
-/// Listens on the control socket. A socket that is there belonged to somebody
-/// who is gone: the store is this process's.
-fn listen(dir: &Path, name: &str) -> io::Result<OwnedFd> {
-    use std::os::unix::fs::PermissionsExt;
-    let (_dir, path) = packets::short_path(dir, name)?;
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    // Nobody else can reach it before its mode is set: the directory is 0700.
-    let listener = std::os::unix::net::UnixListener::bind(&path)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener.into())
 }

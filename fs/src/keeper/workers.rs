@@ -9,13 +9,12 @@ use std::time::Instant;
 use super::process::{Child, Death, Program};
 use super::thrift;
 use super::{Keeper, LINGER, PATIENCE, PAUSE, Stage, Worker};
-use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, packet_pair, unexpected};
+use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, Record, packet_pair, unexpected};
 use crate::connection::{Connection, read_init};
 use crate::error::{Error, IoContext, Result};
 use crate::filesystem::chain;
 use crate::journal::note_deaths;
 use crate::mount::{self, mounted_at};
-use crate::session::is_attached;
 use crate::worker::remove_door;
 use rustix::process::Signal;
 
@@ -98,10 +97,8 @@ impl Keeper<'_> {
     pub(super) fn end(&mut self) {
         self.ending = true;
         self.start_at = None;
-        if let Some(successor) = self.successor.take() {
-            successor.process.kill(Signal::KILL);
-            successor.process.reap();
-        }
+        self.to_mount = None;
+        self.drop_successor();
         if let Some(worker) = &mut self.worker {
             say(worker, &Message::End);
             worker.deadline = Some(Instant::now() + PATIENCE);
@@ -110,19 +107,15 @@ impl Keeper<'_> {
 
     /// Leaves nothing behind: the last thing a keeper does.
     pub(super) fn leave(&mut self) {
-        for worker in [self.worker.take(), self.successor.take()].into_iter().flatten() {
+        if let Some(worker) = self.worker.take() {
             worker.process.kill(Signal::KILL);
             worker.process.reap();
         }
+        self.drop_successor();
         for Connection { record, device } in self.connections.drain(..) {
-            let place = &record.mount_point;
             // Nobody serves it, and unmounting may ask it something.
             drop(device);
-            if is_attached(place, record.device)
-                && let Err(e) = mount::unmount(place, true)
-            {
-                log::error!("unmounting {}: {}", place.display(), chain(&e));
-            }
+            record.detach();
         }
         // They may never have been there.
         let _ = fs::remove_file(self.plan.store.join(self.plan.socket));
@@ -144,7 +137,7 @@ impl Keeper<'_> {
     fn heed_worker(&mut self, message: Message) {
         match message {
             // A mount that is gone is noticed in any case, now that there is something to hear.
-            Message::Prepared | Message::Gone { .. } => {}
+            Message::Prepared | Message::Gone => {}
             Message::Ready => self.worker_ready(),
             Message::Failed { why } => self.reason = Some(why),
             Message::InitReply { connection, reply } => {
@@ -217,8 +210,7 @@ impl Keeper<'_> {
         if self.ending {
             return Err(Error::Ending);
         }
-        let attached = |c: &&Connection| is_attached(&c.record.mount_point, c.record.device);
-        if let Some(other) = self.connections.iter().find(attached) {
+        if let Some(other) = self.connections.iter().find(|c| c.record.is_attached()) {
             let other = other.record.mount_point.clone();
             return Err(if other == mount_point {
                 Error::AlreadyMounted(other)
@@ -232,7 +224,7 @@ impl Keeper<'_> {
             let mounted = mounted_at(&mount_point)?;
             let mounted = mounted.ok_or_else(|| Error::NotMounted(mount_point.clone()))?;
             let init = read_init(device.as_fd()).map_err(Error::Session)?;
-            let record = crate::channel::Record {
+            let record = Record {
                 mount_point: mount_point.clone(),
                 allow_other,
                 device: mounted.device,
@@ -241,11 +233,7 @@ impl Keeper<'_> {
             };
             Ok(Connection { record, device })
         })();
-        let connection = connection.inspect_err(|_: &Error| {
-            if let Err(e) = mount::unmount(&mount_point, true) {
-                log::error!("unmounting {}: {}", mount_point.display(), chain(&e));
-            }
-        })?;
+        let connection = connection.inspect_err(|_: &Error| mount::detach(&mount_point))?;
         log::info!("mounted at {}", mount_point.display());
         if let Some(worker) = &self.worker {
             hand_over(worker, &connection, request);
@@ -308,8 +296,7 @@ impl Keeper<'_> {
             }
         }
         let death = successor.process.reap();
-        let why = self.reason.take();
-        let why = why.unwrap_or_else(|| (self.plan.explain)(&Error::WorkerDied(death.to_string())));
+        let why = self.take_reason(death);
         log::error!("reload: the new worker ended ({death}); the old one stays");
         if let Some(worker) = &mut self.worker {
             (worker.stage, worker.deadline) = (Stage::Serving, None);
@@ -370,9 +357,7 @@ impl Keeper<'_> {
             let why = self.reason.take().map(Error::Explained);
             return Err(why.unwrap_or_else(|| Error::WorkerDied(death.to_string())));
         } else {
-            let why = self.reason.take();
-            let why =
-                why.unwrap_or_else(|| (self.plan.explain)(&Error::WorkerDied(death.to_string())));
+            let why = self.take_reason(death);
             log::error!("the worker {pid} ended before it was ready ({death}): {why}");
             if let Some(previous) = self.previous.take() {
                 log::error!("going back to the program that served before the reload");
@@ -383,11 +368,21 @@ impl Keeper<'_> {
             }
             self.start_at = Some(now + PAUSE);
         }
+        self.drop_successor();
+        Ok(())
+    }
+
+    fn drop_successor(&mut self) {
         if let Some(successor) = self.successor.take() {
             successor.process.kill(Signal::KILL);
             successor.process.reap();
         }
-        Ok(())
+    }
+
+    /// Why a worker ended before it was ready, in the caller's words: its own, if it had any.
+    fn take_reason(&mut self, death: Death) -> String {
+        let own = self.reason.take();
+        own.unwrap_or_else(|| (self.plan.explain)(&Error::WorkerDied(death.to_string())))
     }
 }
 

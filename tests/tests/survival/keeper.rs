@@ -12,7 +12,7 @@ use wasmfs_tests::host::Host;
 use wasmfs_tests::module::wat;
 use wasmfs_tests::{Environment, Inline, User, identity, in_each_environment, names, succeed};
 
-use crate::{replacements, replacements_of, wait_until};
+use crate::{log, replacements, replacements_of, wait_until};
 
 fn alive(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}/exe")).exists()
@@ -20,10 +20,6 @@ fn alive(pid: u32) -> bool {
 
 fn unguarded(env: &Environment) -> bool {
     env.json(&["status"])["unguarded"] == true
-}
-
-fn log(env: &Environment) -> String {
-    fs::read_to_string(env.store().join("wasmfs.log")).unwrap()
 }
 
 #[test]

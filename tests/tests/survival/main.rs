@@ -17,6 +17,11 @@ fn wait_until(condition: impl Fn() -> bool) {
     }
 }
 
+/// What keeper and workers logged.
+fn log(env: &Environment) -> String {
+    std::fs::read_to_string(env.store().join("wasmfs.log")).unwrap()
+}
+
 /// How often the worker was replaced.
 fn replacements(env: &Environment) -> u64 {
     env.json(&["status"])["worker"]["replacements"].as_u64().unwrap()

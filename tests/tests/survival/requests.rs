@@ -9,7 +9,7 @@ use std::time::Duration;
 use wasmfs_tests::module::wat;
 use wasmfs_tests::{Environment, identity, in_each_environment, names, succeed};
 
-use crate::{replacements, replacements_of, wait_until};
+use crate::{log, replacements, replacements_of, wait_until};
 
 /// Mounts with a fault: `KIND WHAT INODE [MARKER]`, see `fs/src/fault.rs`.
 fn mount_with_fault(env: &Environment, fault: &str) {
@@ -26,10 +26,6 @@ fn published(env: &Environment) -> (u64, Vec<u8>) {
     let bytes = fs::read(env.mounted("dir/key")).unwrap();
     env.unmount();
     (published["inode"].as_u64().unwrap(), bytes)
-}
-
-fn log(env: &Environment) -> String {
-    fs::read_to_string(env.store().join("wasmfs.log")).unwrap()
 }
 
 /// Everything that can be asked of a mount is answered.

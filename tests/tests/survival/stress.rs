@@ -2,9 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-
 use std::process::{Child, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,7 +11,7 @@ use wasmfs_tests::host::{Answer, Host};
 use wasmfs_tests::module::{FUNCTIONS, wat};
 use wasmfs_tests::{Environment, Inline, User, identity, in_environment};
 
-use crate::wait_until;
+use crate::{log, wait_until};
 
 /// Replacements in each environment, unless `WASMFS_TEST_REPLACEMENTS` says otherwise.
 const REPLACEMENTS: u64 = 50;
@@ -57,15 +55,15 @@ fn stress(env: &Environment) {
     let target = std::env::var("WASMFS_TEST_REPLACEMENTS").ok();
     let target = target.map_or(REPLACEMENTS, |n| n.parse().unwrap());
     env.mount();
-    let expected = Expected::publish(env);
+    let answers = publish_module(env);
     let readers: Vec<Child> = (0..READERS).map(|i| start_reader(env, i)).collect();
     let stop = AtomicBool::new(false);
     let (calls, publishes) = (AtomicU64::new(0), AtomicU64::new(0));
-    let pauses = Mutex::new(Vec::new());
+    let mut pauses = Vec::new();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while_going(&stop, || {
-                run_host(env, &expected.answers);
+                run_host(env, &answers);
                 calls.fetch_add(u64::from(FUNCTIONS), Ordering::Relaxed);
             })
         });
@@ -79,7 +77,6 @@ fn stress(env: &Environment) {
         while !stop.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(30 + dice.roll(150)));
             let replaced = replace(env, &mut dice);
-            let mut pauses = pauses.lock().unwrap();
             pauses.push(replaced["last_pause_ms"].as_f64().unwrap());
             if replaced["replacements"].as_u64().unwrap() >= target {
                 break;
@@ -95,11 +92,10 @@ fn stress(env: &Environment) {
         reads += done["reads"].as_u64().unwrap();
         waits.extend(done["waits"].as_array().unwrap().iter().map(|w| w.as_f64().unwrap() * 1e3));
     }
-    let log = fs::read_to_string(env.store().join("wasmfs.log")).unwrap();
+    let log = log(env);
     let with_requests =
         log.matches("requests in hand").count() - log.matches("with 0 requests in hand").count();
     assert!(with_requests > 0, "no worker died over a request");
-    let mut pauses = pauses.into_inner().unwrap();
     println!(
         "{reads} reads, {} calls of functions for the first time, {} publishes, {} replacements ({with_requests} with requests in hand); \
          pauses: {}; waits of hosts: {}",
@@ -134,20 +130,13 @@ fn while_going(stop: &AtomicBool, mut work: impl FnMut()) {
     }
 }
 
-/// A module in the mount, and what is known of it from a plain file.
-struct Expected {
-    answers: Vec<String>,
-}
-
-impl Expected {
-    fn publish(env: &Environment) -> Expected {
-        env.publish(&env.file("module.wat", wat(1)), "hosts/module", &[]);
-        let copy = env.path("copy");
-        fs::copy(env.mounted("hosts/module"), &copy).unwrap();
-        let mut host = Host::load(env, &copy, "cranelift");
-        let answers = (0..FUNCTIONS).map(|i| host.said(&format!("call f{i} 7"))).collect();
-        Expected { answers }
-    }
+/// Publishes a module, and says what its functions answer from a plain file.
+fn publish_module(env: &Environment) -> Vec<String> {
+    env.publish(&env.file("module.wat", wat(1)), "hosts/module", &[]);
+    let copy = env.path("copy");
+    fs::copy(env.mounted("hosts/module"), &copy).unwrap();
+    let mut host = Host::load(env, &copy, "cranelift");
+    (0..FUNCTIONS).map(|i| host.said(&format!("call f{i} 7"))).collect()
 }
 
 /// A host that has just started calls each function for the first time.
@@ -188,14 +177,9 @@ fn replace(env: &Environment, dice: &mut Dice) -> Value {
         _ => drop(env.run(&["reload"])),
     }
     let count = |worker: &Value| worker["replacements"].as_u64().unwrap();
-    let after = Mutex::new(before.clone());
-    wait_until(|| {
-        let now = env.json(&["status"])["worker"].clone();
-        let replaced = count(&now) > count(&before);
-        *after.lock().unwrap() = now;
-        replaced
-    });
-    after.into_inner().unwrap()
+    let now = || env.json(&["status"])["worker"].clone();
+    wait_until(|| count(&now()) > count(&before));
+    now()
 }
 
 /// Sends a signal, unless the process is gone.
