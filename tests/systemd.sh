@@ -53,7 +53,13 @@ if [ "${1:-}" = steps ]; then
 fi
 timeout -k 1 180 unshare --fork --pid --mount --mount-proc --cgroup --kill-child "$0" inside &
 outside=$!
-trap 'pkill -KILL -P $outside 2>/dev/null || true; kill -KILL $outside 2>/dev/null || true' EXIT
+init=
+finish() {
+    # With its first process the namespace ends, and everything in it.
+    [ -z "$init" ] || kill -KILL "$init" 2>/dev/null || true
+    wait $outside 2>/dev/null || true
+}
+trap finish EXIT
 for _ in $(seq 50); do
     sleep 0.2
     init=$(pgrep -P "$(pgrep -P $outside || echo 0)" || true)
