@@ -5,12 +5,18 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::DeserializeOwned;
-use wasmfs_store::{Error as StoreError, Key, KeyInfo, Publish, Staged, Store, VersionInfo};
+use wasmfs_store::{
+    EngineInfo, Error as StoreError, Key, KeyInfo, Publish, Sha, Source, Staged, StagedSource,
+    Store, VersionInfo,
+};
 
+use crate::control::changes::{Change, Committed};
 use crate::control::client::{Client, was_lost};
-use crate::control::{PublishAnswer, PublishItem, RemoveAnswer, RollbackAnswer, VersionOf};
+use crate::control::{Piece, PublishAnswer, PublishItem, PublishRequest, SourceItem, Terms, piece};
 use crate::failure::Failure;
 
 /// How long a command waits for another that has the store open.
@@ -27,9 +33,31 @@ pub enum Access {
 /// An artifact that was handed over but not published.
 pub enum Handed {
     /// To the store.
-    Direct(Staged),
+    Direct(Box<Staged>),
     /// To the server.
     Server(u64),
+}
+
+/// The WebAssembly that an artifact was compiled from.
+pub enum HandedSource {
+    /// Handed over to the store.
+    Direct(StagedSource),
+    /// Handed over to the server.
+    Server(u64),
+    /// In the store already.
+    Stored(Sha),
+}
+
+/// Something to publish.
+pub struct Item {
+    /// Under which key.
+    pub key: Key,
+    /// The artifact.
+    pub artifact: Handed,
+    /// What it was compiled from.
+    pub source: Option<HandedSource>,
+    /// What compiled it.
+    pub producer: Option<String>,
 }
 
 impl Access {
@@ -118,55 +146,76 @@ impl Access {
         self.ask("/v1/latest", &[("limit", limit.to_string())], |store| store.latest(limit))
     }
 
+    /// Every engine.
+    pub fn engines(&self) -> Result<Vec<EngineInfo>> {
+        self.ask("/v1/engines", &[], Store::engines)
+    }
+
+    /// The engine that a name means.
+    pub fn engine(&self, name: &str) -> Result<EngineInfo> {
+        self.ask("/v1/engine", &[("name", name.to_owned())], |store| store.engine(name))
+    }
+
+    /// The bytes of a payload.
+    pub fn payload(&self, sha256: &Sha) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        loop {
+            let offset = bytes.len() as u64;
+            let query = [("sha256", sha256.hex()), ("offset", offset.to_string())];
+            let part: Piece =
+                self.ask("/v1/payload", &query, |store| piece(store, sha256, offset))?;
+            if part.base64.is_empty() {
+                return Ok(bytes);
+            }
+            bytes.extend(BASE64.decode(part.base64)?);
+        }
+    }
+
     /// Hands an artifact over.
     pub fn hand_over(&self, from: impl Read + Send + Sync + Unpin + 'static) -> Result<Handed> {
         Ok(match self {
-            Access::Direct(store) => Handed::Direct(store.stage(from)?),
-            Access::Server(client) => Handed::Server(client.upload(from)?.upload),
+            Access::Direct(store) => Handed::Direct(Box::new(store.stage(from)?)),
+            Access::Server(client) => Handed::Server(client.upload(from, false)?.upload),
+        })
+    }
+
+    /// Hands the WebAssembly over that an artifact was compiled from.
+    pub fn hand_over_source(
+        &self,
+        from: impl Read + Send + Sync + Unpin + 'static,
+    ) -> Result<HandedSource> {
+        Ok(match self {
+            Access::Direct(store) => HandedSource::Direct(store.stage_source(from)?),
+            Access::Server(client) => HandedSource::Server(client.upload(from, true)?.upload),
         })
     }
 
     /// Publishes what was handed over, with one commit.
-    pub fn publish(&self, items: Vec<(Key, Handed)>, default: bool) -> Result<PublishAnswer> {
+    pub fn publish(&self, items: Vec<Item>, terms: &Terms) -> Result<PublishAnswer> {
         match self {
             Access::Direct(store) => {
-                let requests = items.into_iter().filter_map(|(key, handed)| match handed {
-                    Handed::Direct(staged) => Some(Publish { key, staged, make_default: default }),
-                    Handed::Server(_) => None,
-                });
-                let (results, _) = store.publish(requests.collect())?;
+                let requests = items.into_iter().map(|item| item.for_store(terms));
+                let requests = requests.collect::<Option<_>>().context(OTHER_HANDS)?;
+                let (results, _) = store.publish(requests, terms.together)?;
                 let results = results.into_iter().map(|r| r.map_err(|e| Failure::of(&e.into())));
                 Ok(PublishAnswer { results: results.collect(), visible: true })
             }
             Access::Server(client) => {
-                let items = items.into_iter().filter_map(|(key, handed)| match handed {
-                    Handed::Server(upload) => Some(PublishItem { key, upload, default }),
-                    Handed::Direct(_) => None,
-                });
-                client.publish(&items.collect::<Vec<_>>())
+                let items = items.into_iter().map(Item::for_server);
+                let items = items.collect::<Option<_>>().context(OTHER_HANDS)?;
+                client.publish(&PublishRequest { items, terms: terms.clone() })
             }
         }
     }
 
-    /// Publishes an earlier version again.
-    pub fn rollback(&self, of: VersionOf) -> Result<RollbackAnswer> {
+    /// Makes a change.
+    pub fn change<C: Change>(&self, change: C) -> Result<Committed<C::Outcome>> {
         match self {
             Access::Direct(store) => {
-                let (published, _) = store.rollback(&of.key, of.version)?;
-                Ok(RollbackAnswer { published, visible: true })
+                let (outcome, _) = change.apply(store)?;
+                Ok(Committed { outcome, visible: true })
             }
-            Access::Server(client) => client.rollback(&of),
-        }
-    }
-
-    /// Takes names away.
-    pub fn remove(&self, of: VersionOf) -> Result<RemoveAnswer> {
-        match self {
-            Access::Direct(store) => {
-                let (removed, _) = store.remove(&of.key, of.version)?;
-                Ok(RemoveAnswer { removed, visible: true })
-            }
-            Access::Server(client) => client.remove(&of),
+            Access::Server(client) => client.change(&change),
         }
     }
 
@@ -176,5 +225,37 @@ impl Access {
             Access::Direct(_) => Ok(None),
             Access::Server(client) => Ok(client.status()?.mount_point()),
         }
+    }
+}
+
+const OTHER_HANDS: &str = "something was handed over to another server";
+
+impl Item {
+    fn for_store(self, terms: &Terms) -> Option<Publish> {
+        let Handed::Direct(staged) = self.artifact else { return None };
+        let source = match self.source {
+            None => None,
+            Some(HandedSource::Direct(source)) => Some(Source::Staged(source)),
+            Some(HandedSource::Stored(sha256)) => Some(Source::Stored(sha256)),
+            Some(HandedSource::Server(_)) => return None,
+        };
+        Some(Publish {
+            make_default: terms.default,
+            engine: terms.engine.clone(),
+            source,
+            producer: self.producer,
+            ..Publish::new(self.key, *staged)
+        })
+    }
+
+    fn for_server(self) -> Option<PublishItem> {
+        let Handed::Server(upload) = self.artifact else { return None };
+        let source = match self.source {
+            None => None,
+            Some(HandedSource::Server(upload)) => Some(SourceItem::Upload(upload)),
+            Some(HandedSource::Stored(sha256)) => Some(SourceItem::Stored(sha256)),
+            Some(HandedSource::Direct(_)) => return None,
+        };
+        Some(PublishItem { key: self.key, upload, source, producer: self.producer })
     }
 }

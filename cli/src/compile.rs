@@ -1,10 +1,21 @@
-//! Compiling WebAssembly with the linked wasmtime, in the calling process.
+//! Compiling WebAssembly: with the linked wasmtime, in the calling process, or
+//! with a wasmtime command of the host's own.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use wasmtime::{Config, Engine, OptLevel, Strategy};
+
+use crate::external::External;
+use crate::failure::Failure;
+
+/// The most commands that compile at once: each uses all cores, and may need
+/// gigabytes for a large module.
+const MOST_JOBS: usize = 8;
 
 /// How to compile what isn't compiled yet.
 #[derive(Args, Clone, Debug)]
@@ -18,6 +29,14 @@ pub struct CompileArgs {
     /// The target triple to compile for [default: this machine]
     #[arg(long, value_name = "TRIPLE")]
     pub target: Option<String>,
+    /// Compile with this wasmtime command, with the flags after `--`
+    ///
+    /// Hosts load what their own build of wasmtime compiled.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["compiler", "opt_level", "target"])]
+    pub with: Option<PathBuf>,
+    /// Flags for `PATH compile`
+    #[arg(last = true, value_name = "FLAGS", requires = "with")]
+    pub flags: Vec<OsString>,
 }
 
 /// wasmtime's compilers.
@@ -43,7 +62,10 @@ pub enum OptLevelArg {
 impl CompileArgs {
     /// Whether anything was asked for.
     pub fn any(&self) -> bool {
-        self.compiler.is_some() || self.opt_level.is_some() || self.target.is_some()
+        self.compiler.is_some()
+            || self.opt_level.is_some()
+            || self.target.is_some()
+            || self.with.is_some()
     }
 
     fn engine(&self) -> Result<Engine> {
@@ -67,17 +89,86 @@ impl CompileArgs {
         Engine::new(&config).map_err(anyhow::Error::from).context("setting up the compiler")
     }
 
-    /// Compiles a module or component, in binary or text form, to an artifact.
-    pub fn compile(&self, source: &[u8]) -> Result<Vec<u8>> {
-        let binary: Cow<'_, [u8]> = wat::parse_bytes(source)?;
-        let engine = self.engine()?;
-        let artifact = if is_component(&binary) {
-            engine.precompile_component(&binary)
-        } else {
-            engine.precompile_module(&binary)
-        };
-        artifact.map_err(anyhow::Error::from)
+    /// The compiler that was asked for, ready to compile.
+    pub fn compiler(&self) -> Result<Compiler> {
+        Ok(match &self.with {
+            None => Compiler::Linked(self.engine()?),
+            Some(path) => Compiler::External(Box::new(External::new(path, &self.flags)?)),
+        })
     }
+}
+
+/// A compiler that is ready.
+pub enum Compiler {
+    /// The linked wasmtime.
+    Linked(Engine),
+    /// A command.
+    External(Box<External>),
+}
+
+impl Compiler {
+    /// Exactly what compiles; artifacts say no more than the major version.
+    pub fn producer(&self) -> String {
+        match self {
+            Compiler::Linked(_) => {
+                let wasmtime = wasmtime_environ::VERSION;
+                format!("wasmfs {} with wasmtime {wasmtime}", env!("CARGO_PKG_VERSION"))
+            }
+            Compiler::External(command) => command.producer.clone(),
+        }
+    }
+
+    /// How many modules are compiled at once: the linked one uses every core for each.
+    pub fn jobs(&self) -> usize {
+        match self {
+            Compiler::Linked(_) => 1,
+            Compiler::External(_) => {
+                std::thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS)
+            }
+        }
+    }
+
+    /// An error if the user wants this to end.
+    pub fn check_interrupt(&self) -> Result<()> {
+        match self {
+            Compiler::Linked(_) => Ok(()),
+            Compiler::External(command) => command.interrupts.check(),
+        }
+    }
+
+    /// Compiles a module or component in binary form to an artifact. What the
+    /// compiler says goes to `say`, line by line; `name` is its file's.
+    pub fn compile(
+        &self,
+        name: &str,
+        source: &[u8],
+        say: impl FnMut(&str),
+    ) -> Result<Box<dyn Read>> {
+        match self {
+            Compiler::Linked(engine) => {
+                let artifact = if is_component(source) {
+                    engine.precompile_component(source)
+                } else {
+                    engine.precompile_module(source)
+                };
+                let artifact = artifact.map_err(|e| cannot_compile(&anyhow::Error::from(e)))?;
+                Ok(Box::new(io::Cursor::new(artifact)))
+            }
+            Compiler::External(command) => Ok(Box::new(command.compile(name, source, say)?)),
+        }
+    }
+}
+
+/// Text as the binary form; what is binary stays as it is.
+pub fn to_binary(source: &[u8]) -> Result<Cow<'_, [u8]>> {
+    wat::parse_bytes(source).map_err(|e| cannot_compile(&e.into()).into())
+}
+
+fn cannot_compile(error: &anyhow::Error) -> Failure {
+    Failure::new(
+        format!("it can't be compiled: {error:#}"),
+        "check that it is valid WebAssembly, and that the compiler supports what it uses",
+    )
 }
 
 /// The layer field of the binary format's preamble: 0 is a core module.

@@ -166,6 +166,18 @@ fn store_hint(error: &StoreError) -> Option<String> {
                 "`wasmfs log {key}` shows its versions; `wasmfs rollback {key} VERSION` takes any"
             )
         }
+        StoreError::NoEngine(_) => "`wasmfs engines` shows those there are".into(),
+        StoreError::AmbiguousEngine(_) => "give more of it, or a label or an alias".into(),
+        StoreError::NoAlias(_) => "`wasmfs engines` shows those there are".into(),
+        StoreError::AliasName { .. } => "choose another name".into(),
+        StoreError::OtherEngine { wanted, .. } => {
+            format!("compile it with {wanted}'s own wasmtime, or leave --engine out")
+        }
+        StoreError::NotOfEngine { key, .. } => format!(
+            "`wasmfs log {key}` shows its versions; `wasmfs recompile` makes one; nothing was moved"
+        ),
+        StoreError::HeldBack => "see to the other one, and do it again".into(),
+        StoreError::NotWasm => "name a .wasm file".into(),
         StoreError::DiskFull { .. } => "free some space and try again; nothing was changed".into(),
         StoreError::HistoryDamaged { .. } => {
             "nothing was changed; restore the store's directory from a backup, or start another \

@@ -1,13 +1,20 @@
 //! The `wasmfs` command.
 
 mod access;
+mod batch;
 mod commands;
 mod compile;
 mod control;
+mod external;
 mod failure;
+mod import;
+mod interrupt;
 mod keeper;
+mod links;
 mod output;
 mod paths;
+mod scratch;
+mod steady;
 mod worker;
 
 use std::process::ExitCode;
@@ -25,6 +32,7 @@ fn main() -> ExitCode {
         Ok(commands::Outcome::Done) => ExitCode::SUCCESS,
         Ok(commands::Outcome::Failed) => ExitCode::FAILURE,
         Ok(commands::Outcome::Partly) => ExitCode::from(PARTLY_OR_USAGE),
+        Ok(commands::Outcome::Status(status)) => ExitCode::from(status),
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             failure::print(&error);

@@ -18,6 +18,9 @@ pub enum Error {
     /// A directory where a file was expected.
     #[error("is a directory")]
     IsADirectory,
+    /// A file or directory where a symbolic link was expected.
+    #[error("not a symbolic link")]
+    NotALink,
     /// A name over 255 bytes.
     #[error("the name is too long")]
     NameTooLong,
@@ -110,6 +113,7 @@ impl Error {
             Error::NotFound => Errno::ENOENT,
             Error::NotADirectory => Errno::ENOTDIR,
             Error::IsADirectory => Errno::EISDIR,
+            Error::NotALink => Errno::EINVAL,
             Error::NameTooLong => Errno::ENAMETOOLONG,
             Error::NoAttribute => Errno::ENODATA,
             _ => Errno::EIO,

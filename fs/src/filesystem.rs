@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use wasmfs_store::tree::{InodeRecord, Space, VersionRecord, View};
+use wasmfs_store::tree::{EntryKind, InodeRecord, LinkRecord, Space, VersionRecord, View};
 use wasmfs_store::{ENGINES_INODE, RESERVED, ROOT_INODE, Store, VERSIONS_INODE};
 
 use crate::error::{Error, Result};
@@ -26,11 +26,11 @@ const XATTR_PREFIX: &str = "user.wasmfs.";
 pub struct Attributes {
     /// The inode number.
     pub inode: u64,
-    /// Directory or regular file.
-    pub is_directory: bool,
-    /// In bytes; 0 for directories.
+    /// What it is.
+    pub kind: EntryKind,
+    /// In bytes; 0 for directories, for links the length of what they say.
     pub size: u64,
-    /// Publish time; for a directory, when a name in it last changed.
+    /// When it was published or made; for a directory, when a name in it last changed.
     pub mtime: SystemTime,
 }
 
@@ -41,8 +41,8 @@ pub struct Entry {
     pub name: String,
     /// The inode number it leads to.
     pub inode: u64,
-    /// Whether it is a directory.
-    pub is_directory: bool,
+    /// What it is.
+    pub kind: EntryKind,
     /// Where a listing that ends here is taken up again.
     pub next: u64,
 }
@@ -59,6 +59,7 @@ enum Node {
     CachedirTag,
     Directory { view: View, path: String, mtime: u64 },
     File(VersionRecord),
+    Link(LinkRecord),
 }
 
 /// A listing's place after `.`: the number of the root, which no listing has as an entry.
@@ -79,6 +80,7 @@ impl Filesystem {
             CACHEDIR_TAG_INODE => Node::CachedirTag,
             _ => match self.store.inode(inode)? {
                 Some(InodeRecord::Version(version)) => Node::File(version),
+                Some(InodeRecord::Alias(link)) => Node::Link(link),
                 Some(InodeRecord::Directory(d)) => {
                     Node::Directory { view: d.view, path: d.path, mtime: d.mtime }
                 }
@@ -98,7 +100,7 @@ impl Filesystem {
                 "engines" => ENGINES_INODE,
                 _ => return Err(Error::NotFound),
             },
-            Node::Engines => self.store.engine_directory(name)?.ok_or(Error::NotFound)?,
+            Node::Engines => self.store.engine_entry(name)?.ok_or(Error::NotFound)?,
             Node::Directory { .. } if parent == ROOT_INODE && name == RESERVED => RESERVED_INODE,
             Node::Directory { .. } if parent == ROOT_INODE && name == CACHEDIR_TAG => {
                 CACHEDIR_TAG_INODE
@@ -106,7 +108,7 @@ impl Filesystem {
             Node::Directory { view, path, .. } => {
                 self.store.child(view, &path, name)?.ok_or(Error::NotFound)?.0
             }
-            Node::File(_) | Node::CachedirTag => return Err(Error::NotADirectory),
+            Node::File(_) | Node::CachedirTag | Node::Link(_) => return Err(Error::NotADirectory),
         };
         self.getattr(inode)
     }
@@ -114,16 +116,17 @@ impl Filesystem {
     /// The attributes of an inode. Those of a version or directory whose names
     /// are gone stay what they were: somebody may hold it.
     pub fn getattr(&self, inode: u64) -> Result<Attributes> {
-        let (is_directory, size, mtime) = match self.node(inode)? {
-            Node::Directory { mtime, .. } => (true, 0, mtime),
-            Node::Engines => (true, 0, self.store.engines_mtime()?),
+        let (kind, size, mtime) = match self.node(inode)? {
+            Node::Directory { mtime, .. } => (EntryKind::Directory, 0, mtime),
+            Node::Engines => (EntryKind::Directory, 0, self.store.engines_mtime()?),
             // Both are there from the start and never change.
-            Node::Reserved => (true, 0, 0),
-            Node::CachedirTag => (false, CACHEDIR_TAG_TEXT.len() as u64, 0),
-            Node::File(version) => (false, version.size, version.published),
+            Node::Reserved => (EntryKind::Directory, 0, 0),
+            Node::CachedirTag => (EntryKind::File, CACHEDIR_TAG_TEXT.len() as u64, 0),
+            Node::File(version) => (EntryKind::File, version.size, version.published),
+            Node::Link(link) => (EntryKind::Link, link.target.len() as u64, link.made),
         };
         let mtime = UNIX_EPOCH + Duration::from_nanos(mtime);
-        Ok(Attributes { inode, is_directory, size, mtime })
+        Ok(Attributes { inode, kind, size, mtime })
     }
 
     /// Up to `len` bytes at `offset`; fewer only at the end of the file. Every
@@ -152,6 +155,14 @@ impl Filesystem {
         }
     }
 
+    /// What a symbolic link says. The same for ever.
+    pub fn readlink(&self, inode: u64) -> Result<String> {
+        match self.node(inode)? {
+            Node::Link(link) => Ok(link.target),
+            _ => Err(Error::NotALink),
+        }
+    }
+
     /// Hands the entries of the directory `inode` to `each` until it returns
     /// false, from the start (0) or from an earlier entry's `next`. An entry
     /// that is there throughout is neither skipped nor repeated, whatever is
@@ -163,18 +174,19 @@ impl Filesystem {
         mut each: impl FnMut(Entry) -> bool,
     ) -> Result<()> {
         let node = self.node(inode)?;
-        let mut emit = |name: &str, inode, is_directory, next| {
-            each(Entry { name: name.to_owned(), inode, is_directory, next })
+        let mut emit = |name: &str, inode, kind, next| {
+            each(Entry { name: name.to_owned(), inode, kind, next })
         };
-        if from == 0 && !emit(".", inode, true, AFTER_DOT) {
+        if from == 0 && !emit(".", inode, EntryKind::Directory, AFTER_DOT) {
             return Ok(());
         }
-        if from <= AFTER_DOT && !emit("..", self.parent(&node)?, true, AFTER_DOT_DOT) {
+        if from <= AFTER_DOT
+            && !emit("..", self.parent(&node)?, EntryKind::Directory, AFTER_DOT_DOT)
+        {
             return Ok(());
         }
         let after = (from > AFTER_DOT_DOT).then_some(from);
-        let mut from_store =
-            |e: wasmfs_store::tree::Entry| emit(&e.name, e.inode, e.is_directory, e.inode);
+        let mut from_store = |e: wasmfs_store::tree::Entry| emit(&e.name, e.inode, e.kind, e.inode);
         match node {
             Node::Directory { view, path, .. } => {
                 self.store.list(view, &path, after, from_store)?
@@ -185,14 +197,14 @@ impl Filesystem {
                     let entry = wasmfs_store::tree::Entry {
                         name: name.to_owned(),
                         inode,
-                        is_directory: true,
+                        kind: EntryKind::Directory,
                     };
                     if after.is_none_or(|after| inode > after) && !from_store(entry) {
                         break;
                     }
                 }
             }
-            Node::File(_) | Node::CachedirTag => return Err(Error::NotADirectory),
+            Node::File(_) | Node::CachedirTag | Node::Link(_) => return Err(Error::NotADirectory),
         }
         Ok(())
     }
@@ -209,7 +221,7 @@ impl Filesystem {
             }
             Node::Engines => RESERVED_INODE,
             Node::Reserved => ROOT_INODE,
-            Node::File(_) | Node::CachedirTag => return Err(Error::NotADirectory),
+            Node::File(_) | Node::CachedirTag | Node::Link(_) => return Err(Error::NotADirectory),
         })
     }
 

@@ -15,6 +15,7 @@ use fuser::{
     WriteFlags,
 };
 use rustix::process::{getegid, geteuid};
+use wasmfs_store::tree::EntryKind;
 
 use crate::error::Error;
 use crate::filesystem::{Attributes, Filesystem, NAME_MAX, chain};
@@ -56,7 +57,7 @@ impl Layer {
     }
 
     fn attr(&self, attributes: &Attributes) -> FileAttr {
-        let Attributes { inode, is_directory, size, mtime } = *attributes;
+        let Attributes { inode, kind, size, mtime } = *attributes;
         FileAttr {
             ino: INodeNo(inode),
             size,
@@ -65,8 +66,13 @@ impl Layer {
             mtime,
             ctime: mtime,
             crtime: mtime,
-            kind: kind(is_directory),
-            perm: if is_directory { 0o555 } else { 0o444 },
+            kind: file_type(kind),
+            perm: match kind {
+                EntryKind::Directory => 0o555,
+                EntryKind::File => 0o444,
+                // As on any disk; nobody asks for it.
+                EntryKind::Link => 0o777,
+            },
             // 2 on a directory would tell `find` that it has no subdirectories.
             nlink: 1,
             uid: self.uid,
@@ -78,8 +84,12 @@ impl Layer {
     }
 }
 
-fn kind(is_directory: bool) -> FileType {
-    if is_directory { FileType::Directory } else { FileType::RegularFile }
+fn file_type(kind: EntryKind) -> FileType {
+    match kind {
+        EntryKind::Directory => FileType::Directory,
+        EntryKind::File => FileType::RegularFile,
+        EntryKind::Link => FileType::Symlink,
+    }
 }
 
 /// "There is no such name", to be remembered: inode number 0 with a lifetime.
@@ -114,8 +124,14 @@ impl fuser::Filesystem for Negotiator {
 }
 
 fn negotiate(config: &mut KernelConfig) {
-    // Never AUTO_INVAL_DATA or WRITEBACK_CACHE: pages are only ever read in.
-    for wanted in [InitFlags::FUSE_NO_OPEN_SUPPORT, InitFlags::FUSE_PARALLEL_DIROPS] {
+    // Never AUTO_INVAL_DATA or WRITEBACK_CACHE: pages are only ever read in. What a link
+    // says can be kept, since an inode always says the same.
+    let wanted = [
+        InitFlags::FUSE_NO_OPEN_SUPPORT,
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_CACHE_SYMLINKS,
+    ];
+    for wanted in wanted {
         if config.add_capabilities(wanted).is_err() {
             log::warn!("this kernel has no {wanted:?}");
         }
@@ -194,7 +210,7 @@ impl fuser::Filesystem for Layer {
     ) {
         let Some(_held) = self.take(req, "readdir", ino) else { return reply.error(Errno::EIO) };
         let listed = self.filesystem.readdir(ino.0, offset, |entry| {
-            !reply.add(INodeNo(entry.inode), entry.next, kind(entry.is_directory), &entry.name)
+            !reply.add(INodeNo(entry.inode), entry.next, file_type(entry.kind), &entry.name)
         });
         match listed {
             Ok(()) => reply.ok(),
@@ -251,8 +267,12 @@ impl fuser::Filesystem for Layer {
         if mask.contains(AccessFlags::W_OK) { reply.error(Errno::EROFS) } else { reply.ok() }
     }
 
-    fn readlink(&self, _req: &Request, _ino: INodeNo, reply: ReplyData) {
-        reply.error(Errno::EINVAL);
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let Some(_held) = self.take(req, "readlink", ino) else { return reply.error(Errno::EIO) };
+        match self.filesystem.readlink(ino.0) {
+            Ok(target) => reply.data(target.as_bytes()),
+            Err(e) => reply.error(answer(&e)),
+        }
     }
 
     fn lseek(

@@ -13,11 +13,13 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use support::{artifact, key, with_both_limits};
 use wasmfs_fs::{Error, Filesystem};
+use wasmfs_store::tree::EntryKind;
 use wasmfs_store::{Changes, Error as StoreError, Publish, Settings, Store};
 
 const ROOT: u64 = 1;
 const KEYS: [&str; 8] = ["a", "b", "a/x", "a/y/z", "a/y/w", "c/d", "a-b", "a/y"];
 const ENGINES: u8 = 3;
+const ALIASES: [&str; 2] = ["prod", "dev"];
 
 #[derive(Clone, Debug)]
 enum Operation {
@@ -25,6 +27,9 @@ enum Operation {
     RemoveKey { key: usize },
     RemoveVersion { key: usize, version: u64 },
     Rollback { key: usize, version: u64 },
+    Default { keys: Option<Vec<usize>>, engine: u8 },
+    Alias { name: usize, engine: u8 },
+    Unalias { name: usize },
     Reopen { close: bool },
 }
 
@@ -36,6 +41,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => key.clone().prop_map(|key| Operation::RemoveKey { key }),
         2 => (key.clone(), 1..5u64).prop_map(|(key, version)| Operation::RemoveVersion { key, version }),
         1 => (key, 1..5u64).prop_map(|(key, version)| Operation::Rollback { key, version }),
+        1 => (prop::option::of(prop::collection::vec(0..KEYS.len(), 1..4)), 0..ENGINES)
+            .prop_map(|(keys, engine)| Operation::Default { keys, engine }),
+        1 => (0..ALIASES.len(), 0..ENGINES).prop_map(|(name, engine)| Operation::Alias { name, engine }),
+        1 => (0..ALIASES.len()).prop_map(|name| Operation::Unalias { name }),
         1 => any::<bool>().prop_map(|close| Operation::Reopen { close }),
     ]
 }
@@ -69,6 +78,8 @@ impl Key {
 struct Model {
     keys: BTreeMap<&'static str, Key>,
     labels: BTreeMap<u8, String>,
+    /// The engine and the inode number of each.
+    aliases: BTreeMap<&'static str, (u8, u64)>,
 }
 
 impl Model {
@@ -141,10 +152,10 @@ fn visit(filesystem: &Filesystem, inode: u64, path: &str, found: &mut Walk) {
             continue;
         }
         let attributes = filesystem.lookup(inode, &entry.name).unwrap();
-        assert_eq!((attributes.inode, attributes.is_directory), (entry.inode, entry.is_directory));
+        assert_eq!((attributes.inode, attributes.kind), (entry.inode, entry.kind));
         let path =
             if path.is_empty() { entry.name.clone() } else { format!("{path}/{}", entry.name) };
-        if entry.is_directory {
+        if entry.kind == EntryKind::Directory {
             visit(filesystem, entry.inode, &path, found);
         } else {
             found.files.insert(path, entry.inode);
@@ -233,6 +244,7 @@ impl<'a> Run<'a> {
         let mut names: BTreeSet<String> =
             KEYS.iter().flat_map(|k| k.split('/')).map(str::to_owned).collect();
         names.extend((1..6).map(|n| n.to_string()));
+        names.extend(ALIASES.map(str::to_owned));
         Run {
             dir,
             settings,
@@ -252,8 +264,8 @@ impl<'a> Run<'a> {
                 let name = KEYS[k];
                 let bytes = artifact(engine, content, 100 + content as usize * 70_000);
                 let staged = self.store.stage(&bytes[..]).unwrap();
-                let request = Publish { key: key(name), staged, make_default: default };
-                let (mut results, changes) = self.store.publish(vec![request]).unwrap();
+                let request = Publish { make_default: default, ..Publish::new(key(name), staged) };
+                let (mut results, changes) = self.store.publish(vec![request], false).unwrap();
                 if self.model.conflicts(name) {
                     assert!(matches!(results.remove(0), Err(StoreError::KeyConflict { .. })));
                     assert_eq!(changes, Changes::default());
@@ -309,11 +321,69 @@ impl<'a> Run<'a> {
                     (result, found) => panic!("{result:?} for {found:?}"),
                 }
             }
+            Operation::Default { ref keys, engine } => self.set_default(keys.as_deref(), engine),
+            Operation::Alias { name, engine } => {
+                let name = ALIASES[name];
+                let Some(label) = self.model.labels.get(&engine) else {
+                    let refused = self.store.alias(name, "wasmtime-unknown");
+                    assert!(matches!(refused, Err(StoreError::NoEngine(_))));
+                    return Changes::default();
+                };
+                let (info, changes) = self.store.alias(name, label).unwrap();
+                assert!(info.label == *label && info.aliases.iter().any(|alias| alias == name));
+                let engines = self.filesystem.lookup(ROOT, ".wasmfs").unwrap().inode;
+                let engines = self.filesystem.lookup(engines, "engines").unwrap().inode;
+                let link = self.filesystem.lookup(engines, name).unwrap();
+                assert_eq!(self.filesystem.readlink(link.inode).unwrap(), *label);
+                assert_eq!((link.kind, link.size), (EntryKind::Link, label.len() as u64));
+                match self.model.aliases.get(name) {
+                    Some((before, inode)) if *before == engine => assert_eq!(*inode, link.inode),
+                    // What a link says never changes, so another one says something else.
+                    _ => assert!(self.inodes.insert(link.inode)),
+                }
+                self.model.aliases.insert(name, (engine, link.inode));
+                changes
+            }
+            Operation::Unalias { name } => {
+                let known = self.model.aliases.remove(ALIASES[name]);
+                match (self.store.unalias(ALIASES[name]), known) {
+                    (Ok((_, changes)), Some(_)) => changes,
+                    (Err(StoreError::NoAlias(_)), None) => Changes::default(),
+                    (result, known) => panic!("{result:?} for {known:?}"),
+                }
+            }
             Operation::Reopen { close } => {
                 self.reopen(close);
                 Changes::default()
             }
         }
+    }
+
+    fn set_default(&mut self, keys: Option<&[usize]>, engine: u8) -> Changes {
+        let Some(label) = self.model.labels.get(&engine) else { return Changes::default() };
+        let named: Option<Vec<_>> = keys.map(|keys| keys.iter().map(|k| key(KEYS[*k])).collect());
+        let result = self.store.set_default(named.as_deref(), label);
+        let wanted: Vec<&str> = match keys {
+            Some(keys) => keys.iter().map(|k| KEYS[*k]).collect(),
+            None => self.model.keys.iter().filter(|(_, k)| k.is_live()).map(|(n, _)| *n).collect(),
+        };
+        let has = |name: &&str| {
+            self.model.keys.get(name).is_some_and(|key| key.current(engine).is_some())
+        };
+        if keys.is_some() && !wanted.iter().all(has) {
+            let refused = result.unwrap_err();
+            assert!(matches!(refused, StoreError::NoKey(_) | StoreError::NotOfEngine { .. }));
+            return Changes::default();
+        }
+        let (moved, changes) = result.unwrap();
+        let lacking: Vec<&str> = moved.lacking.iter().map(|key| key.as_str()).collect();
+        let expected: BTreeSet<&str> = wanted.iter().copied().filter(|name| !has(name)).collect();
+        assert_eq!(lacking, Vec::from_iter(expected));
+        let movable: Vec<&str> = wanted.into_iter().filter(has).collect();
+        for name in movable {
+            self.model.keys.entry(name).or_default().default = Some(engine);
+        }
+        changes
     }
 
     fn learn(&mut self, engine: u8, label: &str) {
@@ -366,8 +436,10 @@ impl<'a> Run<'a> {
     fn check(&mut self, before: &Walk, changes: &Changes) -> Walk {
         let now = walk(&self.filesystem);
         let files = self.model.files();
+        let links = self.model.aliases.iter();
+        let links = links.map(|(name, (_, inode))| (format!(".wasmfs/engines/{name}"), *inode));
         let expected: BTreeMap<_, _> =
-            files.iter().map(|(path, v)| (path.clone(), v.inode)).collect();
+            files.iter().map(|(path, v)| (path.clone(), v.inode)).chain(links).collect();
         assert_eq!(now.files, expected);
         // Directories show as long as something is in them, and those of the mount always.
         let mut directories: BTreeSet<&str> =

@@ -11,10 +11,8 @@ use object::elf::{FileHeader64, SHT_NOBITS};
 use object::read::elf::{FileHeader, SectionHeader};
 use object::{Endianness, ReadCache, ReadRef};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::engine::{EngineDescription, decode};
-use crate::sha::Sha;
 
 const ELFOSABI_WASMTIME: u8 = 200;
 const EF_MODULE: u32 = 1;
@@ -44,6 +42,8 @@ pub struct Artifact {
     pub kind: ArtifactKind,
     /// Who compiled it.
     pub engine: EngineDescription,
+    /// The section that says so, at most 64 KiB.
+    pub section: Vec<u8>,
 }
 
 /// Why bytes are not an artifact, and what to do about it.
@@ -82,12 +82,12 @@ pub enum NotAnArtifact {
 
 /// Reads what `file` says of itself. Only headers and the engine's section are
 /// read, whatever the file's size.
-pub fn inspect<R: Read + Seek>(file: &mut R) -> Result<Artifact, NotAnArtifact> {
+pub fn inspect<R: Read + Seek>(mut file: R) -> Result<Artifact, NotAnArtifact> {
     let truncated = |e: &dyn std::fmt::Display| NotAnArtifact::Truncated(e.to_string());
     let size = file.seek(SeekFrom::End(0)).map_err(|e| truncated(&e))?;
     file.seek(SeekFrom::Start(0)).map_err(|e| truncated(&e))?;
     let mut head = Vec::new();
-    file.by_ref().take(64).read_to_end(&mut head).map_err(|e| truncated(&e))?;
+    (&mut file).take(64).read_to_end(&mut head).map_err(|e| truncated(&e))?;
     sniff(&head)?;
 
     let cache = ReadCache::new(file);
@@ -125,10 +125,9 @@ pub fn inspect<R: Read + Seek>(file: &mut R) -> Result<Artifact, NotAnArtifact> 
     let Some(section) = engine else {
         return Err(NotAnArtifact::Truncated("it names no engine".into()));
     };
-    let mut engine = decode(section);
-    engine.fingerprint = Sha(Sha256::digest(section).into());
-    engine.pulley = flags & (EF_PULLEY32 | EF_PULLEY64) != 0;
-    Ok(Artifact { kind, engine })
+    let mut engine = decode(section).description;
+    engine.pulley |= flags & (EF_PULLEY32 | EF_PULLEY64) != 0;
+    Ok(Artifact { kind, engine, section: section.to_vec() })
 }
 
 /// What the first 64 bytes rule out.

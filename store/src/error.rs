@@ -4,7 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::artifact::NotAnArtifact;
+use crate::engine::Difference;
 use crate::key::{Key, KeyError};
+use crate::sha::Sha;
 
 /// What can go wrong in a store. Messages say what was wrong; what to do next
 /// is added by whoever talks to the user.
@@ -93,6 +95,48 @@ pub enum Error {
     /// The bytes are not a wasmtime artifact.
     #[error(transparent)]
     NotAnArtifact(#[from] NotAnArtifact),
+    /// The bytes are not WebAssembly in binary form.
+    #[error("this is not a wasm module or component")]
+    NotWasm,
+    /// No engine has this name.
+    #[error("there is no engine called {0}")]
+    NoEngine(String),
+    /// Several engines' fingerprints start so.
+    #[error("several engines have a fingerprint that starts with {0}")]
+    AmbiguousEngine(String),
+    /// No engine has this other name.
+    #[error("there is no alias {0}")]
+    NoAlias(String),
+    /// A name that can't be an alias.
+    #[error("{name:?} can't be an engine's alias: {rule}")]
+    AliasName {
+        /// The name given.
+        name: String,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// The artifact is of another engine than it should be.
+    #[error("it is not of engine {wanted}: {}", in_words(differences, wanted))]
+    OtherEngine {
+        /// The engine it should be of, as it was named.
+        wanted: String,
+        /// In what the artifact's engine differs.
+        differences: Vec<Difference>,
+    },
+    /// A key has no version of an engine.
+    #[error("{key} has no version of engine {engine}")]
+    NotOfEngine {
+        /// The key.
+        key: Key,
+        /// The engine's label.
+        engine: String,
+    },
+    /// Something else in a batch that goes in together was refused.
+    #[error("it was held back, since another of the batch was refused")]
+    HeldBack,
+    /// The store has no such payload.
+    #[error("the store has no payload {0}")]
+    NoPayload(Sha),
     /// No such key, or nothing of it is left.
     #[error("there is no key {0}")]
     NoKey(Key),
@@ -150,6 +194,11 @@ pub enum Error {
         /// What was found.
         reason: String,
     },
+}
+
+fn in_words(differences: &[Difference], engine: &str) -> String {
+    let words: Vec<_> = differences.iter().map(|d| d.of_artifact(engine)).collect();
+    words.join("; ")
 }
 
 /// A result with this crate's error.

@@ -12,7 +12,7 @@ use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -53,14 +53,31 @@ pub enum Change {
         label: String,
         /// What its artifacts say of it.
         description: EngineDescription,
+        /// The section of its artifacts that says so, base64.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        section: String,
     },
-    /// A payload's bytes are durable.
+    /// An engine got another name in the mount.
+    Alias {
+        /// The name.
+        name: String,
+        /// The engine's number.
+        engine: EngineNumber,
+        /// The inode number of the symbolic link.
+        inode: u64,
+    },
+    /// Such a name was taken away.
+    Unalias {
+        /// The name.
+        name: String,
+    },
+    /// The bytes of an artifact, or of a source, are durable.
     Payload {
         /// Its sha256.
         sha256: Sha,
         /// Its size in bytes.
         size: u64,
-        /// Module or component.
+        /// Module or component, compiled or not.
         kind: ArtifactKind,
         /// Whether it is kept inside sled.
         inline: bool,
@@ -88,6 +105,19 @@ pub enum Change {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         directories: Vec<NewDirectory>,
     },
+    /// Where the bytes of a version come from, as far as it is known.
+    Origin {
+        /// The key.
+        key: String,
+        /// The version number.
+        version: u64,
+        /// The payload that is the WebAssembly it was compiled from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<Sha>,
+        /// What compiled it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        producer: Option<String>,
+    },
     /// Names were taken away.
     Remove {
         /// The key.
@@ -96,13 +126,28 @@ pub enum Change {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         version: Option<u64>,
     },
-    /// The plain name moved to another engine.
+    /// Plain names moved to another engine.
     Default {
-        /// The key.
-        key: String,
+        /// The keys.
+        #[serde(alias = "key", deserialize_with = "one_or_many")]
+        keys: Vec<String>,
         /// The engine's number.
         engine: EngineNumber,
     },
+}
+
+/// A list, or the one name that stood in its place.
+fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Names {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Names::deserialize(from)? {
+        Names::One(name) => vec![name],
+        Names::Many(names) => names,
+    })
 }
 
 /// A directory that gets its inode number.

@@ -31,6 +31,8 @@ pub struct VersionInfo {
     pub kind: ArtifactKind,
     /// The label of the engine that compiled it.
     pub engine: String,
+    /// That engine's fingerprint.
+    pub fingerprint: Sha,
     /// That engine's wasmtime version, as the artifact gives it.
     pub wasmtime: String,
     /// That engine's target.
@@ -43,6 +45,10 @@ pub struct VersionInfo {
     pub published: String,
     /// The version whose payload a rollback brought back.
     pub rollback_of: Option<u64>,
+    /// The payload that is the WebAssembly it was compiled from, if that was kept.
+    pub source: Option<Sha>,
+    /// What compiled it, if that is known.
+    pub producer: Option<String>,
     /// Whether it is the newest of its engine.
     pub current: bool,
     /// Whether the plain name leads to it.
@@ -86,6 +92,7 @@ impl Store {
             size: record.size,
             kind: catalogue.payload(&record.sha256)?.map_or(ArtifactKind::Module, |p| p.kind),
             engine: engine.label,
+            fingerprint: engine.description.fingerprint,
             wasmtime: engine.description.wasmtime,
             target: engine.description.target,
             compiler: engine.description.compiler,
@@ -95,6 +102,8 @@ impl Store {
             current: leads_here(View::Engine(record.engine))?,
             served_by_plain_name: leads_here(View::Keys)?,
             removed: record.removed,
+            source: record.source,
+            producer: record.producer,
             key: Key::new(record.key)?,
         })
     }

@@ -17,6 +17,7 @@
 pub mod artifact;
 mod catalogue;
 pub mod engine;
+mod engines;
 mod error;
 mod history;
 mod info;
@@ -29,11 +30,12 @@ mod store;
 pub mod tree;
 
 pub use catalogue::{Changes, ENGINES_INODE, FIRST_FREE_INODE, ROOT_INODE, Untold, VERSIONS_INODE};
+pub use engines::{EngineInfo, Moved};
 pub use error::{Error, Result};
 pub use info::{KeyInfo, VersionInfo, rfc3339};
 pub use key::{Key, KeyError, MAX_COMPONENT_LEN, MAX_KEY_LEN, RESERVED};
 pub use lock::Lock;
-pub use payload::{BLOCK, Staged};
-pub use publish::{Publish, Published, Removed, Status};
+pub use payload::{BLOCK, Staged, StagedSource};
+pub use publish::{Publish, Published, Removed, Source, Status};
 pub use sha::Sha;
 pub use store::{DEFAULT_INLINE_LIMIT, FORMAT, InlineLimit, Settings, Store, Unlimited};

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use crate::artifact::{Artifact, inspect};
+use crate::artifact::{Artifact, ArtifactKind, inspect};
 use crate::catalogue::records::{blocks_key, chunk_key};
 use crate::catalogue::{Catalogue, Records, sync_dir, sync_files};
 use crate::error::{Error, IoContext, Result};
@@ -35,15 +35,28 @@ const SMALL: usize = 16 << 10;
 /// Memory that uploads may take together, in bytes; the rest wait in files.
 const SMALL_TOTAL: usize = 64 << 20;
 
-/// An upload that is complete but not committed. Dropping it takes it back.
+/// Bytes that are complete but not committed. Dropping them takes them back.
 #[derive(Debug)]
-pub struct Staged {
+pub(crate) struct Upload {
     waiting: Waiting,
     pub(crate) sha256: Sha,
     pub(crate) size: u64,
+    pub(crate) kind: ArtifactKind,
     /// sha256 of each block, one after the other.
     pub(crate) blocks: Vec<u8>,
+}
+
+/// An artifact that is complete but not committed. Dropping it takes it back.
+#[derive(Debug)]
+pub struct Staged {
+    pub(crate) upload: Upload,
     pub(crate) artifact: Artifact,
+}
+
+/// The WebAssembly that an artifact was compiled from, likewise.
+#[derive(Debug)]
+pub struct StagedSource {
+    pub(crate) upload: Upload,
 }
 
 /// Where an upload's bytes wait for the commit.
@@ -74,12 +87,12 @@ impl Drop for Waiting {
 impl Staged {
     /// The payload's sha256.
     pub fn sha256(&self) -> Sha {
-        self.sha256
+        self.upload.sha256
     }
 
     /// The payload's size in bytes.
     pub fn size(&self) -> u64 {
-        self.size
+        self.upload.size
     }
 
     /// What the artifact says of itself.
@@ -87,6 +100,11 @@ impl Staged {
         &self.artifact
     }
 }
+
+/// What an artifact is read from.
+trait ReadSeek: Read + Seek {}
+
+impl<T: Read + Seek> ReadSeek for T {}
 
 /// The directories of payloads.
 pub(crate) struct Payloads {
@@ -119,24 +137,47 @@ impl Payloads {
         })
     }
 
-    /// Takes an upload in, hashing it, and reads what it says of itself. Large
+    /// Takes an artifact in, and reads what it says of itself.
+    pub(crate) fn stage(&self, from: impl Read) -> Result<Staged> {
+        let (upload, artifact) = self.take_in(from, |bytes| {
+            let artifact = inspect(bytes)?;
+            Ok((artifact.kind, artifact))
+        })?;
+        Ok(Staged { upload, artifact })
+    }
+
+    /// Takes the WebAssembly in that an artifact was compiled from.
+    pub(crate) fn stage_source(&self, from: impl Read) -> Result<StagedSource> {
+        let (upload, ()) = self.take_in(from, |mut bytes| {
+            let mut head = [0; 8];
+            fill(&mut bytes, &mut head).map_err(Error::Input)?;
+            match head {
+                [b'\0', b'a', b's', b'm', _, _, 0, _] => Ok((ArtifactKind::Module, ())),
+                [b'\0', b'a', b's', b'm', ..] => Ok((ArtifactKind::Component, ())),
+                _ => Err(Error::NotWasm),
+            }
+        })?;
+        Ok(StagedSource { upload })
+    }
+
+    /// Takes bytes in, hashing them, and has `look` say what they are. Large
     /// ones go to `incoming/`.
-    pub(crate) fn stage(&self, mut from: impl Read) -> Result<Staged> {
+    fn take_in<T>(
+        &self,
+        mut from: impl Read,
+        look: impl FnOnce(&mut dyn ReadSeek) -> Result<(ArtifactKind, T)>,
+    ) -> Result<(Upload, T)> {
         let mut first = vec![0; BLOCK as usize];
         let filled = fill(&mut from, &mut first).map_err(Error::Input)?;
         first.truncate(filled);
         if filled <= SMALL && self.reserve_memory(filled) {
             first.shrink_to_fit();
             let sha256 = Sha(Sha256::digest(&first).into());
-            let artifact = inspect(&mut Cursor::new(&first[..]));
+            let looked = look(&mut Cursor::new(&first[..]));
             let waiting = Waiting::InMemory { bytes: first, total: self.in_memory.clone() };
-            return Ok(Staged {
-                waiting,
-                sha256,
-                size: filled as u64,
-                blocks: sha256.0.to_vec(),
-                artifact: artifact?,
-            });
+            let (size, blocks) = (filled as u64, sha256.0.to_vec());
+            let (kind, seen) = looked?;
+            return Ok((Upload { waiting, sha256, size, kind, blocks }, seen));
         }
         let (mut file, incoming) = self.new_incoming()?;
         let mut whole = Sha256::new();
@@ -151,9 +192,10 @@ impl Payloads {
             let filled = fill(&mut from, &mut block).map_err(Error::Input)?;
             block.truncate(filled);
         }
-        let artifact = inspect(&mut file)?;
-        let waiting = Waiting::InFile(incoming);
-        Ok(Staged { waiting, sha256: Sha(whole.finalize().into()), size, blocks, artifact })
+        file.seek(SeekFrom::Start(0)).at("reading", &incoming.0)?;
+        let (kind, seen) = look(&mut file)?;
+        let (waiting, sha256) = (Waiting::InFile(incoming), Sha(whole.finalize().into()));
+        Ok((Upload { waiting, sha256, size, kind, blocks }, seen))
     }
 
     /// Whether so many bytes may wait in memory; given back when they are dropped.
@@ -180,11 +222,11 @@ impl Payloads {
         self.objects.join(&hex[..2]).join(hex)
     }
 
-    /// Makes `staged` durable as object files: each file is synced, then its
+    /// Makes `uploads` durable as object files: each file is synced, then its
     /// name, then each directory once.
-    pub(crate) fn keep_as_objects(&self, staged: &[&Staged]) -> Result<()> {
+    pub(crate) fn keep_as_objects(&self, uploads: &[&Upload]) -> Result<()> {
         let mut directories = Vec::new();
-        for staged in staged {
+        for staged in uploads {
             let object = self.object(&staged.sha256);
             let directory = object.parent().unwrap_or(&self.objects).to_owned();
             make_dir(&directory)?;
@@ -212,14 +254,14 @@ impl Payloads {
         directories.iter().try_for_each(|dir| sync_dir(dir))
     }
 
-    /// Makes `staged` durable as chunks inside sled, whose files are in `db`.
+    /// Makes `uploads` durable as chunks inside sled, whose files are in `db`.
     pub(crate) fn keep_inline(
         &self,
         catalogue: &Catalogue,
         db: &Path,
-        staged: &[&Staged],
+        uploads: &[&Upload],
     ) -> Result<()> {
-        for staged in staged {
+        for staged in uploads {
             let incoming = match &staged.waiting {
                 Waiting::InMemory { bytes, .. } => {
                     put_chunks(catalogue, &staged.sha256, 0, bytes)?;

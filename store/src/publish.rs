@@ -1,6 +1,6 @@
-//! The changes a store accepts: publish, rollback, remove.
+//! The changes a store accepts of keys: publish, rollback, remove.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -8,17 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::records::*;
 use crate::catalogue::{Changes, Records, Txn, live_versions};
-use crate::engine::EngineDescription;
+use crate::engines::{differences_from, find_engine, plan_engine};
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, History, NewDirectory};
 use crate::info::VersionInfo;
 use crate::key::{Key, RESERVED};
-use crate::payload::{PayloadOf, Staged};
+use crate::payload::{PayloadOf, Staged, StagedSource, Upload};
 use crate::sha::Sha;
 use crate::store::{Planned, Store};
 
-/// The shortest fingerprint in an engine's label, in hexadecimal digits.
-const LABEL_DIGITS: usize = 8;
 /// Free space that a commit leaves, in bytes: a disk that fills up under sled poisons it.
 const DISK_MARGIN: u64 = 8 << 20;
 
@@ -31,6 +29,28 @@ pub struct Publish {
     pub staged: Staged,
     /// Whether the plain name moves to the artifact's engine.
     pub make_default: bool,
+    /// The engine it must be of: an alias, a label, or the start of a fingerprint.
+    pub engine: Option<String>,
+    /// The WebAssembly it was compiled from.
+    pub source: Option<Source>,
+    /// What compiled it.
+    pub producer: Option<String>,
+}
+
+impl Publish {
+    /// An artifact of which nothing else is known or asked.
+    pub fn new(key: Key, staged: Staged) -> Publish {
+        Publish { key, staged, make_default: false, engine: None, source: None, producer: None }
+    }
+}
+
+/// The WebAssembly that an artifact was compiled from.
+#[derive(Debug)]
+pub enum Source {
+    /// An upload.
+    Staged(StagedSource),
+    /// In the store already.
+    Stored(Sha),
 }
 
 /// What came of a publish.
@@ -70,59 +90,58 @@ pub struct Removed {
     pub now_serves: Option<u64>,
 }
 
-/// Where a version's bytes come from.
-struct Source {
+/// What a version has.
+struct Contents<'a> {
     sha256: Sha,
     size: u64,
-    engine: EngineDescription,
+    engine: EngineNumber,
     rollback_of: Option<u64>,
+    source: Option<Sha>,
+    producer: Option<&'a str>,
+}
+
+/// Uploads that a commit keeps.
+#[derive(Default)]
+struct Uploads<'a> {
+    inside: Vec<&'a Upload>,
+    objects: Vec<&'a Upload>,
+    seen: HashSet<Sha>,
 }
 
 impl Store {
     /// Publishes all of `requests` with one commit; those that are refused don't
-    /// hold up the rest. When this returns, the published ones are durable.
-    pub fn publish(&self, requests: Vec<Publish>) -> Result<(Vec<Result<Published>>, Changes)> {
+    /// hold up the rest, unless they are to go in `together`: then either all
+    /// do, and plain names that move do so with one line of the history, or none.
+    /// When this returns, the published ones are durable.
+    pub fn publish(
+        &self,
+        requests: Vec<Publish>,
+        together: bool,
+    ) -> Result<(Vec<Result<Published>>, Changes)> {
         let mut writer = self.writer();
         let mut planned = Planned::new(self.catalogue()?);
         let mut changes = Changes::default();
-        let mut inside: Vec<&Staged> = Vec::new();
-        let mut objects: Vec<&Staged> = Vec::new();
-        let mut taken = HashSet::new();
+        let mut uploads = Uploads::default();
         let mut results = Vec::new();
-        for Publish { key, staged, make_default } in &requests {
-            let inline = self.settings().inline_limit.admits(staged.size);
-            let source = Source {
-                sha256: staged.sha256,
-                size: staged.size,
-                engine: staged.artifact.engine.clone(),
-                rollback_of: None,
-            };
-            let result = check_conflicts(&planned.txn, key).and_then(|()| {
-                let known = planned.txn.payload(&staged.sha256)?;
-                let inline = known.as_ref().map_or(inline, |record| record.inline);
-                if known.is_none() {
-                    changes.extend(planned.add(
-                        &writer,
-                        Change::Payload {
-                            sha256: staged.sha256,
-                            size: staged.size,
-                            kind: staged.artifact.kind,
-                            inline,
-                            blocks: BASE64.encode(&staged.blocks),
-                        },
-                    )?);
-                }
-                if taken.insert(staged.sha256)
-                    && (known.is_none() || !self.has_payload(staged.sha256, staged.size, inline)?)
-                {
-                    if inline { inside.push(staged) } else { objects.push(staged) }
-                }
-                plan_version(&mut planned, &writer, key, source, *make_default, &mut changes)
-            });
-            results.push(result);
+        for request in &requests {
+            results.push(self.plan_publish(
+                request,
+                request.make_default && !together,
+                (&mut planned, &writer),
+                &mut uploads,
+                &mut changes,
+            ));
         }
+        if together && results.iter().any(Result::is_err) {
+            let held_back = |result: Result<_>| Err(result.err().unwrap_or(Error::HeldBack));
+            return Ok((results.into_iter().map(held_back).collect(), Changes::default()));
+        }
+        if together {
+            changes.extend(plan_defaults(&mut planned, &writer, &requests, &results)?);
+        }
+        let Uploads { inside, objects, .. } = uploads;
         if !planned.is_empty() || !inside.is_empty() || !objects.is_empty() {
-            self.check_free_space(inside.iter().map(|staged| staged.size).sum())?;
+            self.check_free_space(inside.iter().map(|upload| upload.size).sum())?;
         }
         self.payloads.keep_as_objects(&objects)?;
         if !inside.is_empty() {
@@ -138,6 +157,74 @@ impl Store {
             })
             .collect();
         Ok((results, changes))
+    }
+
+    fn plan_publish<'a>(
+        &self,
+        request: &'a Publish,
+        make_default: bool,
+        (planned, writer): (&mut Planned<'_>, &History),
+        uploads: &mut Uploads<'a>,
+        changes: &mut Changes,
+    ) -> Result<(Status, u64)> {
+        let Publish { key, staged, engine, source, producer, .. } = request;
+        let artifact = &staged.artifact;
+        if let Some(wanted) = engine {
+            let number = find_engine(&planned.txn, wanted)?;
+            let differences = differences_from(&planned.txn, number, artifact)?;
+            if !differences.is_empty() {
+                let wanted = wanted.clone();
+                return Err(Error::OtherEngine { wanted, differences });
+            }
+        }
+        check_conflicts(&planned.txn, key)?;
+        let source = match source {
+            None => None,
+            Some(Source::Stored(sha256)) => match planned.txn.payload(sha256)? {
+                Some(_) => Some(*sha256),
+                None => return Err(Error::NoPayload(*sha256)),
+            },
+            Some(Source::Staged(StagedSource { upload })) => {
+                changes.extend(self.plan_payload(upload, (planned, writer), uploads)?);
+                Some(upload.sha256)
+            }
+        };
+        changes.extend(self.plan_payload(&staged.upload, (planned, writer), uploads)?);
+        let engine = plan_engine(planned, writer, &artifact.engine, &artifact.section, changes)?;
+        let contents = Contents {
+            sha256: staged.upload.sha256,
+            size: staged.upload.size,
+            engine,
+            rollback_of: None,
+            source,
+            producer: producer.as_deref(),
+        };
+        plan_version((planned, writer), key, contents, make_default, changes)
+    }
+
+    /// Notes a payload that the store hasn't got yet, and what of `upload` is to be kept.
+    fn plan_payload<'a>(
+        &self,
+        upload: &'a Upload,
+        (planned, writer): (&mut Planned<'_>, &History),
+        uploads: &mut Uploads<'a>,
+    ) -> Result<Changes> {
+        let Upload { sha256, size, kind, .. } = *upload;
+        let known = planned.txn.payload(&sha256)?;
+        let limit = self.settings().inline_limit;
+        let inline = known.as_ref().map_or(limit.admits(size), |record| record.inline);
+        let mut changes = Changes::default();
+        if known.is_none() {
+            let blocks = BASE64.encode(&upload.blocks);
+            changes =
+                planned.add(writer, Change::Payload { sha256, size, kind, inline, blocks })?;
+        }
+        if uploads.seen.insert(sha256)
+            && (known.is_none() || !self.has_payload(sha256, size, inline)?)
+        {
+            if inline { uploads.inside.push(upload) } else { uploads.objects.push(upload) }
+        }
+        Ok(changes)
     }
 
     /// Publishes the payload of an earlier version again: of `version`, or of
@@ -167,14 +254,16 @@ impl Store {
                 reason: "its bytes are missing or damaged".into(),
             });
         }
-        let source = Source {
+        let contents = Contents {
             sha256: target.sha256,
             size: target.size,
-            engine: planned.txn.engine(target.engine)?.description,
+            engine: target.engine,
             rollback_of: Some(target.rollback_of.unwrap_or(target.version)),
+            source: target.source,
+            producer: target.producer.as_deref(),
         };
         let (status, inode) =
-            plan_version(&mut planned, &writer, key, source, false, &mut changes)?;
+            plan_version((&mut planned, &writer), key, contents, false, &mut changes)?;
         self.check_free_space(0)?;
         self.commit(&mut writer, planned)?;
         Ok((self.published(key, inode, status)?, changes))
@@ -226,7 +315,7 @@ impl Store {
     }
 
     /// Refuses to start what a full disk would interrupt.
-    fn check_free_space(&self, inside: u64) -> Result<()> {
+    pub(crate) fn check_free_space(&self, inside: u64) -> Result<()> {
         let stat =
             rustix::fs::statvfs(self.dir()).at("asking for the free space of", self.dir())?;
         let available = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -256,53 +345,31 @@ fn check_conflicts(txn: &Txn<'_>, key: &Key) -> Result<()> {
     Ok(())
 }
 
-fn engine_number(
-    planned: &mut Planned<'_>,
-    writer: &History,
-    description: &EngineDescription,
-    changes: &mut Changes,
-) -> Result<EngineNumber> {
-    let fingerprint = fingerprint_key(&description.fingerprint);
-    if let Some(number) = planned.txn.engine_number(&fingerprint)? {
-        return Ok(number);
-    }
-    let mut digits = LABEL_DIGITS;
-    let mut label = description.label(digits);
-    while planned.txn.engine_number(&label_key(&label))?.is_some() && digits < 64 {
-        digits += 4;
-        label = description.label(digits);
-    }
-    let applied = planned.txn.applied()?;
-    changes.extend(planned.add(
-        writer,
-        Change::Engine {
-            number: applied.next_engine,
-            inode: applied.next_inode,
-            label,
-            description: description.clone(),
-        },
-    )?);
-    Ok(applied.next_engine)
-}
-
 fn plan_version(
-    planned: &mut Planned<'_>,
-    writer: &History,
+    (planned, writer): (&mut Planned<'_>, &History),
     key: &Key,
-    source: Source,
+    contents: Contents<'_>,
     make_default: bool,
     changes: &mut Changes,
 ) -> Result<(Status, u64)> {
-    let engine = engine_number(planned, writer, &source.engine, changes)?;
+    let engine = contents.engine;
     let name = key.as_str();
     let record: Option<KeyRecord> = planned.txn.record(&key_key(name))?;
-    if let Some(inode) = planned.txn.number(&name_key(View::Engine(engine), name, 0))?
-        && planned.txn.version_at(inode)?.sha256 == source.sha256
-    {
-        if make_default && record.is_some_and(|r| r.default_engine != engine) {
-            changes.extend(planned.add(writer, Change::Default { key: name.to_owned(), engine })?);
+    if let Some(inode) = planned.txn.number(&name_key(View::Engine(engine), name, 0))? {
+        let current = planned.txn.version_at(inode)?;
+        if current.sha256 == contents.sha256 {
+            // Whoever published it first may have known less of it.
+            if (contents.source.is_some() && current.source.is_none())
+                || (contents.producer.is_some() && current.producer.is_none())
+            {
+                plan_origin((planned, writer), key, current.version, &contents)?;
+            }
+            if make_default && record.is_some_and(|r| r.default_engine != engine) {
+                let keys = vec![name.to_owned()];
+                changes.extend(planned.add(writer, Change::Default { keys, engine })?);
+            }
+            return Ok((Status::Unchanged, inode));
         }
-        return Ok((Status::Unchanged, inode));
     }
     let mut next_inode = planned.txn.applied()?.next_inode;
     let mut directories = Vec::new();
@@ -320,21 +387,60 @@ fn plan_version(
     }
     number_directory(&planned.txn, View::Versions, name)?;
     let inode = next_inode;
+    let version = record.map_or(1, |r| r.last_version + 1);
     changes.extend(planned.add(
         writer,
         Change::Publish {
             key: name.to_owned(),
-            version: record.map_or(1, |r| r.last_version + 1),
+            version,
             inode,
-            sha256: source.sha256,
+            sha256: contents.sha256,
             engine,
             default: make_default,
-            rollback_of: source.rollback_of,
+            rollback_of: contents.rollback_of,
             directories,
         },
     )?);
-    debug_assert_eq!(planned.txn.version_at(inode)?.size, source.size);
+    debug_assert_eq!(planned.txn.version_at(inode)?.size, contents.size);
+    if contents.source.is_some() || contents.producer.is_some() {
+        plan_origin((planned, writer), key, version, &contents)?;
+    }
     Ok((Status::Published, inode))
+}
+
+fn plan_origin(
+    (planned, writer): (&mut Planned<'_>, &History),
+    key: &Key,
+    version: u64,
+    contents: &Contents<'_>,
+) -> Result<()> {
+    let (source, producer) = (contents.source, contents.producer.map(str::to_owned));
+    planned.add(writer, Change::Origin { key: key.to_string(), version, source, producer })?;
+    Ok(())
+}
+
+/// Moves the plain names of what was planned, those of one engine with one change.
+fn plan_defaults(
+    planned: &mut Planned<'_>,
+    writer: &History,
+    requests: &[Publish],
+    results: &[Result<(Status, u64)>],
+) -> Result<Changes> {
+    let mut keys: BTreeMap<EngineNumber, Vec<String>> = BTreeMap::new();
+    for (request, result) in requests.iter().zip(results).filter(|(r, _)| r.make_default) {
+        if let Ok((_, inode)) = result {
+            let version = planned.txn.version_at(*inode)?;
+            let record: Option<KeyRecord> = planned.txn.record(&key_key(&version.key))?;
+            if record.is_some_and(|record| record.default_engine != version.engine) {
+                keys.entry(version.engine).or_default().push(request.key.to_string());
+            }
+        }
+    }
+    let mut changes = Changes::default();
+    for (engine, keys) in keys {
+        changes.extend(planned.add(writer, Change::Default { keys, engine })?);
+    }
+    Ok(changes)
 }
 
 /// The version to go back to from what the plain name serves.

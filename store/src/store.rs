@@ -13,7 +13,7 @@ use crate::catalogue::{self, Catalogue, Txn, Untold, apply, sync_dir};
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, Entry, History, line_of};
 use crate::lock::Lock;
-use crate::payload::{Payloads, Staged};
+use crate::payload::{Payloads, Staged, StagedSource};
 
 /// The format that this crate writes, and the newest it reads.
 pub const FORMAT: u64 = 1;
@@ -280,6 +280,11 @@ impl Store {
     /// kept aside until [`Store::publish`], and taken back if the result is dropped.
     pub fn stage(&self, from: impl Read) -> Result<Staged> {
         self.payloads.stage(from)
+    }
+
+    /// Takes the WebAssembly in that an artifact was compiled from, likewise.
+    pub fn stage_source(&self, from: impl Read) -> Result<StagedSource> {
+        self.payloads.stage_source(from)
     }
 
     pub(crate) fn db(&self) -> PathBuf {

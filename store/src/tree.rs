@@ -6,13 +6,15 @@
 
 use crate::catalogue::records::*;
 use crate::catalogue::{ENGINES_INODE, Records, be_u64, live_directory};
+use crate::engines::engine_entries;
 use crate::error::{Error, Result};
 use crate::info::rfc3339;
 use crate::key::join_path;
 use crate::payload::PayloadOf;
+use crate::sha::Sha;
 use crate::store::Store;
 
-pub use crate::catalogue::records::{InodeRecord, VersionRecord, View};
+pub use crate::catalogue::records::{InodeRecord, LinkRecord, VersionRecord, View};
 
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +23,19 @@ pub struct Entry {
     pub name: String,
     /// The inode number it leads to.
     pub inode: u64,
-    /// Whether it is a directory.
-    pub is_directory: bool,
+    /// What is there.
+    pub kind: EntryKind,
+}
+
+/// What an entry of a directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A directory.
+    Directory,
+    /// A file.
+    File,
+    /// A symbolic link.
+    Link,
 }
 
 /// The free and whole space of the disk that a store is on, in bytes, and its inodes.
@@ -70,10 +83,14 @@ impl Store {
         self.catalogue()?.number(&directory_key(view, path))
     }
 
-    /// The inode number of an engine's directory, if it has anything in it.
-    pub fn engine_directory(&self, label: &str) -> Result<Option<u64>> {
+    /// The inode number of the engine's directory, if that has anything in it, or
+    /// of the link to one, that is called `name`.
+    pub fn engine_entry(&self, name: &str) -> Result<Option<u64>> {
         let catalogue = self.catalogue()?;
-        match catalogue.engine_number(&label_key(label))? {
+        if let Some(alias) = catalogue.alias(name)? {
+            return Ok(Some(alias.inode));
+        }
+        match catalogue.engine_number(&label_key(name))? {
             Some(number) => live_directory(catalogue, View::Engine(number), ""),
             None => Ok(None),
         }
@@ -105,7 +122,7 @@ impl Store {
             let Some(rest) = name.strip_prefix(&prefix[..]) else { break };
             let entry = if let [0, version @ ..] = rest {
                 let name = be_u64(version)?.to_string();
-                Entry { name, inode: be_u64(&inode)?, is_directory: false }
+                Entry { name, inode: be_u64(&inode)?, kind: EntryKind::File }
             } else if let Some(slash) = rest.iter().position(|&b| b == b'/') {
                 // All that is in this directory is passed over with one seek.
                 let next = [&prefix[..], &rest[..slash], b"0"].concat();
@@ -117,9 +134,9 @@ impl Store {
                     )));
                 };
                 names = catalogue.range(next);
-                Entry { name, inode, is_directory: true }
+                Entry { name, inode, kind: EntryKind::Directory }
             } else {
-                Entry { name: utf8(rest)?, inode: be_u64(&inode)?, is_directory: false }
+                Entry { name: utf8(rest)?, inode: be_u64(&inode)?, kind: EntryKind::File }
             };
             if !each(entry) {
                 break;
@@ -146,35 +163,17 @@ impl Store {
         })
     }
 
-    /// The engines that have a directory in the mount, as [`Store::list`] does it.
+    /// The engines that have a directory in the mount, and the links to them,
+    /// as [`Store::list`] does it.
     pub fn list_engines(
         &self,
         after: Option<u64>,
         mut each: impl FnMut(Entry) -> bool,
     ) -> Result<()> {
-        let catalogue = self.catalogue()?;
-        let first = match after {
-            None => 0,
-            Some(inode) => match self.inode(inode)? {
-                Some(InodeRecord::Directory(DirectoryRecord {
-                    view: View::Engine(number),
-                    ..
-                })) => number.saturating_add(1),
-                _ => return Ok(()),
-            },
-        };
-        for entry in catalogue.range(engine_key(first)) {
-            let (key, value) = entry?;
-            let Some(number) = key.strip_prefix(&engines_prefix()[..]) else { break };
-            let number = number
-                .try_into()
-                .map(u32::from_be_bytes)
-                .map_err(|_| Error::Inconsistent("an engine's number has not 4 bytes".into()))?;
-            if let Some(inode) = live_directory(catalogue, View::Engine(number), "")? {
-                let record: EngineRecord = crate::catalogue::decode(&value)?;
-                if !each(Entry { name: record.label, inode, is_directory: true }) {
-                    break;
-                }
+        for (inode, name, is_directory) in engine_entries(self.catalogue()?)? {
+            let kind = if is_directory { EntryKind::Directory } else { EntryKind::Link };
+            if after.is_none_or(|after| inode > after) && !each(Entry { name, inode, kind }) {
+                break;
             }
         }
         Ok(())
@@ -191,15 +190,19 @@ impl Store {
     /// Up to `len` bytes at `offset` of a version, checked against the hashes
     /// taken when it was published.
     pub fn read(&self, version: &VersionRecord, offset: u64, len: usize) -> Result<Vec<u8>> {
-        let catalogue = self.catalogue()?;
-        let record = catalogue.payload(&version.sha256)?.ok_or_else(|| Error::PayloadDamaged {
+        self.read_payload(&version.sha256, offset, len)?.ok_or_else(|| Error::PayloadDamaged {
             sha256: version.sha256.hex(),
             block: 0,
             reason: "it is missing".into(),
-        })?;
-        let payload =
-            PayloadOf { sha256: version.sha256, size: record.size, inline: record.inline };
-        self.payloads.read(catalogue, &payload, offset, len)
+        })
+    }
+
+    /// The same of a payload, artifact or source; `None` if there is no such payload.
+    pub fn read_payload(&self, sha256: &Sha, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
+        let catalogue = self.catalogue()?;
+        let Some(record) = catalogue.payload(sha256)? else { return Ok(None) };
+        let payload = PayloadOf { sha256: *sha256, size: record.size, inline: record.inline };
+        self.payloads.read(catalogue, &payload, offset, len).map(Some)
     }
 
     /// What the mount says of a version in extended attributes: names without

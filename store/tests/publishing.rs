@@ -158,13 +158,16 @@ fn one_bad_item_of_a_batch_leaves_the_rest() {
     with_both_limits(|settings| {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), settings);
-        let item = |name: &str, n| wasmfs_store::Publish {
-            key: key(name),
-            staged: store.stage(&artifact(1, n, 30_000)[..]).unwrap(),
-            make_default: false,
+        let item = |name: &str, n| {
+            let staged = store.stage(&artifact(1, n, 30_000)[..]).unwrap();
+            wasmfs_store::Publish::new(key(name), staged)
         };
-        let (results, changes) =
-            store.publish(vec![item("a", 1), item("a/b", 2), item("c", 1), item("d", 3)]).unwrap();
+        let batch = || vec![item("a", 1), item("a/b", 2), item("c", 1), item("d", 3)];
+        let (results, changes) = store.publish(batch(), true).unwrap();
+        assert!(matches!(results[0], Err(Error::HeldBack)));
+        assert!(matches!(results[1], Err(Error::KeyConflict { .. })));
+        assert!(changes.names.is_empty() && store.keys("").unwrap().is_empty(), "all or none");
+        let (results, changes) = store.publish(batch(), false).unwrap();
         let good: Vec<bool> = results.iter().map(Result::is_ok).collect();
         assert_eq!(good, [true, false, true, true]);
         assert_eq!(store.keys("").unwrap().len(), 3);
@@ -203,7 +206,8 @@ fn what_is_no_artifact_is_refused_with_its_name() {
     for (flags, pulley, kind) in
         [(1, false, "Module"), (2, false, "Component"), (1 | 8, true, "Module")]
     {
-        let bytes = elf(200, flags, &engine("48", "pulley64", &[]), b"text");
+        let target = if pulley { "pulley64" } else { "x86_64-unknown-linux-gnu" };
+        let bytes = elf(200, flags, &engine("48", target, &[]), b"text");
         let staged = store.stage(&bytes[..]).unwrap();
         assert_eq!(format!("{:?}", staged.artifact().kind), kind);
         assert_eq!(staged.artifact().engine.pulley, pulley);

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use wasmfs_store::{Key, RESERVED};
+use wasmfs_store::Key;
 
 use super::Outcome;
 use crate::access::Access;
-use crate::failure::Failure;
+use crate::links;
 use crate::output;
 use crate::paths::default_mount_point;
 
@@ -25,8 +25,8 @@ pub struct Args {
     dir: PathBuf,
     /// Link only the keys under this directory of keys, without its name
     prefix: Option<Key>,
-    /// Link only what this engine compiled
-    #[arg(long, value_name = "LABEL")]
+    /// Link only what this engine compiled: an alias, a label, or the start of a fingerprint
+    #[arg(long)]
     engine: Option<String>,
     /// Print JSON
     #[arg(long)]
@@ -83,42 +83,26 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 /// The links to have: paths under the directory, and where they lead.
 fn wanted(access: &Access, args: &Args, mount_point: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
     let under = args.prefix.as_ref().map_or(String::new(), |prefix| format!("{prefix}/"));
+    // A typo would take every link away.
+    let engine = args.engine.as_deref().map(|name| access.engine(name)).transpose()?;
+    // Through an alias, so that the links follow where it moves.
+    let name = engine.as_ref().map(|engine| match &args.engine {
+        Some(alias) if engine.aliases.contains(alias) => alias,
+        _ => &engine.label,
+    });
     let mut wanted = BTreeMap::new();
-    let mut engine_seen = false;
     for info in access.keys(&under)? {
-        let name = info.key.as_str();
-        let target = match &args.engine {
-            None if info.serves.is_none() => continue,
-            None => mount_point.join(name),
-            Some(label) => {
-                if !info.engines.iter().any(|version| version.engine == *label) {
-                    continue;
-                }
-                engine_seen = true;
-                mount_point.join(RESERVED).join("engines").join(label).join(name)
-            }
+        let linked = match &engine {
+            None => info.serves.is_some(),
+            Some(engine) => info.engines.iter().any(|version| version.engine == engine.label),
         };
-        wanted.insert(PathBuf::from(name.strip_prefix(&under).unwrap_or(name)), target);
+        if linked {
+            let path = info.key.as_str().strip_prefix(&under).unwrap_or(info.key.as_str());
+            let target = links::target(mount_point, name.map(String::as_str), &info.key);
+            wanted.insert(PathBuf::from(path), target);
+        }
     }
-    match &args.engine {
-        // A typo would take every link away.
-        Some(label) if !engine_seen && !has_engine(access, label)? => Err(Failure::new(
-            format!("no key has a version of an engine called {label}"),
-            "`wasmfs log` shows the engines",
-        )
-        .into()),
-        _ => Ok(wanted),
-    }
-}
-
-fn has_engine(access: &Access, label: &str) -> Result<bool> {
-    let keys = access.keys("")?;
-    Ok(keys.iter().flat_map(|key| &key.engines).any(|version| version.engine == label))
-}
-
-/// Whether `path` is a link that this command made: one into the mount.
-fn own_link(path: &Path, mount_point: &Path) -> Option<PathBuf> {
-    fs::read_link(path).ok().filter(|target| target.starts_with(mount_point))
+    Ok(wanted)
 }
 
 fn remove_stale(
@@ -140,7 +124,7 @@ fn remove_stale(
                 // It stays if the host has something of its own in it.
                 let _ = fs::remove_dir(entry.path());
             }
-        } else if own_link(&entry.path(), mount_point).is_some() && !wanted.contains_key(&path) {
+        } else if links::own(&entry.path(), mount_point).is_some() && !wanted.contains_key(&path) {
             let removed = fs::remove_file(entry.path());
             removed.with_context(|| format!("removing {}", entry.path().display()))?;
             report.removed.push(path);
@@ -173,18 +157,14 @@ fn put_link(
     }
     // Never over what a host wrote, not even a moment ago.
     let put = match symlink(target, &place) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match own_link(&place, mount_point) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match links::own(&place, mount_point)
+        {
             None => return kept(report),
             Some(now) if now == target => {
                 report.unchanged += 1;
                 return Ok(());
             }
-            // Made aside and renamed over, so that a host finds the old link or the new one.
-            Some(_) => {
-                let aside = parent.join(format!(".wasmfs-link.{}", std::process::id()));
-                let _ = fs::remove_file(&aside);
-                symlink(target, &aside).and_then(|()| fs::rename(&aside, &place))
-            }
+            Some(_) => links::replace(&place, target),
         },
         put => put,
     };

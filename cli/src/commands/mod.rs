@@ -1,17 +1,23 @@
 //! The command line: a file a command, each with its arguments.
 
+mod capture;
+mod default;
+mod engines;
+mod import;
 mod keeper;
 mod link;
 mod log;
 mod ls;
 mod mount;
 mod publish;
+mod recompile;
 mod reload;
 mod rm;
 mod rollback;
 mod show;
 mod status;
 mod unmount;
+mod within;
 mod worker;
 
 use std::fmt;
@@ -22,7 +28,7 @@ use clap::{Parser, Subcommand};
 use wasmfs_store::Key;
 
 use crate::access::Access;
-use crate::control::VersionOf;
+use crate::control::changes::VersionOf;
 
 /// Share precompiled WebAssembly as immutable files.
 #[derive(Parser, Debug)]
@@ -43,6 +49,11 @@ enum Command {
     Mount(mount::Args),
     Unmount(unmount::Args),
     Publish(publish::Args),
+    Import(import::Args),
+    Capture(capture::Args),
+    Recompile(recompile::Args),
+    Engines(engines::Args),
+    Default(default::Args),
     Link(link::Args),
     Ls(ls::Args),
     Log(log::Args),
@@ -53,6 +64,7 @@ enum Command {
     Reload(reload::Args),
     Keeper(keeper::Args),
     Worker(worker::Args),
+    Within(within::Args),
 }
 
 /// How a command ended, if not with an error.
@@ -64,6 +76,8 @@ pub enum Outcome {
     Partly,
     /// None of it was, and the user was told why.
     Failed,
+    /// As a command that it ran did.
+    Status(u8),
 }
 
 /// Runs a command.
@@ -75,6 +89,11 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Mount(args) => mount::run(&store, args),
         Command::Unmount(args) => unmount::run(&store, args),
         Command::Publish(args) => publish::run(&store, args),
+        Command::Import(args) => import::run(&store, args),
+        Command::Capture(args) => capture::run(&store, args),
+        Command::Recompile(args) => recompile::run(&store, args),
+        Command::Engines(args) => engines::run(&store, args),
+        Command::Default(args) => default::run(&store, args),
         Command::Link(args) => link::run(&store, args),
         Command::Ls(args) => ls::run(&store, args),
         Command::Log(args) => log::run(&store, args),
@@ -85,6 +104,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Reload(args) => reload::run(&store, args),
         Command::Keeper(args) => keeper::run(&store, args),
         Command::Worker(args) => worker::run(&store, args),
+        Command::Within(args) => within::run(args),
     }
 }
 

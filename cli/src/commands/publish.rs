@@ -1,21 +1,21 @@
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, IsTerminal, Read};
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use wasmfs_store::{Key, Published, Status};
 
 use super::{Outcome, warn_if_not_visible};
 use crate::access::Access;
-use crate::compile::{CompileArgs, is_source};
-use crate::control::client::was_lost;
+use crate::batch::{self, Bytes, Input, SourceBytes};
+use crate::compile::{CompileArgs, Compiler, is_source, to_binary};
+use crate::control::Terms;
 use crate::failure::{self, Failure};
 use crate::output;
+use crate::scratch::Scratch;
+use crate::steady::Place;
 
 /// Publish artifacts; .wasm and .wat files are compiled first
 ///
@@ -34,6 +34,12 @@ pub struct Args {
     prefix: Option<Key>,
     #[command(flatten)]
     compile: CompileArgs,
+    /// Don't keep the WebAssembly that was compiled, for `wasmfs recompile`
+    #[arg(long)]
+    no_keep_source: bool,
+    /// Refuse what is not of this engine: an alias, a label, or the start of a fingerprint
+    #[arg(long)]
+    engine: Option<String>,
     /// Move the plain names to these artifacts' engine
     #[arg(long)]
     default: bool,
@@ -41,9 +47,6 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 }
-
-/// How often a batch is handed over while servers go away.
-const ATTEMPTS: u32 = 5;
 
 /// What came of one file.
 #[derive(Serialize)]
@@ -61,85 +64,30 @@ struct Report {
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let keys = keys(&args)?;
-    let progress = progress(&args.files);
-    let mut scratch = Scratch::default();
+    let bytes = args.files.iter().filter_map(|file| file.metadata().ok()).map(|m| m.len()).sum();
+    let progress = batch::bar(bytes, args.files.len() > 1);
     // Compiling takes long; the store is nobody's meanwhile.
-    let inputs: Vec<Result<Input>> = args
-        .files
-        .iter()
-        .zip(keys)
-        .map(|(file, key)| Input::ready(file, key?, &args.compile, &mut scratch, &progress))
-        .collect();
-    let mut access = Access::open_or_create(store)?;
-    let mut attempt = 1;
-    let (results, visible) = loop {
-        match hand_over(&access, &args, &inputs, &progress) {
-            // What was handed over is gone, or published: the successor knows.
-            Err(e) if was_lost(&e) && attempt < ATTEMPTS => {
-                attempt += 1;
-                access.reach_again()?;
+    let mut inputs = Vec::new();
+    {
+        let mut reading = Reading {
+            args: &args,
+            compiler: args.compile.with.is_some().then(|| args.compile.compiler()).transpose()?,
+            scratch: Scratch::default(),
+            progress: &progress,
+        };
+        for (file, key) in args.files.iter().zip(keys) {
+            inputs.push(reading.input(file, key?));
+            if let Some(compiler) = &reading.compiler {
+                compiler.check_interrupt()?;
             }
-            result => break result?,
         }
-    };
+    }
+    let mut access = Access::open_or_create(store)?;
+    let terms = Terms { default: args.default, engine: args.engine.clone(), together: false };
+    let (results, visible) = batch::publish(&mut access, &inputs, &terms, &progress)?;
     access.close()?;
     progress.finish_and_clear();
     report(&args, results, visible)
-}
-
-/// What came of each file, and whether the kernel knows.
-type Outcomes = (Vec<Result<Published, Failure>>, bool);
-
-/// Hands every file over and publishes them with one commit. An error that is
-/// no file's own means that the server went away, or a commit that failed.
-fn hand_over(
-    access: &Access,
-    args: &Args,
-    inputs: &[Result<Input>],
-    progress: &ProgressBar,
-) -> Result<Outcomes> {
-    let mut results: Vec<Option<Result<Published, Failure>>> = Vec::new();
-    let mut batch = Vec::new();
-    progress.set_position(0);
-    for (file, input) in args.files.iter().zip(inputs) {
-        progress.set_message(file.display().to_string());
-        let handed = match input {
-            Ok(Input { key, bytes }) => bytes
-                .read()
-                .and_then(|bytes| access.hand_over(progress.wrap_read(bytes)))
-                .map(|handed| (key.clone(), handed)),
-            Err(error) => {
-                results.push(Some(Err(Failure::of(error))));
-                continue;
-            }
-        };
-        match handed {
-            Ok(item) => {
-                batch.push(item);
-                results.push(None);
-            }
-            Err(error) if was_lost(&error) => return Err(error),
-            Err(error) => results.push(Some(Err(Failure::of(&error)))),
-        }
-    }
-    progress.set_message("committing");
-    let mut answers = Vec::new().into_iter();
-    let mut visible = true;
-    if !batch.is_empty() {
-        let count = batch.len();
-        let published = match access.publish(batch, args.default) {
-            Ok(answer) => {
-                visible = answer.visible;
-                answer.results
-            }
-            Err(error) if was_lost(&error) => return Err(error),
-            Err(error) => vec![Err(Failure::of(&error)); count],
-        };
-        answers = published.into_iter();
-    }
-    let none = || Err(Failure::new("the server gave no answer", "`wasmfs log` shows what went in"));
-    let all = results.into_iter().map(|own| own.or_else(|| answers.next()).unwrap_or_else(none));
-    Ok((all.collect(), visible))
 }
 
 fn report(args: &Args, results: Vec<Result<Published, Failure>>, visible: bool) -> Result<Outcome> {
@@ -260,138 +208,78 @@ fn key_of(file: &Path, prefix: Option<&Key>) -> Result<Key> {
     })?)
 }
 
-/// A file that is ready to be handed over. None is held open meanwhile: there
-/// may be more than a process may open.
-struct Input {
-    key: Key,
-    bytes: Bytes,
+/// Looks at files, and compiles those that need it.
+struct Reading<'a> {
+    args: &'a Args,
+    /// Set up for the first file that needs it.
+    compiler: Option<Compiler>,
+    scratch: Scratch,
+    progress: &'a ProgressBar,
 }
 
-/// Bytes that can be read again, should the server go away half-way.
-enum Bytes {
-    File(PathBuf),
-    Kept(Section),
-}
-
-impl Bytes {
-    fn read(&self) -> Result<Box<dyn Read + Send + Sync + Unpin>> {
-        Ok(match self {
-            Bytes::File(path) => Box::new(open(path)?),
-            Bytes::Kept(section) => Box::new(section.clone()),
-        })
-    }
-}
-
-/// What was compiled, or came from a pipe, one after the other in a file without
-/// a name, which is gone when this process is: a large batch doesn't fit into memory.
-#[derive(Default)]
-struct Scratch(Option<(Arc<File>, u64)>);
-
-impl Scratch {
-    fn add(&mut self, mut from: impl Read) -> io::Result<Section> {
-        let (file, start) = match self.0.take() {
-            Some(scratch) => scratch,
-            None => (Arc::new(tempfile::tempfile()?), 0),
-        };
-        let mut end = start;
-        let mut buf = vec![0; 256 << 10];
-        let result = loop {
-            match from.read(&mut buf) {
-                Ok(0) => break Ok(()),
-                Ok(n) => {
-                    file.write_all_at(&buf[..n], end)?;
-                    end += n as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => break Err(e),
-            }
-        };
-        self.0 = Some((file.clone(), end));
-        result.map(|()| Section { file, at: start, end })
-    }
-}
-
-#[derive(Clone)]
-struct Section {
-    file: Arc<File>,
-    at: u64,
-    end: u64,
-}
-
-impl Read for Section {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(buf.len());
-        let n = self.file.read_at(&mut buf[..left], self.at)?;
-        self.at += n as u64;
-        Ok(n)
-    }
-}
-
-fn open(path: &Path) -> Result<File> {
-    if path.is_dir() {
-        return Err(Failure::new("it is a directory", "name the files in it").into());
-    }
-    File::open(path).map_err(|e| {
-        let hint = "check the path and its permissions";
-        Failure::new(format!("it can't be opened: {e}"), hint).into()
-    })
-}
-
-impl Input {
-    /// Looks at a file, and compiles it if need be.
-    fn ready(
-        file: &Path,
-        key: Key,
-        compile: &CompileArgs,
-        scratch: &mut Scratch,
-        progress: &ProgressBar,
-    ) -> Result<Input> {
+impl Reading<'_> {
+    fn input(&mut self, file: &Path, key: Key) -> Result<Input> {
         let is_stdin = file == Path::new("-");
         let is_regular = !is_stdin && file.is_file();
-        let mut input: Box<dyn Read + Send + Sync + Unpin> =
+        let mut input: Box<dyn Read> =
             if is_stdin { Box::new(io::stdin()) } else { Box::new(open(file)?) };
         let mut head = Vec::new();
         input.by_ref().take(64).read_to_end(&mut head).context("reading it")?;
         let name = file.to_string_lossy();
-        if !is_source(&name, &head) {
-            if compile.any() {
-                return Err(Failure::new(
-                    "it is compiled already, so that --compiler, --opt-level and --target can't apply",
-                    "leave them out, or publish the .wasm file",
-                )
-                .into());
-            }
-            let bytes = if is_regular {
-                Bytes::File(file.to_owned())
-            } else {
-                let whole = io::Cursor::new(head).chain(input);
-                Bytes::Kept(scratch.add(whole).context("reading it")?)
-            };
-            return Ok(Input { key, bytes });
+        if is_source(&name, &head) {
+            let mut source = head;
+            input.read_to_end(&mut source).context("reading it")?;
+            return self.compile(&name, &source, key);
         }
-        let mut source = head;
-        input.read_to_end(&mut source).context("reading it")?;
-        progress.set_message(format!("compiling {name}"));
-        let artifact = compile.compile(&source).map_err(|e| {
-            Failure::new(
-                format!("it can't be compiled: {e:#}"),
-                "check that it is valid WebAssembly, and that the compiler supports what it uses",
+        if self.args.compile.any() {
+            return Err(Failure::new(
+                "it is compiled already, so that --compiler, --opt-level, --target and --with can't apply",
+                "leave them out, or publish the .wasm file",
             )
-        })?;
-        let compiled = scratch.add(&artifact[..]).context("writing a temporary file")?;
-        progress.inc_length((artifact.len() as u64).saturating_sub(source.len() as u64));
-        Ok(Input { key, bytes: Bytes::Kept(compiled) })
+            .into());
+        }
+        let bytes = if is_regular {
+            Bytes::File(Place::At(file.to_owned()))
+        } else {
+            let whole = io::Cursor::new(head).chain(input);
+            Bytes::Kept(self.scratch.add(whole).context("reading it")?)
+        };
+        Ok(Input { key, bytes, source: None, producer: None })
+    }
+
+    fn compile(&mut self, name: &str, source: &[u8], key: Key) -> Result<Input> {
+        let compiler = match &mut self.compiler {
+            Some(compiler) => compiler,
+            none => none.insert(self.args.compile.compiler()?),
+        };
+        self.progress.set_message(format!("compiling {name}"));
+        let binary = to_binary(source)?;
+        let say = |line: &str| self.progress.suspend(|| eprintln!("{line}"));
+        let artifact = compiler.compile(name.rsplit('/').next().unwrap_or(name), &binary, say)?;
+        let artifact = self.scratch.add(artifact).context("writing a temporary file")?;
+        let more = artifact.len().saturating_sub(source.len() as u64);
+        self.progress.inc_length(more);
+        let source = if self.args.no_keep_source {
+            None
+        } else {
+            let kept = self.scratch.add(&*binary).context("writing a temporary file")?;
+            Some(SourceBytes::Kept(kept))
+        };
+        let producer = Some(compiler.producer());
+        Ok(Input { key, bytes: Bytes::Kept(artifact), source, producer })
     }
 }
 
-/// A bar over all bytes, on a terminal and for more than one file.
-fn progress(files: &[PathBuf]) -> ProgressBar {
-    if files.len() < 2 || !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
+fn open(path: &Path) -> Result<std::fs::File> {
+    if path.is_dir() {
+        return Err(Failure::new(
+            "it is a directory",
+            "name the files in it, or `wasmfs import` it",
+        )
+        .into());
     }
-    let bytes = files.iter().filter_map(|file| file.metadata().ok()).map(|m| m.len()).sum();
-    let template = "{bar:30} {decimal_bytes}/{decimal_total_bytes} {wide_msg}";
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(bytes).with_style(style)
+    std::fs::File::open(path).map_err(|e| {
+        let hint = "check the path and its permissions";
+        Failure::new(format!("it can't be opened: {e}"), hint).into()
+    })
 }

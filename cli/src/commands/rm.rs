@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::{KeyVersion, Outcome, warn_if_not_visible};
 use crate::access::Access;
+use crate::control::changes::Remove;
 use crate::output;
 
 /// Take away the names of a key, or of one of its versions
@@ -21,12 +22,12 @@ pub struct Args {
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let access = Access::open(store)?;
-    let answer = access.remove(args.of.clone().resolve(&access))?;
+    let answer = access.change(Remove(args.of.clone().resolve(&access)))?;
     access.close()?;
     if args.json {
         output::json(&answer)?;
     } else {
-        match answer.removed.now_serves {
+        match answer.outcome.now_serves {
             Some(version) => output::line(format_args!(
                 "{} is removed; the plain name serves @{version}",
                 args.of

@@ -5,7 +5,7 @@ use wasmfs_store::{Key, Status};
 
 use super::{Outcome, publish, warn_if_not_visible};
 use crate::access::Access;
-use crate::control::VersionOf;
+use crate::control::changes::{Rollback, VersionOf};
 use crate::output;
 
 /// Publish an earlier version of a key again, as a new version
@@ -21,14 +21,14 @@ pub struct Args {
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let access = Access::open(store)?;
-    let answer = access.rollback(VersionOf { key: args.key, version: args.version })?;
+    let answer = access.change(Rollback(VersionOf { key: args.key, version: args.version }))?;
     access.close()?;
     if args.json {
         output::json(&answer)?;
     } else {
-        publish::print_published(&answer.published)?;
+        publish::print_published(&answer.outcome)?;
         if let (Status::Published, Some(of)) =
-            (answer.published.status, answer.published.version.rollback_of)
+            (answer.outcome.status, answer.outcome.version.rollback_of)
         {
             output::line(format_args!("  has the bytes of @{of}"))?;
         }

@@ -36,6 +36,8 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         ["wasmtime".into(), v.wasmtime],
         ["target".into(), v.target],
         ["compiler".into(), v.compiler.to_string()],
+        ["compiled by".into(), v.producer.unwrap_or("unknown".into())],
+        ["source".into(), v.source.map_or("not kept".into(), |sha256| sha256.hex())],
         ["published".into(), v.published],
         ["inode".into(), v.inode.to_string()],
         ["rollback of".into(), v.rollback_of.map_or("-".into(), |n| format!("@{n}"))],

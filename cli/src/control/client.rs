@@ -21,9 +21,10 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use wasmfs_fs::short_path;
 
+use super::changes::{Change, Committed};
 use super::{
-    MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem, ReloadAnswer,
-    RemoveAnswer, RollbackAnswer, Status, Upload, VersionOf,
+    MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishRequest, ReloadAnswer, Status,
+    Upload,
 };
 use crate::failure::Failure;
 use crate::paths::{LOG, SOCKET};
@@ -155,15 +156,31 @@ impl Client {
         self.send(Method::POST, path, body.map_err(|never| match never {}).boxed())
     }
 
-    /// Asks for a change that needs nothing of what this connection brought
-    /// before: again, if it is sure that nobody heard it.
-    fn change<Q: Serialize, A: DeserializeOwned>(&self, path: &str, request: &Q) -> Result<A> {
+    /// Asks for something that needs nothing of what this connection brought
+    /// before: again, if it is sure that nobody heard it, or if that does no harm.
+    fn ask<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &Q,
+        repeatable: bool,
+    ) -> Result<A> {
+        let mut attempt = 1;
         loop {
             match self.post(path, request) {
                 Err(e) if was_unsent(&e) && self.reconnect()? => {}
+                Err(e)
+                    if repeatable && was_lost(&e) && attempt < ATTEMPTS && self.reconnect()? =>
+                {
+                    attempt += 1;
+                }
                 result => return result,
             }
         }
+    }
+
+    /// Asks for a change of the store.
+    pub fn change<C: Change>(&self, change: &C) -> Result<Committed<C::Outcome>> {
+        self.ask(C::PATH, change, C::REPEATABLE)
     }
 
     /// The store's directory.
@@ -235,11 +252,16 @@ impl Client {
         self.get(STATUS, &[])
     }
 
-    /// Hands an artifact over.
-    pub fn upload(&self, from: impl Read + Send + Sync + Unpin + 'static) -> Result<Upload> {
+    /// Hands an artifact over, or a source.
+    pub fn upload(
+        &self,
+        from: impl Read + Send + Sync + Unpin + 'static,
+        source: bool,
+    ) -> Result<Upload> {
         let error = Arc::default();
         let body = ReadBody { from, buf: vec![0; PIECE], error: Arc::clone(&error) };
-        let answer = self.send(Method::POST, "/v1/uploads", body.boxed());
+        let path = if source { "/v1/uploads?of=source" } else { "/v1/uploads" };
+        let answer = self.send(Method::POST, path, body.boxed());
         // The upload was cut short then; whatever the server made of it is not published.
         match error.lock().unwrap_or_else(|e| e.into_inner()).take() {
             Some(error) => Err(anyhow::Error::from(error).context("reading it")),
@@ -248,28 +270,18 @@ impl Client {
     }
 
     /// Publishes uploads.
-    pub fn publish(&self, items: &[PublishItem]) -> Result<PublishAnswer> {
-        self.post("/v1/publish", &items)
-    }
-
-    /// Publishes an earlier version again.
-    pub fn rollback(&self, of: &VersionOf) -> Result<RollbackAnswer> {
-        self.change("/v1/rollback", of)
+    pub fn publish(&self, request: &PublishRequest) -> Result<PublishAnswer> {
+        self.post("/v1/publish", request)
     }
 
     /// Has the server replaced by what is on disk now; returns when it lets go.
     pub fn reload(&self) -> Result<ReloadAnswer> {
-        self.change("/v1/reload", &())
-    }
-
-    /// Takes names away.
-    pub fn remove(&self, of: &VersionOf) -> Result<RemoveAnswer> {
-        self.change("/v1/remove", of)
+        self.ask("/v1/reload", &(), false)
     }
 
     /// Has a server whose mount was detached mount again.
     pub fn mount(&self, request: &MountRequest) -> Result<Status> {
-        self.change("/v1/mount", request)
+        self.ask("/v1/mount", request, false)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The control socket: how commands reach the server that owns the store.
 //!
 //! HTTP/1.1 with JSON over a Unix socket, so that `curl --unix-socket` can
-//! speak it. Both sides send `wasmfs-protocol: 2`.
+//! speak it. Both sides send `wasmfs-protocol: 3`.
 //!
 //! | request | answer |
 //! | --- | --- |
@@ -10,27 +10,35 @@
 //! | `GET /v1/versions?key=K` | `[VersionInfo]`, oldest first |
 //! | `GET /v1/version?key=K&version=N` | `VersionInfo`; without `version`, of the plain name |
 //! | `GET /v1/latest?limit=N` | `[VersionInfo]`, newest first |
-//! | `POST /v1/uploads`, the artifact's bytes | [`Upload`], kept until the connection ends |
-//! | `POST /v1/publish`, `[PublishItem]` | [`PublishAnswer`] |
-//! | `POST /v1/rollback`, [`VersionOf`] | [`RollbackAnswer`] |
-//! | `POST /v1/remove`, [`VersionOf`] | [`RemoveAnswer`] |
+//! | `GET /v1/engines` | `[EngineInfo]` |
+//! | `GET /v1/engine?name=N` | `EngineInfo` |
+//! | `GET /v1/payload?sha256=S&offset=N` | [`Piece`] |
+//! | `POST /v1/uploads`, an artifact's bytes | [`Upload`], kept until the connection ends |
+//! | `POST /v1/uploads?of=source`, WebAssembly | likewise |
+//! | `POST /v1/publish`, [`PublishRequest`] | [`PublishAnswer`] |
+//! | `POST /v1/rollback`, `/v1/remove`, `/v1/default`, `/v1/alias`: a [`changes::Change`] | [`changes::Committed`] |
 //! | `POST /v1/mount`, [`MountRequest`] | [`Status`] |
 //! | `POST /v1/reload` | [`ReloadAnswer`], when the server lets go for its successor |
 //!
 //! An error is a [`Failure`] with a status of 400 or 500.
 
+pub mod changes;
 pub mod client;
+mod http;
 pub mod server;
+pub mod status;
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
-use wasmfs_store::{Key, Published, Removed};
+use wasmfs_store::{Key, Published, Sha, Store};
 
 use crate::failure::Failure;
 
 /// The version of the protocol.
-pub const PROTOCOL: &str = "2";
+pub const PROTOCOL: &str = "3";
 /// The header that carries it.
 pub const PROTOCOL_HEADER: &str = "wasmfs-protocol";
 
@@ -106,6 +114,30 @@ pub struct Upload {
     pub upload: u64,
 }
 
+/// Uploads to publish with one commit.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PublishRequest {
+    /// The uploads.
+    pub items: Vec<PublishItem>,
+    /// How to publish them.
+    #[serde(flatten)]
+    pub terms: Terms,
+}
+
+/// How a batch is published.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Terms {
+    /// Whether the plain names move to the artifacts' engine.
+    #[serde(default)]
+    pub default: bool,
+    /// The engine they must be of.
+    #[serde(default)]
+    pub engine: Option<String>,
+    /// Whether all go in, or none.
+    #[serde(default)]
+    pub together: bool,
+}
+
 /// An upload to publish.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PublishItem {
@@ -113,9 +145,22 @@ pub struct PublishItem {
     pub key: Key,
     /// Which upload.
     pub upload: u64,
-    /// Whether the plain name moves to its engine.
+    /// The WebAssembly it was compiled from.
     #[serde(default)]
-    pub default: bool,
+    pub source: Option<SourceItem>,
+    /// What compiled it.
+    #[serde(default)]
+    pub producer: Option<String>,
+}
+
+/// The WebAssembly that an upload was compiled from.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceItem {
+    /// An upload as well.
+    Upload(u64),
+    /// In the store already.
+    Stored(Sha),
 }
 
 /// What came of a batch, item by item.
@@ -127,33 +172,11 @@ pub struct PublishAnswer {
     pub visible: bool,
 }
 
-/// A key, and a version of it where that matters.
+/// Part of a payload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct VersionOf {
-    /// The key.
-    pub key: Key,
-    /// The version.
-    pub version: Option<u64>,
-}
-
-/// What came of a rollback.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RollbackAnswer {
-    /// The new version.
-    #[serde(flatten)]
-    pub published: Published,
-    /// Whether the kernel knows.
-    pub visible: bool,
-}
-
-/// What came of a removal.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RemoveAnswer {
-    /// What is gone.
-    #[serde(flatten)]
-    pub removed: Removed,
-    /// Whether the kernel knows.
-    pub visible: bool,
+pub struct Piece {
+    /// The bytes, base64; none at its end.
+    pub base64: String,
 }
 
 /// That a server lets go for its successor.
@@ -172,4 +195,14 @@ pub struct MountRequest {
     pub mount_point: PathBuf,
     /// Whether other users may look in.
     pub allow_other: bool,
+}
+
+/// How much of a payload is sent at a time, in bytes.
+const PIECE: usize = 1 << 20;
+
+/// The part of a payload from `offset` on.
+pub fn piece(store: &Store, sha256: &Sha, offset: u64) -> wasmfs_store::Result<Piece> {
+    let bytes = store.read_payload(sha256, offset, PIECE)?;
+    let bytes = bytes.ok_or(wasmfs_store::Error::NoPayload(*sha256))?;
+    Ok(Piece { base64: BASE64.encode(bytes) })
 }

@@ -2,44 +2,38 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io::{self, Read};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use wasmfs_fs::{Mounts, Worker};
-use wasmfs_store::{Key, Publish, Staged, Store};
+use wasmfs_store::{Publish, Source, Staged, StagedSource, Store};
 
+use super::changes::{Alias, Change, Committed, Remove, Rollback, SetDefault};
+use super::http::{Answer, Query, blocking, json, read, stream};
+use super::status::status;
 use super::{
-    KeeperStatus, MountRequest, MountStatus, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem,
-    ReloadAnswer, RemoveAnswer, RollbackAnswer, Status, Upload, VersionOf, WorkerStatus,
+    MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem, PublishRequest,
+    ReloadAnswer, SourceItem, Upload, piece,
 };
 use crate::failure::Failure;
-use crate::paths::LOG;
-
-/// The largest JSON request, in bytes: a batch of some 100,000 keys.
-const MAX_REQUEST: usize = 64 << 20;
-/// Pieces of an upload that wait for the disk.
-const UPLOAD_QUEUE: usize = 4;
 
 /// What every connection shares.
 pub struct Server {
-    worker: Arc<Worker>,
+    pub(super) worker: Arc<Worker>,
     /// When this process began to serve, since 1970.
-    since: Duration,
+    pub(super) since: Duration,
     /// Whoever waits for what comes of a reload.
     reload: Mutex<Option<oneshot::Sender<Result<(), Failure>>>>,
 }
@@ -50,7 +44,7 @@ impl Server {
         Server { worker, since, reload: Mutex::default() }
     }
 
-    fn mounts(&self) -> &Mounts {
+    pub(super) fn mounts(&self) -> &Mounts {
         self.worker.mounts()
     }
 
@@ -79,10 +73,16 @@ impl Clients {
     }
 }
 
+/// What was uploaded.
+enum Staging {
+    Artifact(Staged),
+    Source(StagedSource),
+}
+
 /// One client. Its uploads are taken back when it goes away.
 struct Connection {
     server: Arc<Server>,
-    uploads: Mutex<HashMap<u64, Staged>>,
+    uploads: Mutex<HashMap<u64, Staging>>,
     next_upload: AtomicU64,
 }
 
@@ -127,8 +127,6 @@ async fn serve(stream: UnixStream, server: Arc<Server>, mut ending: watch::Recei
         log::debug!("a command's connection ended: {e}");
     }
 }
-
-type Answer = Result<Response<Full<Bytes>>>;
 
 impl Connection {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -181,29 +179,27 @@ impl Connection {
                 let limit = query.number("limit")?.unwrap_or(100) as usize;
                 self.store(move |store| json(&store.latest(limit)?)).await
             }
-            (&Method::POST, "/v1/uploads") => self.upload(request.into_body()).await,
+            (&Method::GET, "/v1/engines") => self.store(|store| json(&store.engines()?)).await,
+            (&Method::GET, "/v1/engine") => {
+                let name = query.text("name").unwrap_or_default();
+                self.store(move |store| json(&store.engine(&name)?)).await
+            }
+            (&Method::GET, "/v1/payload") => {
+                let (sha256, offset) = (query.sha("sha256")?, query.number("offset")?);
+                self.store(move |store| json(&piece(store, &sha256, offset.unwrap_or(0))?)).await
+            }
+            (&Method::POST, "/v1/uploads") => {
+                let source = query.text("of").is_some_and(|of| of == "source");
+                self.upload(request.into_body(), source).await
+            }
             (&Method::POST, "/v1/publish") => {
                 let items = read(request).await?;
                 blocking(move || self.publish(items)).await
             }
-            (&Method::POST, "/v1/rollback") => {
-                let VersionOf { key, version } = read(request).await?;
-                blocking(move || {
-                    let rollback = |store: &Store| store.rollback(&key, version);
-                    let (published, visible) = self.server.mounts().commit(rollback)?;
-                    json(&RollbackAnswer { published, visible })
-                })
-                .await
-            }
-            (&Method::POST, "/v1/remove") => {
-                let VersionOf { key, version } = read(request).await?;
-                blocking(move || {
-                    let remove = |store: &Store| store.remove(&key, version);
-                    let (removed, visible) = self.server.mounts().commit(remove)?;
-                    json(&RemoveAnswer { removed, visible })
-                })
-                .await
-            }
+            (&Method::POST, Rollback::PATH) => self.change::<Rollback>(request).await,
+            (&Method::POST, Remove::PATH) => self.change::<Remove>(request).await,
+            (&Method::POST, SetDefault::PATH) => self.change::<SetDefault>(request).await,
+            (&Method::POST, Alias::PATH) => self.change::<Alias>(request).await,
             (&Method::POST, "/v1/mount") => {
                 let MountRequest { mount_point, allow_other } = read(request).await?;
                 blocking(move || {
@@ -247,153 +243,63 @@ impl Connection {
     }
 
     /// Streams a body into the store. A body that ends early leaves nothing.
-    async fn upload(self: Arc<Self>, mut body: Incoming) -> Answer {
-        let (sender, receiver) = mpsc::channel(UPLOAD_QUEUE);
+    async fn upload(self: Arc<Self>, body: Incoming, source: bool) -> Answer {
         let connection = self.clone();
-        let staging = tokio::task::spawn_blocking(move || {
-            let reader = Pieces { receiver, piece: Bytes::new() };
-            connection.server.mounts().store().stage(reader)
-        });
-        while let Some(frame) = body.frame().await {
-            let piece = match frame {
-                Ok(frame) => frame.into_data().map_err(|_| io::ErrorKind::InvalidData.into()),
-                Err(e) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, e)),
-            };
-            if sender.send(piece).await.is_err() {
-                // Staging failed; its error is below. The rest of the body is read and dropped.
-                continue;
+        let staged = stream(body, move |bytes| {
+            let store = connection.server.mounts().store();
+            if source {
+                store.stage_source(bytes).map(Staging::Source)
+            } else {
+                store.stage(bytes).map(Staging::Artifact)
             }
-        }
-        drop(sender);
-        let staged = staging.await.context("an upload")??;
+        });
+        let staged = staged.await??;
         let upload = self.next_upload.fetch_add(1, Ordering::Relaxed);
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner).insert(upload, staged);
         json(&Upload { upload })
     }
 
-    fn publish(&self, items: Vec<PublishItem>) -> Answer {
+    fn publish(&self, request: PublishRequest) -> Answer {
+        let PublishRequest { items, terms } = request;
         let mut requests = Vec::with_capacity(items.len());
         {
             let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-            for PublishItem { key, upload, default } in items {
-                let Some(staged) = uploads.remove(&upload) else {
-                    return Err(Failure::usage(
-                        format!("there is no upload {upload}"),
-                        "upload over the same connection first",
-                    )
-                    .into());
+            let mut take = |upload| uploads.remove(&upload).ok_or_else(|| no_upload(upload));
+            for PublishItem { key, upload, source, producer } in items {
+                let Staging::Artifact(staged) = take(upload)? else {
+                    return Err(no_upload(upload).into());
                 };
-                requests.push(Publish { key, staged, make_default: default });
+                let source = match source {
+                    None => None,
+                    Some(SourceItem::Stored(sha256)) => Some(Source::Stored(sha256)),
+                    Some(SourceItem::Upload(upload)) => match take(upload)? {
+                        Staging::Source(source) => Some(Source::Staged(source)),
+                        Staging::Artifact(_) => return Err(no_upload(upload).into()),
+                    },
+                };
+                let (make_default, engine) = (terms.default, terms.engine.clone());
+                requests.push(Publish { key, staged, make_default, engine, source, producer });
             }
         }
-        let (results, visible) = self.server.mounts().commit(|store| store.publish(requests))?;
+        let commit = |store: &Store| store.publish(requests, terms.together);
+        let (results, visible) = self.server.mounts().commit(commit)?;
         let results = results.into_iter().map(|r| r.map_err(|e| Failure::of(&e.into()))).collect();
         json(&PublishAnswer { results, visible })
     }
-}
 
-/// What this server says of itself.
-pub fn status(server: &Server) -> Status {
-    let worker = &server.worker;
-    let mounts = server.mounts().all().into_iter().map(|mount| MountStatus {
-        mount_point: mount.mount_point.clone(),
-        attached: mount.is_attached(),
-        allow_other: mount.allow_other,
-        connection: mount.device.1,
-    });
-    let log = std::fs::read_link("/proc/self/fd/2").ok();
-    Status {
-        store: server.mounts().store().dir().to_owned(),
-        mounts: mounts.collect(),
-        keeper: worker.keeper().map(|keeper| KeeperStatus {
-            pid: keeper.pid,
-            version: keeper.version,
-            since: wasmfs_store::rfc3339(keeper.since),
-            reload_failed: keeper.reload_failed.map(|why| Failure::decode(&why).message),
-        }),
-        worker: WorkerStatus {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            since: wasmfs_store::rfc3339(u64::try_from(server.since.as_nanos()).unwrap_or(0)),
-            replacements: worker.replacements(),
-            last_pause_ms: worker.last_pause_us().map(|us| us as f64 / 1000.0),
-            resident_bytes: resident_bytes(),
-        },
-        log: log.filter(|path| path.file_name().is_some_and(|name| name == LOG)),
+    async fn change<C: Change>(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+        let change: C = read(request).await?;
+        blocking(move || {
+            let (outcome, visible) = self.server.mounts().commit(|store| change.apply(store))?;
+            json(&Committed { outcome, visible })
+        })
+        .await
     }
 }
 
-/// The second field of `/proc/self/statm` is in pages (proc_pid_statm(5)).
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
-}
-
-fn json<T: Serialize>(value: &T) -> Answer {
-    let mut text = serde_json::to_vec(value)?;
-    text.push(b'\n');
-    let mut response = Response::new(Full::new(text.into()));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
-}
-
-async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T> {
-    let body = Limited::new(request.into_body(), MAX_REQUEST).collect().await;
-    let body = body.map_err(|e| anyhow::anyhow!("reading the request: {e}"))?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|e| {
-        Failure::usage(format!("the request can't be understood: {e}"), "see ARCHITECTURE.md")
-            .into()
-    })
-}
-
-async fn blocking(f: impl FnOnce() -> Answer + Send + 'static) -> Answer {
-    tokio::task::spawn_blocking(f).await.context("a command")?
-}
-
-/// The query of a request's URI.
-struct Query(HashMap<String, String>);
-
-impl Query {
-    fn of(request: &Request<Incoming>) -> Query {
-        let query = request.uri().query().unwrap_or_default();
-        Query(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        self.0.get(name).cloned()
-    }
-
-    fn key(&self) -> Result<Key> {
-        Ok(Key::new(self.text("key").unwrap_or_default())?)
-    }
-
-    fn number(&self, name: &str) -> Result<Option<u64>> {
-        let parse = |text: &String| {
-            text.parse().map_err(|_| {
-                Failure::usage(format!("{name}={text} is not a number"), "see ARCHITECTURE.md")
-            })
-        };
-        Ok(self.0.get(name).map(parse).transpose()?)
-    }
-}
-
-/// An upload's body as a reader, for a thread that may wait.
-struct Pieces {
-    receiver: mpsc::Receiver<io::Result<Bytes>>,
-    piece: Bytes,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(piece) => self.piece = piece?,
-                None => return Ok(0),
-            }
-        }
-        let n = buf.len().min(self.piece.len());
-        buf[..n].copy_from_slice(&self.piece.split_to(n));
-        Ok(n)
-    }
+fn no_upload(upload: u64) -> Failure {
+    Failure::usage(
+        format!("there is no such upload {upload}"),
+        "upload over the same connection first",
+    )
 }

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::records::*;
 use super::touched::{Changes, Touched};
 use super::{ENGINES_INODE, ROOT_INODE, Records, Txn, VERSIONS_INODE};
+use crate::engine::{EngineDescription, decode};
 use crate::error::{Error, Result};
 use crate::history::{Change, Entry};
 use crate::key::join_path;
@@ -29,14 +30,45 @@ pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Resul
                 DirectoryRecord { view: View::Engine(0), path: String::new(), mtime: entry.time };
             txn.set(inode_key(ENGINES_INODE), &InodeRecord::Directory(record))?;
         }
-        Change::Engine { number, inode, label, description } => {
-            let record = EngineRecord { label: label.clone(), description: description.clone() };
-            txn.set(engine_key(*number), &record)?;
+        Change::Engine { number, inode, label, description, section } => {
+            let section = BASE64
+                .decode(section)
+                .map_err(|e| Error::Inconsistent(format!("the section of engine {label}: {e}")))?;
+            let mut description = description.clone();
+            if !section.is_empty() {
+                // Today's tables may know more than those of when it was seen first.
+                let pulley = description.pulley;
+                description = EngineDescription { pulley, ..decode(&section).description };
+            }
             txn.set(label_key(label), number)?;
             txn.set(fingerprint_key(&description.fingerprint), number)?;
-            add_directory(txn, View::Engine(*number), "", *inode, entry.time)?;
+            for (index, piece) in section.chunks(SECTION_PIECE).enumerate() {
+                txn.set_bytes(section_key(*number, index as u32), piece.to_vec());
+            }
+            let known: Option<EngineRecord> = txn.record(&engine_key(*number))?;
+            if known.is_none() {
+                add_directory(txn, View::Engine(*number), "", *inode, entry.time)?;
+            }
+            let (producer, last_publish) =
+                known.map_or((None, 0), |known| (known.producer, known.last_publish));
+            let label = label.clone();
+            let record = EngineRecord { label, description, producer, last_publish };
+            txn.set(engine_key(*number), &record)?;
             applied.next_engine = applied.next_engine.max(number + 1);
             applied.next_inode = applied.next_inode.max(inode + 1);
+        }
+        Change::Alias { name, engine, inode } => {
+            let touched = Touched::alias_before(txn, name)?;
+            let link = LinkRecord { target: txn.engine(*engine)?.label, made: entry.time };
+            txn.set(inode_key(*inode), &InodeRecord::Alias(link))?;
+            txn.set(alias_key(name), &AliasRecord { engine: *engine, inode: *inode })?;
+            applied.next_inode = applied.next_inode.max(inode + 1);
+            touched.after(txn, entry.time, &mut changes)?;
+        }
+        Change::Unalias { name } => {
+            let touched = Touched::alias_before(txn, name)?;
+            txn.remove(alias_key(name));
+            touched.after(txn, entry.time, &mut changes)?;
         }
         Change::Payload { sha256, size, kind, inline, blocks } => {
             let blocks = BASE64
@@ -76,7 +108,12 @@ pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Resul
                 published: entry.time,
                 rollback_of: *rollback_of,
                 removed: false,
+                source: None,
+                producer: None,
             };
+            let mut compiled_by = txn.engine(*engine)?;
+            compiled_by.last_publish = entry.time;
+            txn.set(engine_key(*engine), &compiled_by)?;
             txn.set(inode_key(*inode), &InodeRecord::Version(record))?;
             txn.set_number(version_key(key, *version), *inode);
             txn.set_number(name_key(View::Versions, key, *version), *inode);
@@ -90,16 +127,34 @@ pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Resul
             point_plain_name(txn, key)?;
             touched.after(txn, entry.time, &mut changes)?;
         }
+        Change::Origin { key, version, source, producer } => {
+            let Some((inode, mut record)) = txn.version(key, *version)? else {
+                return Err(Error::Inconsistent(format!("{key} has no version {version}")));
+            };
+            record.source = source.or(record.source);
+            if producer.is_some() {
+                record.producer = producer.clone();
+                let mut engine = txn.engine(record.engine)?;
+                engine.producer = producer.clone();
+                txn.set(engine_key(record.engine), &engine)?;
+            }
+            txn.set(inode_key(inode), &InodeRecord::Version(record))?;
+        }
         Change::Remove { key, version } => remove(txn, key, *version, entry.time, &mut changes)?,
-        Change::Default { key, engine } => {
-            let touched = Touched::before(txn, key, &BTreeSet::new(), &[])?;
-            let mut record: KeyRecord = txn
-                .record(&key_key(key))?
-                .ok_or_else(|| Error::Inconsistent(format!("key {key} has no record")))?;
-            record.default_engine = *engine;
-            txn.set(key_key(key), &record)?;
-            point_plain_name(txn, key)?;
-            touched.after(txn, entry.time, &mut changes)?;
+        Change::Default { keys, engine } => {
+            for key in keys {
+                let touched = Touched::before(txn, key, &BTreeSet::new(), &[])?;
+                let mut record: KeyRecord = txn
+                    .record(&key_key(key))?
+                    .ok_or_else(|| Error::Inconsistent(format!("key {key} has no record")))?;
+                record.default_engine = *engine;
+                txn.set(key_key(key), &record)?;
+                point_plain_name(txn, key)?;
+                touched.after(txn, entry.time, &mut changes)?;
+                // Key by key: one batch for all would have every reader wait for it. What is
+                // interrupted is applied again from the start, which changes nothing twice.
+                txn.end_change();
+            }
         }
     }
     applied.seq = entry.seq;

@@ -56,7 +56,12 @@ pub(crate) trait Records {
     }
 
     fn applied(&self) -> Result<Applied> {
-        Ok(self.record(APPLIED)?.unwrap_or(Applied {
+        let applied: Option<Applied> = self.record(APPLIED)?;
+        if applied.as_ref().is_some_and(|applied| applied.layout != LAYOUT) {
+            return Err(Error::Inconsistent("another wasmfs wrote it".into()));
+        }
+        Ok(applied.unwrap_or(Applied {
+            layout: LAYOUT,
             seq: 0,
             history_len: 0,
             next_inode: FIRST_FREE_INODE,
@@ -90,6 +95,10 @@ pub(crate) trait Records {
 
     fn engine_number(&self, key: &[u8]) -> Result<Option<EngineNumber>> {
         self.record(key)
+    }
+
+    fn alias(&self, name: &str) -> Result<Option<AliasRecord>> {
+        self.record(&alias_key(name))
     }
 
     fn payload(&self, sha256: &Sha) -> Result<Option<PayloadRecord>> {

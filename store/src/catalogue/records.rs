@@ -13,6 +13,8 @@
 //! | `n` view name | the inode a live name of the view leads to |
 //! | `e` number | [`EngineRecord`] |
 //! | `l` label, `f` fingerprint | the engine's number |
+//! | `s` number index | 4,000 bytes of the engine's section `.wasmtime.engine` |
+//! | `a` name | [`AliasRecord`] |
 //! | `p` sha256 | [`PayloadRecord`] |
 //! | `b` sha256 index | 127 block hashes |
 //! | `c` sha256 index | 4 KiB of a payload kept inside sled |
@@ -51,9 +53,15 @@ impl View {
     }
 }
 
+/// The layout of the records. Counted down, so that no number that stood in its
+/// place once can be taken for it.
+pub const LAYOUT: u32 = u32::MAX - 1;
+
 /// How much of the history the catalogue holds, and the numbers it gives next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
+    /// [`LAYOUT`], or the catalogue was written by another wasmfs and is made anew.
+    pub layout: u32,
     /// The last sequence number applied; 0 in an empty catalogue.
     pub seq: u64,
     /// The length of the history up to and with that line, in bytes.
@@ -80,6 +88,27 @@ pub enum InodeRecord {
     Directory(DirectoryRecord),
     /// A version of a key.
     Version(VersionRecord),
+    /// Another name of an engine: a symbolic link.
+    Alias(LinkRecord),
+}
+
+/// A symbolic link beside the engines' directories. It leads to the same for ever:
+/// a name that moves to another engine gets another link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRecord {
+    /// The label it leads to.
+    pub target: String,
+    /// When it was made, in nanoseconds since 1970.
+    pub made: u64,
+}
+
+/// What another name of an engine means now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AliasRecord {
+    /// The engine.
+    pub engine: EngineNumber,
+    /// The inode number of the symbolic link.
+    pub inode: u64,
 }
 
 /// A directory of a view; it shows as long as a live name is under it.
@@ -112,6 +141,10 @@ pub struct VersionRecord {
     pub rollback_of: Option<u64>,
     /// Whether its names were taken away.
     pub removed: bool,
+    /// The payload that is the WebAssembly it was compiled from.
+    pub source: Option<Sha>,
+    /// What compiled it.
+    pub producer: Option<String>,
 }
 
 /// An engine of the store.
@@ -121,6 +154,10 @@ pub struct EngineRecord {
     pub label: String,
     /// What its artifacts say of it.
     pub description: EngineDescription,
+    /// What compiled the last of its versions of which that is known.
+    pub producer: Option<String>,
+    /// When a version of it was last published, in nanoseconds since 1970; 0 for never.
+    pub last_publish: u64,
 }
 
 /// A payload, stored once however many versions have it.
@@ -128,7 +165,7 @@ pub struct EngineRecord {
 pub struct PayloadRecord {
     /// Its size in bytes.
     pub size: u64,
-    /// Module or component.
+    /// Module or component, compiled or not.
     pub kind: ArtifactKind,
     /// Whether it is kept as chunks inside sled rather than as an object file.
     pub inline: bool,
@@ -187,6 +224,25 @@ pub(crate) fn label_key(label: &str) -> Vec<u8> {
 
 pub(crate) fn fingerprint_key(fingerprint: &Sha) -> Vec<u8> {
     [&b"f"[..], &fingerprint.0].concat()
+}
+
+/// Bytes of an engine's section in one record.
+pub(crate) const SECTION_PIECE: usize = 4000;
+
+pub(crate) fn section_prefix(number: EngineNumber) -> Vec<u8> {
+    [&b"s"[..], &number.to_be_bytes()].concat()
+}
+
+pub(crate) fn section_key(number: EngineNumber, index: u32) -> Vec<u8> {
+    [&section_prefix(number)[..], &index.to_be_bytes()].concat()
+}
+
+pub(crate) fn aliases_prefix() -> Vec<u8> {
+    b"a".to_vec()
+}
+
+pub(crate) fn alias_key(name: &str) -> Vec<u8> {
+    [&aliases_prefix()[..], name.as_bytes()].concat()
 }
 
 pub(crate) fn payload_key(sha256: &Sha) -> Vec<u8> {

@@ -58,13 +58,28 @@ impl Untold {
                 }
                 (key, engines, versions)
             }
-            Change::Default { key, .. } => (key, BTreeSet::new(), Vec::new()),
-            Change::Create | Change::Engine { .. } | Change::Payload { .. } => return Ok(()),
+            Change::Default { keys, .. } => {
+                for key in keys {
+                    self.add_places(catalogue, places(key, &BTreeSet::new(), &[]))?;
+                }
+                return Ok(());
+            }
+            Change::Alias { name, .. } | Change::Unalias { name } => {
+                return self.add_places(catalogue, vec![Place::Alias { name: name.clone() }]);
+            }
+            Change::Create
+            | Change::Engine { .. }
+            | Change::Payload { .. }
+            | Change::Origin { .. } => return Ok(()),
         };
-        for place in places(key, &engines, &versions) {
+        self.add_places(catalogue, places(key, &engines, &versions))
+    }
+
+    fn add_places(&mut self, catalogue: &Catalogue, places: Vec<Place>) -> Result<()> {
+        for place in places {
             let name = place.in_directory(catalogue)?;
             match place {
-                Place::File { .. } => self.files.insert(name),
+                Place::File { .. } | Place::Alias { .. } => self.files.insert(name),
                 Place::Directory { .. } => self.directories.insert(name),
             };
         }
@@ -77,11 +92,12 @@ pub(super) struct Touched {
     names: Vec<(Place, Option<u64>)>,
 }
 
-/// A name in a view, or the name of an engine's view among the engines.
+/// A name in a view, or a name among the engines: of an engine's view, or of a link to one.
 #[derive(Clone, PartialEq)]
 enum Place {
     File { view: View, key: String, version: u64 },
     Directory { view: View, path: String },
+    Alias { name: String },
 }
 
 /// The names that a change of `key` may touch.
@@ -120,6 +136,12 @@ impl Touched {
         Ok(Touched { names })
     }
 
+    pub(super) fn alias_before(txn: &Txn<'_>, name: &str) -> Result<Touched> {
+        let place = Place::Alias { name: name.to_owned() };
+        let before = place.leads_to(txn)?;
+        Ok(Touched { names: vec![(place, before)] })
+    }
+
     /// Notes every name that leads elsewhere now, and sets its directory's time.
     pub(super) fn after(&self, txn: &mut Txn<'_>, time: u64, changes: &mut Changes) -> Result<()> {
         for (place, before) in &self.names {
@@ -144,11 +166,13 @@ impl Place {
         match self {
             Place::File { view, key, version } => records.number(&name_key(*view, key, *version)),
             Place::Directory { view, path } => live_directory(records, *view, path),
+            Place::Alias { name } => Ok(records.alias(name)?.map(|alias| alias.inode)),
         }
     }
 
     fn in_directory(&self, records: &impl Records) -> Result<(u64, String)> {
         let (view, dir, name) = match self {
+            Place::Alias { name } => return Ok((ENGINES_INODE, name.clone())),
             Place::File { view: View::Versions, key, version } => {
                 (View::Versions, key.as_str(), version.to_string())
             }

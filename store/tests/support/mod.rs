@@ -92,8 +92,8 @@ pub fn try_publish(
     make_default: bool,
 ) -> wasmfs_store::Result<Published> {
     let staged = store.stage(bytes)?;
-    let request = Publish { key: Key::new(name)?, staged, make_default };
-    store.publish(vec![request])?.0.remove(0)
+    let request = Publish { make_default, ..Publish::new(Key::new(name)?, staged) };
+    store.publish(vec![request], false)?.0.remove(0)
 }
 
 /// All bytes of a version, by its inode number.

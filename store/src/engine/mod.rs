@@ -6,9 +6,16 @@
 //! is the engine's fingerprint: equal for all that one engine compiles, and
 //! different wherever wasmtime itself would refuse to load.
 
+mod differences;
+mod settings;
+
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::sha::Sha;
+
+pub use differences::{Difference, differences};
+pub use settings::{Group, Setting};
 
 /// wasmtime's two compilers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,88 +74,46 @@ impl EngineDescription {
     }
 }
 
-/// Where `winch_callable` stands among the tunables of a major version: how
-/// many booleans come before it, and after which of them the operators' cost
-/// stands, if it does (wasmtime-environ, `tunables.rs`, of 29.0.1, 36.0.20,
-/// 44.0.3, 47.0.4, 48.0.8 and 50.0.1; artifacts of both compilers of the CLI
-/// 36.0.9 and 42 to 49 bear it out).
-struct TunablesLayout {
-    bools_before_winch: usize,
-    cost_after: Option<usize>,
-}
-
-fn layout(version: &str) -> Option<TunablesLayout> {
-    let major: u32 = version.split('.').next()?.parse().ok()?;
-    match major {
-        29..=36 => Some(TunablesLayout { bools_before_winch: 10, cost_after: None }),
-        42 => Some(TunablesLayout { bools_before_winch: 11, cost_after: None }),
-        43..=46 => Some(TunablesLayout { bools_before_winch: 11, cost_after: Some(4) }),
-        47..=50 => Some(TunablesLayout { bools_before_winch: 12, cost_after: Some(5) }),
-        _ => None,
-    }
+/// An engine as far as it can be understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Engine {
+    /// Who it is.
+    pub description: EngineDescription,
+    /// Its settings; nothing if its version's layout is not known.
+    pub settings: Option<Vec<Setting>>,
 }
 
 /// Decodes the engine's section as far as it can be understood; what can't be
 /// is `""` or [`Compiler::Unknown`], never an error.
-pub(crate) fn decode(section: &[u8]) -> EngineDescription {
+pub fn decode(section: &[u8]) -> Engine {
     let mut description = EngineDescription {
-        fingerprint: Sha::default(),
+        fingerprint: Sha(Sha256::digest(section).into()),
         wasmtime: String::new(),
         target: String::new(),
         compiler: Compiler::Unknown,
         pulley: false,
     };
-    let [0, len, rest @ ..] = section else { return description };
+    let [0, len, rest @ ..] = section else { return Engine { description, settings: None } };
     let Some((version, metadata)) = rest.split_at_checked(usize::from(*len)) else {
-        return description;
+        return Engine { description, settings: None };
     };
     description.wasmtime = printable(&String::from_utf8_lossy(version));
     let Ok((target, rest)) = postcard::take_from_bytes::<String>(metadata) else {
-        return description;
+        return Engine { description, settings: None };
     };
     description.target = printable(&target);
-    if let Some(layout) = layout(&description.wasmtime)
-        && let Some(winch) = winch_callable(rest, &layout)
-    {
-        description.compiler = if winch { Compiler::Winch } else { Compiler::Cranelift };
+    description.pulley = target.starts_with("pulley");
+    let settings = settings::decode(&description.wasmtime, rest);
+    if let Some(settings) = &settings {
+        description.compiler = settings.compiler;
     }
-    description
+    Engine { description, settings: settings.map(|decoded| decoded.settings) }
 }
 
 /// What an artifact says, as something that can be stored and shown: of
 /// reasonable length, and without control characters.
 fn printable(text: &str) -> String {
     text.chars().take(128).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-/// A compiler setting, as wasmtime stores it (`FlagValue`, wasmtime-environ
-/// `module_artifacts.rs`); only its extent matters here.
-#[derive(Deserialize)]
-#[expect(dead_code, reason = "decoded to be skipped")]
-enum FlagValue {
-    Enum(String),
-    Num(u8),
-    Bool(bool),
-}
-
-type Flags = Vec<(String, FlagValue)>;
-
-fn winch_callable(rest: &[u8], layout: &TunablesLayout) -> Option<bool> {
-    let (_flags, mut rest) = postcard::take_from_bytes::<(Flags, Flags)>(rest).ok()?;
-    // collector: Option<unit enum>, then three sizes.
-    (_, rest) = postcard::take_from_bytes::<(Option<u32>, u64, u64, u64)>(rest).ok()?;
-    for index in 0..layout.bools_before_winch {
-        (_, rest) = postcard::take_from_bytes::<bool>(rest).ok()?;
-        if layout.cost_after == Some(index + 1) {
-            // OperatorCostStrategy: 0 is a table of costs, which is not decoded; 1 is the default.
-            let (variant, after) = postcard::take_from_bytes::<u32>(rest).ok()?;
-            if variant != 1 {
-                return None;
-            }
-            rest = after;
-        }
-    }
-    Some(postcard::take_from_bytes::<bool>(rest).ok()?.0)
 }
 
 #[cfg(test)]
@@ -179,8 +144,9 @@ mod tests {
         for section in
             [&b""[..], b"\0", b"\0\x05ab", b"\x01\0", b"\0\x0248", b"\0\x0248\xff\xff\xff"]
         {
-            assert_eq!(decode(section).compiler, Compiler::Unknown);
+            assert_eq!(decode(section).description.compiler, Compiler::Unknown);
+            assert_eq!(decode(section).settings, None);
         }
-        assert_eq!(decode(b"\0\x0248").wasmtime, "48");
+        assert_eq!(decode(b"\0\x0248").description.wasmtime, "48");
     }
 }

@@ -1,0 +1,183 @@
+//! Handing a batch over and publishing it with one commit, however often the
+//! server goes away meanwhile.
+
+use std::fs::File;
+use std::io::Read;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use wasmfs_store::{Key, Published, Sha};
+
+use crate::access::{Access, HandedSource, Item};
+use crate::control::Terms;
+use crate::control::client::was_lost;
+use crate::failure::Failure;
+use crate::scratch::Section;
+use crate::steady::{Place, Steady};
+
+/// How often a batch is handed over while servers go away.
+const ATTEMPTS: u32 = 5;
+
+/// An artifact that is ready to be handed over. No file is held open meanwhile:
+/// there may be more than a process may open.
+pub struct Input {
+    /// Under which key.
+    pub key: Key,
+    /// What to hand over.
+    pub bytes: Bytes,
+    /// What it was compiled from.
+    pub source: Option<SourceBytes>,
+    /// What compiled it.
+    pub producer: Option<String>,
+}
+
+/// The bytes of an artifact.
+pub enum Bytes {
+    /// In a file of somebody else's.
+    File(Place),
+    /// Kept by this process.
+    Kept(Section),
+}
+
+/// The WebAssembly that an artifact was compiled from.
+pub enum SourceBytes {
+    /// Kept by this process.
+    Kept(Section),
+    /// In the store.
+    Stored(Sha),
+}
+
+impl Input {
+    /// How many bytes are kept by this process.
+    pub fn len(&self) -> u64 {
+        match &self.bytes {
+            Bytes::Kept(section) => section.len(),
+            Bytes::File(_) => 0,
+        }
+    }
+}
+
+impl Bytes {
+    /// Hands them to `take`. A file that changes meanwhile is refused.
+    fn give<T>(
+        &self,
+        take: impl FnOnce(Box<dyn Read + Send + Sync + Unpin>) -> Result<T>,
+    ) -> Result<T> {
+        match self {
+            Bytes::Kept(section) => take(Box::new(section.clone())),
+            Bytes::File(place) => {
+                let file = Steady::open(place)?;
+                let reader: File = file.reader()?;
+                let taken = take(Box::new(reader))?;
+                file.check()?;
+                Ok(taken)
+            }
+        }
+    }
+}
+
+/// What came of each input, and whether the kernel knows.
+pub type Outcomes = (Vec<Result<Published, Failure>>, bool);
+
+/// Publishes `inputs` with one commit; one that is an error stays one.
+pub fn publish(
+    access: &mut Access,
+    inputs: &[Result<Input>],
+    terms: &Terms,
+    progress: &ProgressBar,
+) -> Result<Outcomes> {
+    let mut attempt = 1;
+    loop {
+        match hand_over(access, inputs, terms, progress) {
+            // What was handed over is gone, or published: the successor knows.
+            Err(e) if was_lost(&e) && attempt < ATTEMPTS => {
+                attempt += 1;
+                access.reach_again()?;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Hands every input over and publishes them. An error that is no input's own
+/// means that the server went away, or a commit that failed.
+fn hand_over(
+    access: &Access,
+    inputs: &[Result<Input>],
+    terms: &Terms,
+    progress: &ProgressBar,
+) -> Result<Outcomes> {
+    let mut results: Vec<Option<Result<Published, Failure>>> = Vec::new();
+    let mut batch = Vec::new();
+    progress.set_position(0);
+    for input in inputs {
+        let handed = match input {
+            Ok(input) => {
+                progress.set_message(input.key.to_string());
+                item(access, input, progress)
+            }
+            Err(error) => {
+                results.push(Some(Err(Failure::of(error))));
+                continue;
+            }
+        };
+        match handed {
+            Ok(item) => {
+                batch.push(item);
+                results.push(None);
+            }
+            Err(error) if was_lost(&error) => return Err(error),
+            Err(error) => results.push(Some(Err(Failure::of(&error)))),
+        }
+    }
+    progress.set_message("committing");
+    let mut answers = Vec::new().into_iter();
+    let mut visible = true;
+    if terms.together && results.iter().any(Option::is_some) {
+        answers =
+            vec![Err(Failure::of(&wasmfs_store::Error::HeldBack.into())); batch.len()].into_iter();
+    } else if !batch.is_empty() {
+        let count = batch.len();
+        let published = match access.publish(batch, terms) {
+            Ok(answer) => {
+                visible = answer.visible;
+                answer.results
+            }
+            Err(error) if was_lost(&error) => return Err(error),
+            Err(error) => vec![Err(Failure::of(&error)); count],
+        };
+        answers = published.into_iter();
+    }
+    let none = || Err(Failure::new("the server gave no answer", "`wasmfs log` shows what went in"));
+    let all = results.into_iter().map(|own| own.or_else(|| answers.next()).unwrap_or_else(none));
+    Ok((all.collect(), visible))
+}
+
+fn item(access: &Access, input: &Input, progress: &ProgressBar) -> Result<Item> {
+    let artifact = input.bytes.give(|bytes| access.hand_over(progress.wrap_read(bytes)))?;
+    let source = match &input.source {
+        None => None,
+        Some(SourceBytes::Kept(section)) => Some(access.hand_over_source(section.clone())?),
+        Some(SourceBytes::Stored(sha256)) => Some(HandedSource::Stored(*sha256)),
+    };
+    Ok(Item { key: input.key.clone(), artifact, source, producer: input.producer.clone() })
+}
+
+/// A bar over `bytes`, if somebody watches and there is something to see.
+pub fn bar(bytes: u64, shown: bool) -> ProgressBar {
+    counting(bytes, shown, "{bar:30} {decimal_bytes}/{decimal_total_bytes} {wide_msg}")
+}
+
+/// A bar over `things`, likewise.
+pub fn count(things: u64, shown: bool) -> ProgressBar {
+    counting(things, shown, "{bar:30} {pos}/{len} {wide_msg}")
+}
+
+fn counting(length: u64, shown: bool, template: &str) -> ProgressBar {
+    if !shown || !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        return ProgressBar::hidden();
+    }
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length).with_style(style)
+}

@@ -1,0 +1,165 @@
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use wasmfs_store::Key;
+
+use super::{
+    Outcome,
+    import::{print_failures, summary},
+    warn_if_not_visible,
+};
+use crate::access::Access;
+use crate::failure::{self, Failure};
+use crate::import::{Import, Imported, import};
+use crate::interrupt::Interrupts;
+
+/// Run a host with a cache of its own, and take in what it wrote there
+///
+/// The cache is a private, empty directory. The host finds it by a variable of its environment
+/// or, with --dir, in the place of the directory that it always uses. The exit status is the command's; 125 if
+/// wasmfs itself failed, 126 or 127 if the command can't be run.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The variable that tells the host where its cache is [default: XDG_CACHE_HOME]
+    #[arg(long, value_name = "VAR", conflicts_with = "dir")]
+    env: Option<String>,
+    /// The directory that the host always uses; nobody else sees it changed
+    #[arg(long, value_name = "PATH")]
+    dir: Option<PathBuf>,
+    /// A directory that the keys go under
+    #[arg(long, value_name = "DIR")]
+    prefix: Option<Key>,
+    /// Take only what is of this engine: an alias, a label, or the start of a fingerprint
+    #[arg(long)]
+    engine: Option<String>,
+    /// The host, and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Exit statuses as env(1), timeout(1) and others have them.
+const FAILED: u8 = 125;
+const CANNOT_RUN: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let (status, imported) = match capture(store, &args) {
+        Ok(Captured::Ran(status, imported)) => (status, imported),
+        Ok(Captured::NotRun(error)) => {
+            let status =
+                if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
+            failure::print(&cannot_run(&error).into());
+            return Ok(Outcome::Status(status));
+        }
+        Err(e) => {
+            failure::print(&e);
+            return Ok(Outcome::Status(FAILED));
+        }
+    };
+    // What the command printed is its own; what wasmfs has to say goes beside it.
+    for taken in &imported.imported {
+        eprintln!("wasmfs: captured {} ({})", taken.key, taken.engine);
+    }
+    for left in &imported.left {
+        eprintln!("wasmfs: left {}: {}", left.path.display(), left.reason);
+    }
+    print_failures(Path::new(""), &imported);
+    eprintln!("wasmfs: {}", summary(&imported));
+    warn_if_not_visible(imported.visible);
+    let own = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    let own = u8::try_from(own).unwrap_or(1);
+    Ok(Outcome::Status(if own == 0 && !imported.failed.is_empty() { FAILED } else { own }))
+}
+
+/// Why a command can't be run.
+pub fn cannot_run(error: &io::Error) -> Failure {
+    Failure::new(
+        format!("the command can't be run: {error}"),
+        "name a program after `--`, as a path or as $PATH has it",
+    )
+}
+
+enum Captured {
+    Ran(ExitStatus, Imported),
+    NotRun(io::Error),
+}
+
+fn capture(store: &Path, args: &Args) -> Result<Captured> {
+    // Whether the store can be used is better known before the host has worked.
+    let access = Access::open_or_create(store)?;
+    if let Some(engine) = &args.engine {
+        access.engine(engine)?;
+    }
+    access.close()?;
+    let interrupts = Interrupts::hold()?;
+    let private = tempfile::Builder::new().prefix("wasmfs-capture-").tempdir();
+    let private = private.context("making a private directory")?;
+    let mut command = command(args, private.path())?;
+    let child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return Ok(Captured::NotRun(error)),
+    };
+    let status = attend(child, &interrupts)?;
+    // From here on it is this command's own work that is interrupted.
+    let what = Import {
+        dir: private.path(),
+        prefix: args.prefix.as_ref(),
+        engine: args.engine.clone(),
+        producer: None,
+    };
+    let mut access = Access::open_or_create(store)?;
+    let imported = import(&mut access, &what)?;
+    access.close()?;
+    Ok(Captured::Ran(status, imported))
+}
+
+/// The command, with its cache in `private`.
+fn command(args: &Args, private: &Path) -> Result<Command> {
+    let Some((program, rest)) = args.command.split_first() else {
+        return Err(Failure::usage("which command?", "name it after `--`").into());
+    };
+    let Some(dir) = &args.dir else {
+        let mut command = Command::new(program);
+        command.args(rest).env(args.env.as_deref().unwrap_or("XDG_CACHE_HOME"), private);
+        return Ok(command);
+    };
+    let made = std::fs::create_dir_all(dir);
+    made.with_context(|| format!("making {}", dir.display()))?;
+    let own = std::env::current_exe().context("finding this program")?;
+    let mut command = Command::new(own);
+    command.arg("within").arg(dir).arg(private).arg("--").arg(program).args(rest);
+    Ok(command)
+}
+
+/// Waits for the command. The terminal sends its signals to both; those that
+/// were meant for this process are passed on.
+fn attend(mut child: Child, interrupts: &Interrupts) -> Result<ExitStatus> {
+    let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+    let ended = ended.context("watching the command")?;
+    loop {
+        let mut on = [PollFd::new(&ended, PollFlags::IN), PollFd::new(interrupts, PollFlags::IN)];
+        match poll(&mut on, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(io::Error::from(e)).context("waiting for the command")?,
+        }
+        if !on[0].revents().is_empty() {
+            return child.wait().context("waiting for the command");
+        }
+        match interrupts.take() {
+            Some(Signal::SIGTERM) => {
+                let _ = pidfd_send_signal(&ended, rustix::process::Signal::TERM);
+            }
+            Some(Signal::SIGHUP) => {
+                let _ = pidfd_send_signal(&ended, rustix::process::Signal::HUP);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,69 @@
+use std::path::Path;
+
+use anyhow::Result;
+use wasmfs_store::Key;
+
+use super::{Outcome, warn_if_not_visible};
+use crate::access::Access;
+use crate::control::changes::SetDefault;
+use crate::failure::Failure;
+use crate::output;
+
+/// Move plain names to another engine
+///
+/// All of them with one commit: a host that starts meanwhile sees the old or the new, and after a
+/// crash all have moved or none. Files that hosts have open stay what they are.
+#[derive(clap::Args, Debug)]
+#[command(override_usage = "wasmfs default KEY... ENGINE\n       wasmfs default --all ENGINE")]
+pub struct Args {
+    /// Every key that the engine has
+    #[arg(long)]
+    all: bool,
+    /// The keys, and the engine: an alias, a label, or the start of a fingerprint
+    #[arg(required = true, value_name = "KEY... ENGINE")]
+    names: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
+    let engine = args.names.pop().unwrap_or_default();
+    let keys = match (args.all, args.names.is_empty()) {
+        (true, true) => None,
+        (false, false) => Some(args.names.iter().map(Key::new).collect::<Result<_, _>>()?),
+        (true, false) => {
+            let message = "--all means every key, and keys were named as well";
+            return Err(Failure::usage(message, "leave one of them out").into());
+        }
+        (false, true) => {
+            return Err(Failure::usage(
+                "which keys?",
+                format!("`wasmfs default KEY {engine}`, or `wasmfs default --all {engine}`"),
+            )
+            .into());
+        }
+    };
+    let access = Access::open(store)?;
+    let answer = access.change(SetDefault { keys, engine })?;
+    access.close()?;
+    let moved = &answer.outcome;
+    if args.json {
+        output::json(&answer)?;
+    } else {
+        if let [key] = &moved.moved[..] {
+            output::line(format_args!("{key} is served by {}", moved.engine))?;
+        } else {
+            let (moved, unchanged) = (moved.moved.len(), moved.unchanged);
+            let engine = &answer.outcome.engine;
+            output::line(format_args!(
+                "{moved} plain names moved to {engine}, {unchanged} were its own"
+            ))?;
+        }
+        for key in &moved.lacking {
+            output::line(format_args!("  {key} stays: this engine has no version of it"))?;
+        }
+    }
+    warn_if_not_visible(answer.visible);
+    Ok(if moved.lacking.is_empty() { Outcome::Done } else { Outcome::Partly })
+}

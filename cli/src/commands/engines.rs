@@ -1,0 +1,188 @@
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use serde::Serialize;
+use wasmfs_store::EngineInfo;
+use wasmfs_store::artifact::inspect;
+use wasmfs_store::engine::{Difference, Engine, decode, differences};
+
+use super::{Outcome, warn_if_not_visible};
+use crate::access::Access;
+use crate::control::changes::{Alias, Committed};
+use crate::failure::Failure;
+use crate::output;
+
+/// List the engines that compiled the store's artifacts, and name them
+///
+/// ENGINE is an alias, a label, or the start of a fingerprint.
+#[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Give an engine a name of your own, or move that name to it
+    Alias {
+        name: String,
+        engine: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take such a name away
+    Unalias {
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Name the engine that compiled a file, which is not published
+    Learn {
+        name: String,
+        file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say how two engines differ; either can be a compiled file
+    Diff {
+        left: String,
+        right: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let (alias, json) = match args.action {
+        None => return list(store, args.json),
+        Some(Action::Diff { left, right, json }) => return diff(store, &left, &right, json),
+        Some(Action::Alias { name, engine, json }) => (Alias::Set { name, engine }, json),
+        Some(Action::Unalias { name, json }) => (Alias::Remove { name }, json),
+        Some(Action::Learn { name, file, json }) => {
+            (Alias::Learn { name, section: section(&file)? }, json)
+        }
+    };
+    let access = match alias {
+        // It may be all that is known so far.
+        Alias::Learn { .. } => Access::open_or_create(store)?,
+        _ => Access::open(store)?,
+    };
+    let answer = access.change(alias.clone())?;
+    access.close()?;
+    if json {
+        output::json(&answer)?;
+    } else {
+        let Committed { outcome: EngineInfo { label, .. }, .. } = &answer;
+        match &alias {
+            Alias::Set { name, .. } | Alias::Learn { name, .. } => {
+                output::line(format_args!("{name} is {label}"))?;
+            }
+            Alias::Remove { name } => {
+                output::line(format_args!("{label} is not called {name} any more"))?;
+            }
+        }
+    }
+    warn_if_not_visible(answer.visible);
+    Ok(Outcome::Done)
+}
+
+fn list(store: &Path, json: bool) -> Result<Outcome> {
+    let engines = Access::open(store)?.engines()?;
+    if json {
+        output::json(&engines)?;
+        return Ok(Outcome::Done);
+    }
+    for engine in &engines {
+        output::line(format_args!("{}", title(engine)))?;
+        let about = &engine.description;
+        let pulley = if about.pulley { ", Pulley bytecode" } else { "" };
+        let version = if about.wasmtime.is_empty() { "unversioned" } else { &about.wasmtime };
+        output::line(format_args!(
+            "  wasmtime {version}, {}, {}{pulley}",
+            about.compiler, about.target
+        ))?;
+        output::line(format_args!("  {}", unusual(engine)))?;
+        if let Some(producer) = &engine.producer {
+            output::line(format_args!("  compiled by {producer}"))?;
+        }
+        let last = engine.last_publish.as_deref().unwrap_or("never");
+        let keys = if engine.keys == 1 { "key" } else { "keys" };
+        output::line(format_args!("  {} {keys}, last published {last}", engine.keys))?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn title(engine: &EngineInfo) -> String {
+    let names: Vec<_> = engine.aliases.iter().chain([&engine.label]).map(String::as_str).collect();
+    names.join(" = ")
+}
+
+/// The settings that somebody asked for.
+fn unusual(engine: &EngineInfo) -> String {
+    let Some(settings) = &engine.settings else {
+        return "settings unknown: the layout of this version's is not known here".into();
+    };
+    let unusual = settings.iter().filter(|setting| setting.is_unusual());
+    let unusual: Vec<_> = unusual.map(|s| format!("{} {}", s.words(), s.value)).collect();
+    match unusual.is_empty() {
+        true => "settings as this version has them by itself".into(),
+        false => format!("not as this version has them by itself: {}", unusual.join(", ")),
+    }
+}
+
+/// What an artifact says of the engine that compiled it.
+fn section(file: &Path) -> Result<Vec<u8>> {
+    let opened = File::open(file).map_err(|e| {
+        let hint = "name a file that this engine compiled";
+        Failure::new(format!("{} can't be opened: {e}", file.display()), hint)
+    })?;
+    let artifact = inspect(opened).map_err(wasmfs_store::Error::from);
+    Ok(artifact.with_context(|| file.display().to_string())?.section)
+}
+
+#[derive(Serialize)]
+struct Diff<'a> {
+    left: &'a str,
+    right: &'a str,
+    differences: Vec<Difference>,
+}
+
+fn diff(store: &Path, left: &str, right: &str, json: bool) -> Result<Outcome> {
+    let (one, other) = (engine(store, left)?, engine(store, right)?);
+    let differences = differences(
+        (&one.description, one.settings.as_deref()),
+        (&other.description, other.settings.as_deref()),
+    );
+    if json {
+        output::json(&Diff { left, right, differences })?;
+        return Ok(Outcome::Done);
+    }
+    if differences.is_empty() {
+        output::line(format_args!("{left} and {right} are the same engine"))?;
+        return Ok(Outcome::Done);
+    }
+    let mut rows = vec![[String::new(), left.to_owned(), right.to_owned()]];
+    rows.extend(differences.into_iter().map(|d| [d.what, d.left, d.right]));
+    output::table(&rows)?;
+    Ok(Outcome::Done)
+}
+
+/// The engine that a name means, or that compiled a file.
+fn engine(store: &Path, name: &str) -> Result<Engine> {
+    let asked = Access::open(store).and_then(|access| access.engine(name));
+    match asked {
+        Ok(EngineInfo { description, settings, .. }) => Ok(Engine { description, settings }),
+        Err(_) if Path::new(name).is_file() => Ok(decode(&section(Path::new(name))?)),
+        Err(e) => Err(e),
+    }
+}

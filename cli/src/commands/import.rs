@@ -1,0 +1,127 @@
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::Serialize;
+use wasmfs_store::Key;
+
+use super::{Outcome, publish, warn_if_not_visible};
+use crate::access::Access;
+use crate::failure::{self, Failure};
+use crate::import::{self, Import, Imported};
+use crate::output;
+
+/// Take in the artifacts of an existing cache directory
+///
+/// Each becomes a key with its relative path; what is no artifact is left and listed. Symbolic
+/// links are not followed, and a file that changes while it is read is not taken, so that the
+/// application can go on using the directory. What the store has already is skipped.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The directory
+    dir: PathBuf,
+    /// A directory that the keys go under
+    #[arg(long, value_name = "DIR")]
+    prefix: Option<Key>,
+    /// Take only what is of this engine: an alias, a label, or the start of a fingerprint
+    #[arg(long)]
+    engine: Option<String>,
+    /// Leave links into the mount in the place of the files
+    #[arg(long)]
+    link: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    imported: Imported,
+    linked: Vec<PathBuf>,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let mut access = Access::open_or_create(store)?;
+    let mount_point = if args.link { access.mount_point()? } else { None };
+    if args.link && mount_point.is_none() {
+        return Err(Failure::new(
+            "the store is not mounted, so that links would lead nowhere; nothing was imported",
+            "`wasmfs mount`, then import again",
+        )
+        .into());
+    }
+    if let Some(engine) = &args.engine {
+        access.engine(engine)?;
+    }
+    let what = Import {
+        dir: &args.dir,
+        prefix: args.prefix.as_ref(),
+        engine: args.engine.clone(),
+        producer: None,
+    };
+    let imported = import::import(&mut access, &what)?;
+    access.close()?;
+    let linked = match &mount_point {
+        Some(mount_point) => {
+            import::link(&imported, &args.dir, mount_point, args.engine.as_deref())?
+        }
+        None => Vec::new(),
+    };
+    let report = Report { imported, linked };
+    if args.json {
+        output::json(&report)?;
+    } else {
+        for taken in &report.imported.imported {
+            if let Some(published) = &taken.published {
+                publish::print_published(published)?;
+            }
+        }
+        for left in &report.imported.left {
+            output::line(format_args!("left {}: {}", left.path.display(), left.reason))?;
+        }
+        let linked = match args.link {
+            true => format!(", {} linked", report.linked.len()),
+            false => String::new(),
+        };
+        output::line(format_args!(
+            "{}: {}{linked}",
+            args.dir.display(),
+            summary(&report.imported)
+        ))?;
+    }
+    print_failures(&args.dir, &report.imported);
+    warn_if_not_visible(report.imported.visible);
+    Ok(outcome(&report.imported))
+}
+
+/// How many files went where.
+pub fn summary(report: &Imported) -> String {
+    let Imported { imported, unchanged, left, failed, .. } = report;
+    let failed = match failed.len() {
+        0 => String::new(),
+        n => format!(", {n} not taken"),
+    };
+    format!(
+        "{} imported, {} unchanged, {} left{failed}",
+        imported.len(),
+        unchanged.len(),
+        left.len()
+    )
+}
+
+/// Says why artifacts were not taken.
+pub fn print_failures(dir: &Path, report: &Imported) {
+    for failed in &report.failed {
+        let message = format!("{}: {}", dir.join(&failed.path).display(), failed.error);
+        failure::print_failure(&message, failed.hint.as_deref());
+    }
+}
+
+/// How a command ends that imported.
+pub fn outcome(report: &Imported) -> Outcome {
+    match (report.failed.is_empty(), report.imported.len() + report.unchanged.len()) {
+        (true, _) => Outcome::Done,
+        (false, 0) => Outcome::Failed,
+        (false, _) => Outcome::Partly,
+    }
+}

@@ -1,0 +1,230 @@
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use indicatif::ProgressBar;
+use serde::Serialize;
+use wasmfs_store::{Key, KeyInfo, Published, Sha};
+
+use super::{Outcome, warn_if_not_visible};
+use crate::access::Access;
+use crate::batch::{self, Bytes, Input, SourceBytes};
+use crate::compile::{CompileArgs, Compiler};
+use crate::control::Terms;
+use crate::failure::{self, Failure};
+use crate::output;
+use crate::scratch::{Scratch, Section};
+
+/// Compile keys again from their sources, for another wasmtime
+///
+/// The sources are those that `publish` kept. Plain names stay with their engine until `wasmfs
+/// default`, or move with --default: then all of them or, if one can't be compiled, none.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The keys
+    #[arg(required_unless_present = "all", value_name = "KEY")]
+    keys: Vec<Key>,
+    /// Every key
+    #[arg(long, conflicts_with = "keys")]
+    all: bool,
+    #[command(flatten)]
+    compile: CompileArgs,
+    /// Refuse what is not of this engine: an alias, a label, or the start of a fingerprint
+    #[arg(long)]
+    engine: Option<String>,
+    /// Move the plain names, if everything can be compiled
+    #[arg(long)]
+    default: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of one key.
+#[derive(Serialize)]
+struct Report {
+    key: Key,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published: Option<Published>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+/// A key to compile.
+struct Job {
+    key: Key,
+    sha256: Sha,
+    source: Section,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let access = Access::open(store)?;
+    if let Some(engine) = &args.engine {
+        access.engine(engine)?;
+    }
+    let mut scratch = Scratch::default();
+    let jobs = jobs(&access, &args, &mut scratch)?;
+    // Compiling takes long; the store is nobody's meanwhile.
+    access.close()?;
+    if jobs.is_empty() {
+        return Err(
+            Failure::new("the store has no key", "`wasmfs publish FILE.wasm` adds one").into()
+        );
+    }
+    let inputs = compile_all(&jobs, &args, scratch)?;
+
+    let failed = inputs.iter().any(Result::is_err);
+    let move_names = args.default && !failed;
+    let terms = Terms { default: move_names, engine: args.engine.clone(), together: move_names };
+    let mut access = Access::open(store)?;
+    let progress = batch::bar(inputs.iter().flatten().map(Input::len).sum(), true);
+    let (results, visible) = batch::publish(&mut access, &inputs, &terms, &progress)?;
+    access.close()?;
+    progress.finish_and_clear();
+    report(&args, jobs, results, visible)
+}
+
+/// What there is to compile, with the sources out of the store.
+fn jobs(access: &Access, args: &Args, scratch: &mut Scratch) -> Result<Vec<(Key, Result<Job>)>> {
+    let all = access.keys("")?;
+    let mut wanted: Vec<&KeyInfo> = Vec::new();
+    if args.all {
+        wanted.extend(&all);
+    }
+    for key in &args.keys {
+        let found = all.iter().find(|info| info.key == *key);
+        wanted.push(found.ok_or_else(|| wasmfs_store::Error::NoKey(key.clone()))?);
+    }
+    let mut jobs = Vec::new();
+    for info in wanted {
+        let job = match source_of(info) {
+            None => Err(Failure::new(
+                "its source was not kept",
+                "publish its .wasm file, which keeps it",
+            )
+            .into()),
+            Some(sha256) => access.payload(&sha256).and_then(|bytes| {
+                let source = scratch.add(&bytes[..]).context("writing a temporary file")?;
+                Ok(Job { key: info.key.clone(), sha256, source })
+            }),
+        };
+        jobs.push((info.key.clone(), job));
+    }
+    Ok(jobs)
+}
+
+/// The source of what the plain name serves, or else of the newest version that has one.
+fn source_of(info: &KeyInfo) -> Option<Sha> {
+    let served = info.serves.as_ref().and_then(|version| version.source);
+    let newest_first = || {
+        let mut versions: Vec<_> = info.engines.iter().filter(|v| v.source.is_some()).collect();
+        versions.sort_by_key(|version| version.version);
+        versions.last().and_then(|version| version.source)
+    };
+    served.or_else(newest_first)
+}
+
+/// Compiles every job, several at a time.
+fn compile_all(
+    jobs: &[(Key, Result<Job>)],
+    args: &Args,
+    scratch: Scratch,
+) -> Result<Vec<Result<Input>>> {
+    let compiler = args.compile.compiler()?;
+    let progress = batch::count(jobs.len() as u64, true);
+    let (next, scratch) = (AtomicUsize::new(0), Mutex::new(scratch));
+    let done: Mutex<Vec<(usize, Result<Input>)>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..compiler.jobs().min(jobs.len()) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((key, job)) = jobs.get(number) else { break };
+                    if compiler.check_interrupt().is_err() {
+                        break;
+                    }
+                    progress.set_message(key.to_string());
+                    let input = match job {
+                        Ok(job) => compile(job, number, &compiler, &scratch, &progress),
+                        Err(e) => Err(Failure::of(e).into()),
+                    };
+                    progress.inc(1);
+                    done.lock().unwrap_or_else(|e| e.into_inner()).push((number, input));
+                }
+            });
+        }
+    });
+    compiler.check_interrupt()?;
+    progress.finish_and_clear();
+    let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
+    done.sort_by_key(|(number, _)| *number);
+    Ok(done.into_iter().map(|(_, input)| input).collect())
+}
+
+fn compile(
+    job: &Job,
+    number: usize,
+    compiler: &Compiler,
+    scratch: &Mutex<Scratch>,
+    progress: &ProgressBar,
+) -> Result<Input> {
+    let mut source = Vec::new();
+    std::io::Read::read_to_end(&mut job.source.clone(), &mut source)?;
+    let say = |line: &str| progress.suspend(|| eprintln!("{}: {line}", job.key));
+    let artifact = compiler.compile(&format!("{number}-{}", job.key), &source, say)?;
+    let kept = scratch.lock().unwrap_or_else(|e| e.into_inner()).add(artifact);
+    let bytes = Bytes::Kept(kept.context("writing a temporary file")?);
+    let (source, producer) = (Some(SourceBytes::Stored(job.sha256)), Some(compiler.producer()));
+    Ok(Input { key: job.key.clone(), bytes, source, producer })
+}
+
+fn report(
+    args: &Args,
+    jobs: Vec<(Key, Result<Job>)>,
+    results: Vec<Result<Published, Failure>>,
+    visible: bool,
+) -> Result<Outcome> {
+    let mut reports = Vec::new();
+    for ((key, _), result) in jobs.into_iter().zip(results) {
+        let mut report = Report { key, published: None, error: None, hint: None };
+        match result {
+            Ok(published) => report.published = Some(published),
+            Err(failure) => (report.error, report.hint) = (Some(failure.message), failure.hint),
+        }
+        reports.push(report);
+    }
+    if args.json {
+        output::json(&reports)?;
+    }
+    let good = reports.iter().filter_map(|report| report.published.as_ref());
+    if !args.json {
+        let rows = good.clone().map(|published| {
+            let v = &published.version;
+            [format!("{}@{}", v.key, v.version), v.engine.clone(), output::size(v.size)]
+        });
+        output::table(&rows.collect::<Vec<_>>())?;
+    }
+    let (good, all) = (good.count(), reports.len());
+    for report in &reports {
+        if let Some(error) = &report.error {
+            let message = format!("{}: {error}", report.key);
+            failure::print_failure(&message, report.hint.as_deref());
+        }
+    }
+    if args.default && good < all {
+        eprintln!("wasmfs: no plain name was moved, since not everything was compiled");
+    } else if !args.json && !args.default {
+        output::line(format_args!(
+            "plain names stay where they are until `wasmfs default` moves them"
+        ))?;
+    }
+    warn_if_not_visible(visible);
+    Ok(match good {
+        _ if good == all => Outcome::Done,
+        0 => Outcome::Failed,
+        _ => Outcome::Partly,
+    })
+}

@@ -1,0 +1,70 @@
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, unshare};
+use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+use rustix::process::{getegid, geteuid};
+
+use super::Outcome;
+use crate::failure::{self, Failure};
+
+/// Run a command that sees one directory in the place of another
+#[derive(clap::Args, Debug)]
+#[command(hide = true)]
+pub struct Args {
+    place: PathBuf,
+    shown: PathBuf,
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// Returns only if the command can't be run.
+pub fn run(args: Args) -> Result<Outcome> {
+    let status = match enter(&args.place, &args.shown) {
+        Ok(()) => {
+            let Some((program, rest)) = args.command.split_first() else {
+                return Ok(Outcome::Status(125));
+            };
+            let error = Command::new(program).args(rest).exec();
+            let status = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
+            failure::print(&super::capture::cannot_run(&error).into());
+            status
+        }
+        Err(error) => {
+            let message = format!("{error:#}");
+            let hint =
+                "the host can still be run by itself, and its cache imported: `wasmfs import DIR`";
+            failure::print(&Failure::new(message, hint).into());
+            125
+        }
+    };
+    Ok(Outcome::Status(status))
+}
+
+/// Puts this process into a mount namespace of its own, where `shown` is at `place`.
+fn enter(place: &Path, shown: &Path) -> Result<()> {
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    if uid == 0 {
+        unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
+    } else {
+        let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS;
+        unshare(flags)
+            .context("making a namespace, which this system may keep from ordinary users")?;
+        // It stays the same user (user_namespaces(7)).
+        let write = |name: &str, text: String| {
+            fs::write(format!("/proc/self/{name}"), text).with_context(|| format!("writing {name}"))
+        };
+        write("setgroups", "deny".into())?;
+        write("uid_map", format!("{uid} {uid} 1"))?;
+        write("gid_map", format!("{gid} {gid} 1"))?;
+    }
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).context("keeping mounts to this namespace")?;
+    mount_bind(shown, place)
+        .with_context(|| format!("showing a directory at {}", place.display()))?;
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! Taking in what hosts wrote into a directory: every artifact under it becomes
+//! a key with its relative path.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use indicatif::ProgressBar;
+use rustix::fs::{Mode, OFlags};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use walkdir::WalkDir;
+use wasmfs_store::artifact::{NotAnArtifact, inspect};
+use wasmfs_store::{Key, KeyInfo, Published, Sha, Status};
+
+use crate::access::Access;
+use crate::batch::{self, Bytes, Input};
+use crate::control::Terms;
+use crate::failure::Failure;
+use crate::links;
+use crate::steady::{Place, Stamp, Steady, read_all};
+
+/// What to take in.
+pub struct Import<'a> {
+    /// The directory.
+    pub dir: &'a Path,
+    /// A directory that the keys go under.
+    pub prefix: Option<&'a Key>,
+    /// The engine that artifacts must be of.
+    pub engine: Option<String>,
+    /// What is to be noted as having compiled them.
+    pub producer: Option<String>,
+}
+
+/// What came of it, by path under the directory.
+#[derive(Default, Serialize)]
+pub struct Imported {
+    /// New versions.
+    pub imported: Vec<Taken>,
+    /// What the store had already.
+    pub unchanged: Vec<Taken>,
+    /// What is no artifact, and can't be a key.
+    pub left: Vec<Left>,
+    /// Artifacts that were not taken.
+    pub failed: Vec<Failed>,
+    /// Links that lead into a mount, as `wasmfs link` makes them.
+    pub links: usize,
+    /// Whether the kernel knows of the new versions.
+    pub visible: bool,
+}
+
+/// A file that the store has now.
+#[derive(Serialize)]
+pub struct Taken {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its key.
+    pub key: Key,
+    /// The label of the engine that compiled it.
+    pub engine: String,
+    /// What publishing it gave, if it was new.
+    #[serde(flatten)]
+    pub published: Option<Box<Published>>,
+    #[serde(skip)]
+    stamp: Stamp,
+}
+
+/// A file that stays what it was.
+#[derive(Serialize)]
+pub struct Left {
+    /// Its path.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// An artifact that could not be taken.
+#[derive(Serialize)]
+pub struct Failed {
+    /// Its path.
+    pub path: PathBuf,
+    /// Why.
+    pub error: String,
+    /// What to do next.
+    pub hint: Option<String>,
+}
+
+/// What a look at a file gave.
+enum Look {
+    Known { engine: String, stamp: Stamp },
+    New { stamp: Stamp },
+    Left(String),
+}
+
+/// Takes every artifact in that the store hasn't got.
+pub fn import(access: &mut Access, what: &Import<'_>) -> Result<Imported> {
+    let mut report = Imported { visible: true, ..Imported::default() };
+    let root = rustix::fs::open(
+        what.dir,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    let root: Arc<OwnedFd> = Arc::new(root.map_err(|e| cannot_read(what.dir, &e.into()))?);
+    let files = files(what.dir, &mut report)?;
+    let known = known(access, what)?;
+
+    let progress = batch::count(files.len() as u64, true);
+    let (mut new, mut inputs) = (Vec::new(), Vec::new());
+    for path in files {
+        progress.set_message(path.display().to_string());
+        progress.inc(1);
+        let key = match key_of(&path, what.prefix) {
+            Ok(key) => key,
+            Err(e) => {
+                report.left.push(Left { path, reason: Failure::of(&e).message });
+                continue;
+            }
+        };
+        let place = Place::Under(root.clone(), path.clone());
+        match look(&place, known.get(&key)) {
+            Ok(Look::Known { engine, stamp }) => {
+                report.unchanged.push(Taken { path, key, engine, published: None, stamp });
+            }
+            Ok(Look::Left(reason)) => report.left.push(Left { path, reason }),
+            Ok(Look::New { stamp }) => {
+                new.push((path, key.clone(), stamp));
+                let (bytes, producer) = (Bytes::File(place), what.producer.clone());
+                inputs.push(Ok(Input { key, bytes, source: None, producer }));
+            }
+            Err(e) => report.failed.push(failed(path, Failure::of(&e))),
+        }
+    }
+    progress.finish_and_clear();
+    if inputs.is_empty() {
+        return Ok(report);
+    }
+    publish(access, what, new, &inputs, &mut report)?;
+    Ok(report)
+}
+
+fn publish(
+    access: &mut Access,
+    what: &Import<'_>,
+    new: Vec<(PathBuf, Key, Stamp)>,
+    inputs: &[Result<Input>],
+    report: &mut Imported,
+) -> Result<()> {
+    let sizes = new.iter().map(|(path, ..)| what.dir.join(path).metadata().map_or(0, |m| m.len()));
+    let progress: ProgressBar = batch::bar(sizes.sum(), true);
+    let terms = Terms { engine: what.engine.clone(), ..Terms::default() };
+    let (results, visible) = batch::publish(access, inputs, &terms, &progress)?;
+    progress.finish_and_clear();
+    report.visible = visible;
+    for ((path, key, stamp), result) in new.into_iter().zip(results) {
+        match result {
+            Ok(published) => {
+                let list = match published.status {
+                    Status::Published => &mut report.imported,
+                    Status::Unchanged => &mut report.unchanged,
+                };
+                let engine = published.version.engine.clone();
+                let published = Some(Box::new(published));
+                list.push(Taken { path, key, engine, published, stamp });
+            }
+            Err(failure) => report.failed.push(failed(path, failure)),
+        }
+    }
+    Ok(())
+}
+
+fn failed(path: PathBuf, failure: Failure) -> Failed {
+    Failed { path, error: failure.message, hint: failure.hint }
+}
+
+fn cannot_read(dir: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(
+        format!("{} can't be read: {error}", dir.display()),
+        "name a directory that you may read",
+    )
+}
+
+/// The regular files under a directory, by relative path, in order. What is
+/// mounted in it is somebody else's, and links are never followed.
+fn files(dir: &Path, report: &mut Imported) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in WalkDir::new(dir).follow_links(false).same_file_system(true).sort_by_file_name() {
+        let relative = |path: &Path| path.strip_prefix(dir).unwrap_or(path).to_owned();
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(e) => {
+                let path = e.path().map(relative).unwrap_or_default();
+                if path.as_os_str().is_empty() {
+                    return Err(cannot_read(dir, &e.into()).into());
+                }
+                // A file that the application took away meanwhile is nobody's loss.
+                let gone = e.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+                if !gone {
+                    report.left.push(Left { path, reason: e.to_string() });
+                }
+                continue;
+            }
+        };
+        let path = relative(entry.path());
+        let kind = entry.file_type();
+        if kind.is_file() {
+            files.push(path);
+        } else if kind.is_symlink() && links::leads_into_a_mount(entry.path()) {
+            report.links += 1;
+        } else if !kind.is_dir() {
+            let what = if kind.is_symlink() { "a symbolic link" } else { "a special file" };
+            report
+                .left
+                .push(Left { path, reason: format!("this is {what}, which is not followed") });
+        }
+    }
+    Ok(files)
+}
+
+/// What the store has of the keys that can come of it.
+fn known(access: &Access, what: &Import<'_>) -> Result<HashMap<Key, KeyInfo>> {
+    let under = what.prefix.map_or(String::new(), |prefix| format!("{prefix}/"));
+    Ok(access.keys(&under)?.into_iter().map(|info| (info.key.clone(), info)).collect())
+}
+
+fn key_of(path: &Path, prefix: Option<&Key>) -> Result<Key> {
+    let Some(name) = path.to_str() else {
+        let rule = wasmfs_store::KeyError::NotUtf8;
+        let name = path.to_string_lossy().into_owned();
+        return Err(wasmfs_store::Error::Key { name, rule }.into());
+    };
+    Ok(Key::new(match prefix {
+        Some(prefix) => format!("{prefix}/{name}"),
+        None => name.to_owned(),
+    })?)
+}
+
+/// Looks whether a file is an artifact, and one that the store hasn't got.
+fn look(place: &Place, known: Option<&KeyInfo>) -> Result<Look> {
+    let steady = Steady::open(place)?;
+    let mut file: File = steady.reader()?;
+    if !file.metadata().context("reading it")?.is_file() {
+        return Ok(Look::Left("this is no regular file any more".into()));
+    }
+    let artifact = inspect(&mut file);
+    let stamp = steady.stamp();
+    let artifact = match artifact {
+        Ok(artifact) => artifact,
+        Err(e) => {
+            steady.check()?;
+            return match e {
+                // Something is wrong with it, or it is not whole yet.
+                NotAnArtifact::Truncated(_) => Err(wasmfs_store::Error::from(e).into()),
+                e => Ok(Look::Left(e.to_string())),
+            };
+        }
+    };
+    let current = known.into_iter().flat_map(|info| &info.engines);
+    let of_engine = artifact.engine.fingerprint;
+    let Some(current) = current.into_iter().find(|v| v.fingerprint == of_engine) else {
+        return Ok(Look::New { stamp });
+    };
+    let mut sha256 = Sha256::new();
+    file.seek(SeekFrom::Start(0)).context("reading it")?;
+    read_all(&mut file, |bytes| sha256.update(bytes)).context("reading it")?;
+    steady.check()?;
+    Ok(if Sha(sha256.finalize().into()) == current.sha256 {
+        Look::Known { engine: current.engine.clone(), stamp }
+    } else {
+        Look::New { stamp }
+    })
+}
+
+/// Puts links in the place of what was taken in, for a host that looks through
+/// `dir`: each leads to its own engine's view, called `engine` or by its label.
+/// Whatever changed meanwhile stays. Returns the paths that are links now.
+pub fn link(
+    report: &Imported,
+    dir: &Path,
+    mount_point: &Path,
+    engine: Option<&str>,
+) -> Result<Vec<PathBuf>> {
+    let mut linked = Vec::new();
+    for taken in report.imported.iter().chain(&report.unchanged) {
+        let place = dir.join(&taken.path);
+        let target = links::target(mount_point, Some(engine.unwrap_or(&taken.engine)), &taken.key);
+        if crate::steady::is_still(&place, taken.stamp) {
+            links::replace(&place, &target)
+                .with_context(|| format!("linking {}", place.display()))?;
+            linked.push(taken.path.clone());
+        }
+    }
+    Ok(linked)
+}

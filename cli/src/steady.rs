@@ -1,0 +1,150 @@
+//! Reading files that somebody may be writing: what changes while it is read
+//! is noticed, and refused.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use crate::failure::Failure;
+
+/// A write is noticed by the file's times. Those of Linux before 6.13 move in steps
+/// of up to 10 ms, so a file that was written a moment ago is let rest first.
+const REST: Duration = Duration::from_millis(25);
+/// How long a file may take to come to rest.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where a file is.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// At a path, wherever that leads.
+    At(PathBuf),
+    /// At a relative path under a directory, with no symbolic link on the way.
+    Under(std::sync::Arc<OwnedFd>, PathBuf),
+}
+
+impl Place {
+    fn open(&self) -> io::Result<File> {
+        match self {
+            Place::At(path) => File::open(path),
+            Place::Under(root, path) => {
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+                let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+                Ok(openat2(root.as_fd(), path, flags, Mode::empty(), within)?.into())
+            }
+        }
+    }
+}
+
+/// All that a write to a file changes of its attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    inode: (u64, u64),
+    size: u64,
+    written: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Stamp> {
+        let m = file.metadata()?;
+        Ok(Stamp {
+            inode: (m.dev(), m.ino()),
+            size: m.size(),
+            written: (m.mtime(), m.mtime_nsec()),
+            changed: (m.ctime(), m.ctime_nsec()),
+        })
+    }
+
+    /// How long ago it was written; long ago if that is in the future, since a
+    /// write now would take that back.
+    fn age(&self) -> Duration {
+        let (seconds, nanoseconds) = self.changed;
+        let changed = u64::try_from(seconds).ok().zip(u32::try_from(nanoseconds).ok());
+        let changed = changed.and_then(|(s, ns)| UNIX_EPOCH.checked_add(Duration::new(s, ns)));
+        let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
+        age.unwrap_or(Duration::MAX)
+    }
+}
+
+/// A file that must not change while it is read.
+pub struct Steady {
+    file: File,
+    stamp: Stamp,
+}
+
+impl Steady {
+    /// Opens a file that is at rest; one that is being written is waited for, but not long.
+    pub fn open(place: &Place) -> Result<Steady> {
+        let file = place.open().map_err(|e| {
+            let hint = "check the path and its permissions";
+            Failure::new(format!("it can't be opened: {e}"), hint)
+        })?;
+        if file.metadata().context("reading it")?.is_dir() {
+            return Err(Failure::new("it is a directory", "name the files in it").into());
+        }
+        let start = std::time::Instant::now();
+        loop {
+            let stamp = Stamp::of(&file).context("reading it")?;
+            let age = stamp.age();
+            if age >= REST {
+                return Ok(Steady { file, stamp });
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(changing().into());
+            }
+            std::thread::sleep(REST - age);
+        }
+    }
+
+    /// Its bytes. Once they are read, ask [`Steady::check`].
+    pub fn reader(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// What it looked like when it was opened.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// Refuses a file that changed since it was opened.
+    pub fn check(&self) -> Result<()> {
+        if Stamp::of(&self.file).context("reading it")? != self.stamp {
+            return Err(changing().into());
+        }
+        Ok(())
+    }
+}
+
+/// Whether the file at a path still looks as it did.
+pub fn is_still(path: &Path, stamp: Stamp) -> bool {
+    // Not followed: a link that took its place is something else.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    opened.is_ok_and(|fd| Stamp::of(&File::from(fd)).is_ok_and(|now| now == stamp))
+}
+
+fn changing() -> Failure {
+    Failure::new(
+        "it changed while it was read",
+        "somebody is writing it; do it again when that is done",
+    )
+}
+
+/// Reads all of a file into `to`, which is told of each piece.
+pub fn read_all(file: &mut File, mut to: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut buf = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buf) {
+            Ok(0) => return Ok(()),
+            Ok(n) => to(&buf[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
