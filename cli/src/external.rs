@@ -143,13 +143,12 @@ fn attend(
         let _ = kill_process_group(group, signal);
     }
     lines.end(&mut say);
-    let status = child.wait().context("waiting for the compiler")?;
     if told_to_end.is_some() {
-        // Whatever it had started goes with it.
+        // Whatever it had started goes with it. The group is its own until it is waited for.
         let _ = kill_process_group(group, Signal::KILL);
-        return Err(interrupted().into());
     }
-    Ok(status)
+    let status = child.wait().context("waiting for the compiler")?;
+    if told_to_end.is_some() { Err(interrupted().into()) } else { Ok(status) }
 }
 
 /// Splits what is read into lines.

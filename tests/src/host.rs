@@ -26,6 +26,12 @@ pub enum Answer {
 impl Host {
     /// Starts a host and has it load `path` with a compiler's engine.
     pub fn load(env: &Environment, path: &Path, compiler: &str) -> Host {
+        Host::try_load(env, path, compiler)
+            .unwrap_or_else(|refused| panic!("loading {}: {refused:?}", path.display()))
+    }
+
+    /// The same; if the host doesn't get that far, how it ended.
+    pub fn try_load(env: &Environment, path: &Path, compiler: &str) -> Result<Host, Answer> {
         let mut command = env.command(env.binary("host"));
         command.arg(path).arg(compiler).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the host");
@@ -33,8 +39,8 @@ impl Host {
         let output = BufReader::new(child.stdout.take().expect("its output"));
         let mut host = Host { child, input, output };
         match host.line() {
-            Answer::Said(line) if line == "loaded" => host,
-            other => panic!("loading {}: {other:?}", path.display()),
+            Answer::Said(line) if line == "loaded" => Ok(host),
+            other => Err(other),
         }
     }
 

@@ -110,11 +110,11 @@ fn the_python_wheel_loads_and_runs_from_the_mount() {
         );
         // Every wheel is an engine of its own; all of them live under one key.
         for (wheel, version) in
-            [("wheel29", "29.0.1"), ("wheel36", "36"), ("wheel", "48"), ("wheel50", "50")]
+            [("wheel29", "29.0.1"), ("wheel36", "36"), ("wheel48", "48"), ("wheel50", "50")]
         {
             let python = || {
-                let mut command = env.command(real_host(wheel).join("bin/python3"));
-                command.arg(&script);
+                let mut command = env.command(real_host("python/bin/python3"));
+                command.env("PYTHONPATH", real_host(wheel)).arg(&script);
                 command
             };
             let artifact = env.path(format!("{wheel}.cwasm"));

@@ -100,7 +100,11 @@ impl Records for Txn<'_> {
         let mut stored = None;
         for entry in self.base.range(from.to_vec()) {
             let (key, value) = entry?;
-            if !key.starts_with(prefix) {
+            // Beyond what was added nothing stored is first: a commit of many names in one
+            // directory would look at all of them for each.
+            if !key.starts_with(prefix)
+                || added.is_some_and(|(first, _)| key.as_ref() >= &first[..])
+            {
                 break;
             }
             if !self.overlay.contains_key(key.as_ref()) {

@@ -106,10 +106,10 @@ pub(super) fn decode(version: &str, rest: &[u8]) -> Option<Settings> {
     };
     for (name, value) in flags {
         let default = default_flag(&name, major, compiler);
-        add(Group::Flag, name, value.text(), default);
+        add(Group::Flag, super::printable(&name), value.text(), default);
     }
     for (name, value) in cpu {
-        add(Group::Cpu, name, value.text(), None);
+        add(Group::Cpu, super::printable(&name), value.text(), None);
     }
     for (field, value) in tunables.into_iter().filter(|(field, _)| field.name != WINCH_CALLABLE) {
         let default = match field.kind {
