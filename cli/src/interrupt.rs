@@ -17,7 +17,8 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Has the signals wait, in this thread and those that it starts from now on.
+    /// Has the signals wait, in this thread and those that it starts from now on. Nothing
+    /// that starts threads, such as opening a store, may come before it.
     pub fn hold() -> Result<Interrupts> {
         let mut set = SigSet::empty();
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {

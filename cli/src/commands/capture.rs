@@ -92,13 +92,14 @@ enum Captured {
 }
 
 fn capture(store: &Path, args: &Args) -> Result<Captured> {
+    // Before the store is opened, whose threads would otherwise take the signals.
+    let interrupts = Interrupts::hold()?;
     // Whether the store can be used is better known before the host has worked.
     let access = Access::open_or_create(store)?;
     if let Some(engine) = &args.engine {
         access.engine(engine)?;
     }
     access.close()?;
-    let interrupts = Interrupts::hold()?;
     let private = tempfile::Builder::new().prefix("wasmfs-capture-").tempdir();
     let private = private.context("making a private directory")?;
     let mut command = command(args, private.path())?;

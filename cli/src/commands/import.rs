@@ -37,6 +37,7 @@ pub struct Args {
 struct Report {
     #[serde(flatten)]
     imported: Imported,
+    #[serde(serialize_with = "output::paths")]
     linked: Vec<PathBuf>,
 }
 

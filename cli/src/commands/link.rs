@@ -36,10 +36,13 @@ pub struct Args {
 /// What was done, by path under the directory.
 #[derive(Default, Serialize)]
 struct Report {
+    #[serde(serialize_with = "output::paths")]
     linked: Vec<PathBuf>,
     unchanged: usize,
+    #[serde(serialize_with = "output::paths")]
     removed: Vec<PathBuf>,
     /// Files of the hosts' own in the place of a link.
+    #[serde(serialize_with = "output::paths")]
     kept: Vec<PathBuf>,
 }
 

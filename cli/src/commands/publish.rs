@@ -51,6 +51,7 @@ pub struct Args {
 /// What came of one file.
 #[derive(Serialize)]
 struct Report {
+    #[serde(serialize_with = "output::path")]
     file: PathBuf,
     #[serde(flatten)]
     published: Option<Published>,

@@ -61,6 +61,8 @@ struct Job {
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    // First of all: it may hold signals, which the store's threads would take.
+    let compiler = args.compile.compiler()?;
     let access = Access::open(store)?;
     if let Some(engine) = &args.engine {
         access.engine(engine)?;
@@ -74,7 +76,8 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             Failure::new("the store has no key", "`wasmfs publish FILE.wasm` adds one").into()
         );
     }
-    let inputs = compile_all(&jobs, &args, scratch)?;
+    let inputs = compile_all(&jobs, &compiler, scratch)?;
+    drop(compiler);
 
     let failed = inputs.iter().any(Result::is_err);
     let move_names = args.default && !failed;
@@ -130,10 +133,9 @@ fn source_of(info: &KeyInfo) -> Option<Sha> {
 /// Compiles every job, several at a time.
 fn compile_all(
     jobs: &[(Key, Result<Job>)],
-    args: &Args,
+    compiler: &Compiler,
     scratch: Scratch,
 ) -> Result<Vec<Result<Input>>> {
-    let compiler = args.compile.compiler()?;
     let progress = batch::count(jobs.len() as u64, true);
     let (next, scratch) = (AtomicUsize::new(0), Mutex::new(scratch));
     let done: Mutex<Vec<(usize, Result<Input>)>> = Mutex::default();
@@ -148,7 +150,7 @@ fn compile_all(
                     }
                     progress.set_message(key.to_string());
                     let input = match job {
-                        Ok(job) => compile(job, number, &compiler, &scratch, &progress),
+                        Ok(job) => compile(job, number, compiler, &scratch, &progress),
                         Err(e) => Err(Failure::of(e).into()),
                     };
                     progress.inc(1);

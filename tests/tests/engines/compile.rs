@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use wasmfs_tests::{Environment, in_each_environment};
+use wasmfs_tests::{Environment, in_each_environment, output};
 
 use crate::{answering, ask, cli};
 
@@ -123,6 +123,6 @@ fn an_interrupt_ends_the_compiler_and_leaves_nothing() {
             assert_eq!(fs::read_dir(&tmp).unwrap().count(), 0, "the private directory is gone");
             fs::remove_file(env.path("pid")).unwrap();
         }
-        assert!(env.fail(1, &["ls"]).contains("there is no store"));
+        assert!(!output(env.wasmfs().arg("log")).status.success() || env.run(&["ls"]).is_empty());
     });
 }

@@ -16,7 +16,7 @@ use wasmfs_tests::{Environment, Inline, User, in_each_environment, output};
 use crate::{answering, ask, compile};
 
 fn paths(list: &Value) -> BTreeSet<String> {
-    list.as_array().unwrap().iter().map(|v| v["path"].as_str().unwrap().to_owned()).collect()
+    list.as_array().unwrap().iter().map(|v| v["file"].as_str().unwrap().to_owned()).collect()
 }
 
 fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
@@ -172,7 +172,7 @@ fn a_file_that_changes_while_it_is_read_is_not_taken() {
     let env = &Environment::new(User::Root, Inline::Default);
     env.mount();
     let base = fs::read(compile(env, "48", &answering(1), "m", &[])).unwrap();
-    let contents = [1u8, 2].map(|n| [&base[..], &vec![n; 8 << 20]].concat());
+    let contents = [1u8, 2].map(|n| [&base[..], &vec![n; 1 << 20]].concat());
     let cache = env.dir("cache");
     let file = cache.join("busy");
     fs::write(&file, &contents[0]).unwrap();
