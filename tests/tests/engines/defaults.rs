@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use wasmfs_tests::{Environment, Inline, User, in_each_environment};
 
-use crate::{answering, ask, compile};
+use crate::{Stop, answering, ask, compile};
 
 #[test]
 fn named_keys_move_or_none_does() {
@@ -76,6 +76,7 @@ fn ten_thousand_plain_names_move_with_one_commit_under_readers() {
         (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     let mut took = Vec::new();
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         for reader in 0..2 {
             let (names, before, after) = (&names, &before, &after);
             let (stop, looked, longest) = (&stop, &looked, &longest);
@@ -107,7 +108,6 @@ fn ten_thousand_plain_names_move_with_one_commit_under_readers() {
                 assert_eq!(fs::metadata(env.mounted(&names[n])).unwrap().ino(), now[n]);
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     println!(
         "moving {KEYS} names took {took:?} ms; {} looks meanwhile, the longest {} ms",

@@ -13,7 +13,7 @@ use std::time::Instant;
 use serde_json::Value;
 use wasmfs_tests::{Environment, Inline, User, in_each_environment, output};
 
-use crate::{answering, ask, compile};
+use crate::{Stop, answering, ask, compile};
 
 fn paths(list: &Value) -> BTreeSet<String> {
     list.as_array().unwrap().iter().map(|v| v["file"].as_str().unwrap().to_owned()).collect()
@@ -178,6 +178,7 @@ fn a_file_that_changes_while_it_is_read_is_not_taken() {
     fs::write(&file, &contents[0]).unwrap();
     let (stop, mut taken, mut refused) = (AtomicBool::new(false), 0, 0);
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| rewrite(&file, &contents, &stop));
         for _ in 0..25 {
             let output = output(env.wasmfs().args(["import", cache.to_str().unwrap()]));
@@ -189,7 +190,6 @@ fn a_file_that_changes_while_it_is_read_is_not_taken() {
                 refused += 1;
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     println!("{taken} imports found it at rest, {refused} refused it");
     assert!(refused > 0);
@@ -218,6 +218,7 @@ fn a_directory_that_becomes_a_link_is_not_followed() {
     symlink(&outside, cache.join("link")).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             let (real, link) = (cache.join("real"), cache.join("link"));
             while !stop.load(Ordering::Relaxed) {
@@ -234,7 +235,6 @@ fn a_directory_that_becomes_a_link_is_not_followed() {
         for _ in 0..20 {
             output(env.wasmfs().args(["import", cache.to_str().unwrap()]));
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let keys = env.json(&["ls"]);
     let keys = keys.as_array().unwrap();

@@ -60,3 +60,12 @@ fn engine(env: &Environment, name: &str) -> Value {
         .unwrap_or_else(|| panic!("{name}: {engines}"))
         .clone()
 }
+
+/// Ends the threads of a test, also when it fails.
+struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
