@@ -9,11 +9,14 @@ use wasmfs_store::{Changes, EngineInfo, Key, Moved, Published, Removed, Result, 
 pub trait Change: Serialize + DeserializeOwned + Send + 'static {
     /// Where a server takes it.
     const PATH: &str;
-    /// Whether doing it again changes nothing, so that it can be asked for
-    /// again when a server went away over it.
-    const REPEATABLE: bool;
     /// What comes of it.
     type Outcome: Serialize + DeserializeOwned;
+
+    /// Whether doing it again changes nothing, so that it can be asked for
+    /// again when a server went away over it.
+    fn is_repeatable(&self) -> bool {
+        false
+    }
 
     /// Does it.
     fn apply(&self, store: &Store) -> Result<(Self::Outcome, Changes)>;
@@ -45,7 +48,6 @@ pub struct Rollback(pub VersionOf);
 
 impl Change for Rollback {
     const PATH: &str = "/v1/rollback";
-    const REPEATABLE: bool = false;
     type Outcome = Published;
 
     fn apply(&self, store: &Store) -> Result<(Published, Changes)> {
@@ -60,7 +62,6 @@ pub struct Remove(pub VersionOf);
 
 impl Change for Remove {
     const PATH: &str = "/v1/remove";
-    const REPEATABLE: bool = false;
     type Outcome = Removed;
 
     fn apply(&self, store: &Store) -> Result<(Removed, Changes)> {
@@ -79,8 +80,11 @@ pub struct SetDefault {
 
 impl Change for SetDefault {
     const PATH: &str = "/v1/default";
-    const REPEATABLE: bool = true;
     type Outcome = Moved;
+
+    fn is_repeatable(&self) -> bool {
+        true
+    }
 
     fn apply(&self, store: &Store) -> Result<(Moved, Changes)> {
         store.set_default(self.keys.as_deref(), &self.engine)
@@ -114,8 +118,11 @@ pub enum Alias {
 
 impl Change for Alias {
     const PATH: &str = "/v1/alias";
-    const REPEATABLE: bool = false;
     type Outcome = EngineInfo;
+
+    fn is_repeatable(&self) -> bool {
+        !matches!(self, Alias::Remove { .. })
+    }
 
     fn apply(&self, store: &Store) -> Result<(EngineInfo, Changes)> {
         match self {

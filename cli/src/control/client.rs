@@ -180,7 +180,7 @@ impl Client {
 
     /// Asks for a change of the store.
     pub fn change<C: Change>(&self, change: &C) -> Result<Committed<C::Outcome>> {
-        self.ask(C::PATH, change, C::REPEATABLE)
+        self.ask(C::PATH, change, change.is_repeatable())
     }
 
     /// The store's directory.

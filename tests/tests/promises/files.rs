@@ -216,6 +216,10 @@ fn a_warm_load_needs_no_server() {
         env.publish(&source, "dir/key", &[]);
         let path = env.mounted("dir/key");
         let bytes = fs::read(&path).unwrap();
+        let label = env.json(&["show", "dir/key"])["engine"].as_str().unwrap().to_owned();
+        env.run(&["engines", "alias", "prod", &label]);
+        let aliased = env.mounted(".wasmfs/engines/prod/dir/key");
+        assert!(fs::read(&aliased).unwrap() == bytes);
         assert!(!env.mounted("dir/absent").exists());
         let pid = env.worker_pid().to_string();
         succeed(Command::new("kill").args(["-STOP", &pid]));
@@ -224,6 +228,7 @@ fn a_warm_load_needs_no_server() {
         let (path, absent) = (path.clone(), env.mounted("dir/absent"));
         let load = move || {
             let same = fs::read(&path).unwrap() == bytes && fs::metadata(&path).is_ok();
+            let same = same && fs::read(&aliased).unwrap() == bytes;
             done.send(same && !absent.exists())
         };
         let loading = std::thread::spawn(load);

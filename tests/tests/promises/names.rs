@@ -193,3 +193,45 @@ fn the_mounts_own_names_open_and_are_not_listed() {
         env.unmount();
     });
 }
+
+#[test]
+fn an_alias_leads_to_its_engine() {
+    in_each_environment(|env| {
+        env.mount();
+        let one = publish(env, "dir/key", 1);
+        let two = env.publish(&module(env, 2), "dir/key", &["--compiler", "winch"]);
+        let label =
+            |published: &serde_json::Value| published["engine"].as_str().unwrap().to_owned();
+        let (alias, file) =
+            (env.mounted(".wasmfs/engines/dev"), env.mounted(".wasmfs/engines/dev/dir/key"));
+        assert!(!file.exists());
+        env.run(&["engines", "alias", "dev", &label(&one)]);
+        assert_eq!(fs::read_link(&alias).unwrap().to_str(), Some(label(&one).as_str()));
+        assert_eq!(identity(&file).0, one["inode"].as_u64().unwrap());
+        let inode = fs::symlink_metadata(&alias).unwrap().ino();
+        let held = fs::File::open(&file).unwrap();
+        for to in [&two, &one, &two] {
+            env.run(&["engines", "alias", "dev", &label(to)]);
+            assert_eq!(fs::read_link(&alias).unwrap().to_str(), Some(label(to).as_str()));
+            assert_eq!(identity(&file).0, to["inode"].as_u64().unwrap());
+        }
+        assert_ne!(
+            fs::symlink_metadata(&alias).unwrap().ino(),
+            inode,
+            "each link says one thing for ever"
+        );
+        assert_eq!(held.metadata().unwrap().ino(), one["inode"].as_u64().unwrap());
+        let listed = names(&env.mounted(".wasmfs/engines"));
+        assert_eq!(listed.len(), 3, "{listed:?}");
+        assert!(listed.contains(&"dev".to_owned()));
+        // A directory of one's own that is a link to it goes with it.
+        let own = env.path("own");
+        std::os::unix::fs::symlink(&alias, &own).unwrap();
+        assert_eq!(identity(&own.join("dir/key")).0, two["inode"].as_u64().unwrap());
+        env.run(&["engines", "unalias", "dev"]);
+        assert!(!file.exists() && fs::symlink_metadata(&alias).is_err());
+        assert!(!own.join("dir/key").exists());
+        drop(held);
+        env.unmount();
+    });
+}

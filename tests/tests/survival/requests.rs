@@ -131,8 +131,16 @@ fn a_request_that_kills_three_workers_is_answered_with_an_error() {
 fn a_worker_that_dies_while_it_tells_the_kernel_is_replaced() {
     in_each_environment(|env| {
         published(env);
+        let small = env.file("small.wat", "(module)");
+        let winch = env.publish(&small, "dir/key", &["--compiler", "winch"]);
+        let engine = |of: &serde_json::Value| of["engine"].as_str().unwrap().to_owned();
+        let (old, new) = (engine(&env.json(&["show", "dir/key"])), engine(&winch));
+        env.run(&["engines", "alias", "dev", &old]);
         let marker = env.path("marker");
         mount_with_fault(env, &format!("stall lookup 1 {}", marker.display()));
+        // The kernel remembers where these lead.
+        let aliased = env.mounted(".wasmfs/engines/dev/dir/key");
+        assert_eq!(identity(&aliased), identity(&env.mounted("dir/key")));
         // The kernel remembers that this is not there, and that somebody works in this.
         assert!(!env.mounted("new").exists());
         let mut inside = env.command("sleep");
@@ -151,13 +159,28 @@ fn a_worker_that_dies_while_it_tells_the_kernel_is_replaced() {
         let mut more = more.args(["--prefix", "new/dir"]).spawn().unwrap();
         let keys = || env.json(&["ls", "new/"]).as_array().unwrap().len();
         wait_until(|| keys() == 2);
+        let mut alias = env.wasmfs();
+        let mut alias = alias.args(["engines", "alias", "dev", &new]).spawn().unwrap();
+        wait_until(|| {
+            let engines = env.json(&["engines"]);
+            let moved = |e: &serde_json::Value| e["label"] == new && e["aliases"][0] == "dev";
+            engines.as_array().unwrap().iter().any(moved)
+        });
+        let mut default = env.wasmfs();
+        let mut default = default.args(["default", "--all", &new]).spawn().unwrap();
+        wait_until(|| env.json(&["show", "dir/key"])["engine"] == new);
         env.signal(env.worker_pid(), "-KILL");
         assert_eq!(looking.wait().unwrap().code(), Some(1));
         assert_eq!(replacements(env), 1);
-        assert!(more.wait().unwrap().success());
+        assert!(more.wait().unwrap().success() && alias.wait().unwrap().success());
+        // The others have no version of that engine, which the command says with its status.
+        assert_eq!(default.wait().unwrap().code(), Some(2));
         assert_eq!(names(&env.mount_point()), ["dir", "more", "new", "small"]);
         wait_until(|| env.mounted("new/dir/other.cwasm").exists());
         wait_until(|| identity(&env.mounted("more")).0 == late["inode"].as_u64().unwrap());
+        for path in [&aliased, &env.mounted("dir/key")] {
+            wait_until(|| identity(path).0 == winch["inode"].as_u64().unwrap());
+        }
         // Who worked in a directory still does.
         let here = fs::read_link(format!("/proc/{}/cwd", inside.id())).unwrap();
         assert_eq!(here, env.mounted("dir"));
