@@ -307,7 +307,7 @@ fn the_control_socket_speaks_http_to_its_owner_only() {
         };
         let answer = get("/v1/version?key=a+key%2F%C3%BC%26%3F");
         assert!(
-            answer.starts_with("HTTP/1.1 200") && answer.contains("wasmfs-protocol: 2"),
+            answer.starts_with("HTTP/1.1 200") && answer.contains("wasmfs-protocol: 3"),
             "{answer}"
         );
         assert!(get("/v1/version?key=none").starts_with("HTTP/1.1 400"));
@@ -316,7 +316,7 @@ fn the_control_socket_speaks_http_to_its_owner_only() {
         assert!(get("/nothing").contains("there is no GET /nothing"));
         let other =
             "GET /v1/status HTTP/1.1\r\nhost: x\r\nwasmfs-protocol: 9\r\nconnection: close\r\n\r\n";
-        assert!(request(env, other).contains("speaks protocol 2"));
+        assert!(request(env, other).contains("speaks protocol 3"));
         let body = "[{\"key\": \"x\", \"upload\": 7}]";
         let publish = format!(
             "POST /v1/publish HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
@@ -490,7 +490,7 @@ fn links_follow_what_is_published() {
         // Only one engine's; an engine that nobody has is a mistake, and takes nothing away.
         let winch = env.json(&["show", "c"])["engine"].as_str().unwrap().to_owned();
         let stderr = env.fail(1, &["link", path(&dir), "--engine", "wasmtime-48"]);
-        assert!(stderr.contains("`wasmfs log` shows the engines"), "{stderr}");
+        assert!(stderr.contains("`wasmfs engines` shows"), "{stderr}");
         assert_eq!(link(&["--engine", &winch])["removed"], json!(["a"]));
         env.unmount();
     });
