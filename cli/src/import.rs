@@ -33,8 +33,6 @@ pub struct Import<'a> {
     pub prefix: Option<&'a Key>,
     /// The engine that artifacts must be of.
     pub engine: Option<String>,
-    /// What is to be noted as having compiled them.
-    pub producer: Option<String>,
 }
 
 /// What came of it, by path under the directory.
@@ -132,8 +130,8 @@ pub fn import(access: &mut Access, what: &Import<'_>) -> Result<Imported> {
             Ok(Look::Left(reason)) => report.left.push(Left { path, reason }),
             Ok(Look::New { stamp }) => {
                 new.push((path, key.clone(), stamp));
-                let (bytes, producer) = (Bytes::File(place), what.producer.clone());
-                inputs.push(Ok(Input { key, bytes, source: None, producer }));
+                let bytes = Bytes::File(place);
+                inputs.push(Ok(Input { key, bytes, source: None, producer: None }));
             }
             Err(e) => report.failed.push(failed(path, Failure::of(&e))),
         }

@@ -109,12 +109,8 @@ fn capture(store: &Path, args: &Args) -> Result<Captured> {
     };
     let status = attend(child, &interrupts)?;
     // From here on it is this command's own work that is interrupted.
-    let what = Import {
-        dir: private.path(),
-        prefix: args.prefix.as_ref(),
-        engine: args.engine.clone(),
-        producer: None,
-    };
+    let what =
+        Import { dir: private.path(), prefix: args.prefix.as_ref(), engine: args.engine.clone() };
     let mut access = Access::open_or_create(store)?;
     let imported = import(&mut access, &what)?;
     access.close()?;

@@ -54,12 +54,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     if let Some(engine) = &args.engine {
         access.engine(engine)?;
     }
-    let what = Import {
-        dir: &args.dir,
-        prefix: args.prefix.as_ref(),
-        engine: args.engine.clone(),
-        producer: None,
-    };
+    let what = Import { dir: &args.dir, prefix: args.prefix.as_ref(), engine: args.engine.clone() };
     let imported = import::import(&mut access, &what)?;
     access.close()?;
     let linked = match &mount_point {

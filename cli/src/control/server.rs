@@ -298,8 +298,5 @@ impl Connection {
 }
 
 fn no_upload(upload: u64) -> Failure {
-    Failure::usage(
-        format!("there is no such upload {upload}"),
-        "upload over the same connection first",
-    )
+    Failure::usage(format!("there is no upload {upload}"), "upload over the same connection first")
 }
