@@ -58,6 +58,8 @@ pub struct Item {
     pub source: Option<HandedSource>,
     /// What compiled it.
     pub producer: Option<String>,
+    /// The version whose source it was compiled from, if that was the store's.
+    pub recompiled_from: Option<u64>,
 }
 
 impl Access {
@@ -244,6 +246,7 @@ impl Item {
             engine: terms.engine.clone(),
             source,
             producer: self.producer,
+            recompiled_from: self.recompiled_from,
             ..Publish::new(self.key, *staged)
         })
     }
@@ -256,6 +259,7 @@ impl Item {
             Some(HandedSource::Stored(sha256)) => Some(SourceItem::Stored(sha256)),
             Some(HandedSource::Direct(_)) => return None,
         };
-        Some(PublishItem { key: self.key, upload, source, producer: self.producer })
+        let Item { key, producer, recompiled_from, .. } = self;
+        Some(PublishItem { key, upload, source, producer, recompiled_from })
     }
 }

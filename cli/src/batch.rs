@@ -29,6 +29,8 @@ pub struct Input {
     pub source: Option<SourceBytes>,
     /// What compiled it.
     pub producer: Option<String>,
+    /// The version whose source it was compiled from, if that was the store's.
+    pub recompiled_from: Option<u64>,
 }
 
 /// The bytes of an artifact.
@@ -160,7 +162,13 @@ fn item(access: &Access, input: &Input, progress: &ProgressBar) -> Result<Item> 
         Some(SourceBytes::Kept(section)) => Some(access.hand_over_source(section.clone())?),
         Some(SourceBytes::Stored(sha256)) => Some(HandedSource::Stored(*sha256)),
     };
-    Ok(Item { key: input.key.clone(), artifact, source, producer: input.producer.clone() })
+    Ok(Item {
+        key: input.key.clone(),
+        artifact,
+        source,
+        producer: input.producer.clone(),
+        recompiled_from: input.recompiled_from,
+    })
 }
 
 /// A bar over `bytes`, if somebody watches and there is something to see.

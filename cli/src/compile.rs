@@ -35,7 +35,7 @@ pub struct CompileArgs {
     #[arg(long, value_name = "PATH", conflicts_with_all = ["compiler", "opt_level", "target"])]
     pub with: Option<PathBuf>,
     /// Flags for `PATH compile`
-    #[arg(last = true, value_name = "FLAGS", requires = "with")]
+    #[arg(last = true, value_name = "FLAGS")]
     pub flags: Vec<OsString>,
 }
 
@@ -125,14 +125,6 @@ impl Compiler {
             Compiler::External(_) => {
                 std::thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS)
             }
-        }
-    }
-
-    /// An error if the user wants this to end.
-    pub fn check_interrupt(&self) -> Result<()> {
-        match self {
-            Compiler::Linked(_) => Ok(()),
-            Compiler::External(command) => command.interrupts.check(),
         }
     }
 

@@ -12,44 +12,41 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
-use tempfile::TempDir;
 
 use crate::failure::Failure;
 use crate::interrupt::{Interrupts, interrupted};
 
+/// A line that is longer is passed on in parts, in bytes.
+const LONGEST_LINE: usize = 64 << 10;
 /// How long a compiler that is told to end may take.
 const MERCY: Duration = Duration::from_secs(3);
 
-/// A wasmtime command, and the private directory it works in.
+/// A wasmtime command.
 pub struct External {
     path: PathBuf,
     flags: Vec<OsString>,
     /// What it says of itself: `wasmtime 48.0.2 (…)`.
     pub producer: String,
-    // Dropped in this order: the directory is gone when a signal ends this process.
-    dir: TempDir,
-    /// The signals that end it.
-    pub interrupts: Interrupts,
 }
 
 impl External {
     /// Asks the command what it is.
     pub fn new(path: &Path, flags: &[OsString]) -> Result<External> {
-        let interrupts = Interrupts::hold()?;
         let asked = Command::new(path).arg("--version").stdin(Stdio::null()).output();
         let answer = asked.map_err(|e| cannot_run(path, &e))?;
         let text = String::from_utf8_lossy(&answer.stdout).into_owned();
         let producer = text.lines().next().unwrap_or_default().trim().to_owned();
         if !answer.status.success() || producer.is_empty() {
+            let said = String::from_utf8_lossy(&answer.stderr).trim().to_owned();
+            let said = if said.is_empty() { said } else { format!(": {said}") };
+            let status = answer.status;
             return Err(Failure::new(
-                format!("{} --version doesn't say what it is ({})", path.display(), answer.status),
+                format!("{} --version doesn't say what it is ({status}){said}", path.display()),
                 "--with takes the wasmtime command itself",
             )
             .into());
         }
-        let dir = tempfile::Builder::new().prefix("wasmfs-compile-").tempdir();
-        let dir = dir.context("making a private directory")?;
-        Ok(External { path: path.to_owned(), flags: flags.to_vec(), producer, dir, interrupts })
+        Ok(External { path: path.to_owned(), flags: flags.to_vec(), producer })
     }
 
     /// Compiles WebAssembly in binary form, and opens what came of it. `name`
@@ -57,8 +54,12 @@ impl External {
     pub fn compile(&self, name: &str, source: &[u8], say: impl FnMut(&str)) -> Result<File> {
         let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
         let name: String = name.chars().take(100).map(safe).collect();
-        let dir = self.dir.path();
-        let (input, output) = (dir.join(format!("{name}.wasm")), dir.join(format!("{name}.cwasm")));
+        // From here on a signal ends the compiler first. The directory is dropped before it acts.
+        let interrupts = Interrupts::hold()?;
+        let dir = tempfile::Builder::new().prefix("wasmfs-compile-").tempdir();
+        let dir = dir.context("making a private directory")?;
+        let input = dir.path().join(format!("{name}.wasm"));
+        let output = dir.path().join(format!("{name}.cwasm"));
         std::fs::write(&input, source).context("writing the source for the compiler")?;
         let (reader, writer) = io::pipe().context("making a pipe")?;
         let mut command = Command::new(&self.path);
@@ -68,8 +69,7 @@ impl External {
         command.process_group(0);
         let child = command.spawn().map_err(|e| cannot_run(&self.path, &e))?;
         drop(command);
-        let status = attend(child, reader, &self.interrupts, say)?;
-        let _ = std::fs::remove_file(&input);
+        let status = attend(child, reader, &interrupts, say)?;
         if !status.success() {
             return Err(Failure::new(
                 format!("{} compile failed ({status})", self.path.display()),
@@ -84,14 +84,13 @@ impl External {
             )
         })?;
         // Its bytes are there as long as it is open.
-        let _ = std::fs::remove_file(&output);
         Ok(opened)
     }
 }
 
 fn cannot_run(path: &Path, error: &io::Error) -> Failure {
     let hint = match error.kind() {
-        io::ErrorKind::PermissionDenied => {
+        io::ErrorKind::PermissionDenied if path.is_file() => {
             format!("is it a program? `chmod +x {}` makes it one", path.display())
         }
         _ => "--with takes a path, or a name that $PATH has".into(),
@@ -119,7 +118,7 @@ fn attend(
             on.push(PollFd::new(&reader, PollFlags::IN));
         }
         if told_to_end.is_none() {
-            on.push(PollFd::new(interrupts, PollFlags::IN));
+            on.extend(interrupts.readable().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         }
         let tick = rustix::event::Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
         match poll(&mut on, Some(&tick)) {
@@ -130,6 +129,9 @@ fn attend(
         // What it says last is read after its end.
         open = open && lines.read(&mut reader, &mut say);
         if has_ended {
+            while open && Lines::waits(&reader) {
+                open = lines.read(&mut reader, &mut say);
+            }
             break;
         }
         let signal = match told_to_end {
@@ -156,10 +158,16 @@ fn attend(
 struct Lines(Vec<u8>);
 
 impl Lines {
-    /// Reads what there is; false at the end.
+    fn waits(from: &PipeReader) -> bool {
+        let mut on = [PollFd::new(from, PollFlags::IN)];
+        let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut on, Some(&none)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Reads what there is, but not for ever; false at the end.
     fn read(&mut self, from: &mut PipeReader, say: &mut impl FnMut(&str)) -> bool {
         let mut buf = [0; 4096];
-        loop {
+        for _ in 0..16 {
             match from.read(&mut buf) {
                 Ok(0) => return false,
                 Ok(n) => self.0.extend_from_slice(&buf[..n]),
@@ -171,12 +179,16 @@ impl Lines {
                 let line: Vec<u8> = self.0.drain(..=at).collect();
                 say(String::from_utf8_lossy(&line[..at]).trim_end());
             }
+            if self.0.len() > LONGEST_LINE {
+                self.end(say);
+            }
         }
+        true
     }
 
     fn end(&mut self, say: &mut impl FnMut(&str)) {
         if !self.0.is_empty() {
-            say(&String::from_utf8_lossy(&self.0));
+            say(&String::from_utf8_lossy(&std::mem::take(&mut self.0)));
         }
     }
 }

@@ -120,9 +120,9 @@ pub fn print(error: &anyhow::Error) {
 
 /// Prints a message and a hint to standard error.
 pub fn print_failure(message: &str, hint: Option<&str>) {
-    eprintln!("wasmfs: {message}");
+    crate::output::note(format_args!("wasmfs: {message}"));
     if let Some(hint) = hint {
-        eprintln!("hint: {hint}");
+        crate::output::note(format_args!("hint: {hint}"));
     }
 }
 
@@ -157,7 +157,7 @@ fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::NoKey(_) => "`wasmfs ls` shows the keys there are".into(),
         StoreError::NotServed(key) => {
             format!(
-                "`wasmfs log {key}` shows its versions; `wasmfs publish --default` moves the name"
+                "`wasmfs log {key}` shows its versions; `wasmfs default {key} ENGINE` moves the name"
             )
         }
         StoreError::NoVersion { key, .. } => format!("`wasmfs log {key}` shows its versions"),
@@ -175,6 +175,9 @@ fn store_hint(error: &StoreError) -> Option<String> {
         }
         StoreError::NotOfEngine { key, .. } => format!(
             "`wasmfs log {key}` shows its versions; `wasmfs recompile` makes one; nothing was moved"
+        ),
+        StoreError::Overtaken { key, .. } => format!(
+            "`wasmfs log {key}` shows it; `wasmfs default` moves the plain name to it, and then it is what is recompiled"
         ),
         StoreError::HeldBack => "see to the other one, and do it again".into(),
         StoreError::NotWasm => "name a .wasm file".into(),

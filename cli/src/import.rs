@@ -10,12 +10,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, openat2, renameat_with, symlinkat, unlinkat,
+};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 use wasmfs_store::artifact::{NotAnArtifact, inspect};
-use wasmfs_store::{Key, KeyInfo, Published, Sha, Status};
+use wasmfs_store::engine::{decode, differences};
+use wasmfs_store::{EngineInfo, Key, KeyInfo, Published, Sha, Status, VersionInfo};
 
 use crate::access::Access;
 use crate::batch::{self, Bytes, Input};
@@ -32,7 +35,9 @@ pub struct Import<'a> {
     /// A directory that the keys go under.
     pub prefix: Option<&'a Key>,
     /// The engine that artifacts must be of.
-    pub engine: Option<String>,
+    pub engine: Option<EngineInfo>,
+    /// What the user calls it.
+    pub called: Option<&'a str>,
 }
 
 /// What came of it, by path under the directory.
@@ -62,8 +67,9 @@ pub struct Taken {
     pub key: Key,
     /// The label of the engine that compiled it.
     pub engine: String,
+    /// The sha256 of its bytes.
+    pub sha256: Sha,
     /// What publishing it gave, if it was new.
-    #[serde(flatten)]
     pub published: Option<Box<Published>>,
     #[serde(skip)]
     stamp: Stamp,
@@ -93,20 +99,23 @@ pub struct Failed {
 
 /// What a look at a file gave.
 enum Look {
-    Known { engine: String, stamp: Stamp },
-    New { stamp: Stamp },
+    Known {
+        engine: String,
+        sha256: Sha,
+        stamp: Stamp,
+    },
+    New {
+        stamp: Stamp,
+    },
     Left(String),
+    /// The application took it away.
+    Gone,
 }
 
 /// Takes every artifact in that the store hasn't got.
 pub fn import(access: &mut Access, what: &Import<'_>) -> Result<Imported> {
     let mut report = Imported { visible: true, ..Imported::default() };
-    let root = rustix::fs::open(
-        what.dir,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    );
-    let root: Arc<OwnedFd> = Arc::new(root.map_err(|e| cannot_read(what.dir, &e.into()))?);
+    let root = Arc::new(open_root(what.dir)?);
     let files = files(what.dir, &mut report)?;
     let known = known(access, what)?;
 
@@ -123,15 +132,23 @@ pub fn import(access: &mut Access, what: &Import<'_>) -> Result<Imported> {
             }
         };
         let place = Place::Under(root.clone(), path.clone());
-        match look(&place, known.get(&key)) {
-            Ok(Look::Known { engine, stamp }) => {
-                report.unchanged.push(Taken { path, key, engine, published: None, stamp });
+        match look(access, &place, known.get(&key), what) {
+            Ok(Look::Gone) => {}
+            Ok(Look::Known { engine, sha256, stamp }) => {
+                let taken = Taken { path, key, engine, sha256, published: None, stamp };
+                report.unchanged.push(taken);
             }
             Ok(Look::Left(reason)) => report.left.push(Left { path, reason }),
             Ok(Look::New { stamp }) => {
                 new.push((path, key.clone(), stamp));
                 let bytes = Bytes::File(place);
-                inputs.push(Ok(Input { key, bytes, source: None, producer: None }));
+                inputs.push(Ok(Input {
+                    key,
+                    bytes,
+                    source: None,
+                    producer: None,
+                    recompiled_from: None,
+                }));
             }
             Err(e) => report.failed.push(failed(path, Failure::of(&e))),
         }
@@ -153,7 +170,8 @@ fn publish(
 ) -> Result<()> {
     let sizes = new.iter().map(|(path, ..)| what.dir.join(path).metadata().map_or(0, |m| m.len()));
     let progress: ProgressBar = batch::bar(sizes.sum(), true);
-    let terms = Terms { engine: what.engine.clone(), ..Terms::default() };
+    let engine = what.engine.as_ref().map(|engine| engine.label.clone());
+    let terms = Terms { engine, ..Terms::default() };
     let (results, visible) = batch::publish(access, inputs, &terms, &progress)?;
     progress.finish_and_clear();
     report.visible = visible;
@@ -164,9 +182,9 @@ fn publish(
                     Status::Published => &mut report.imported,
                     Status::Unchanged => &mut report.unchanged,
                 };
-                let engine = published.version.engine.clone();
+                let (engine, sha256) = (published.version.engine.clone(), published.version.sha256);
                 let published = Some(Box::new(published));
-                list.push(Taken { path, key, engine, published, stamp });
+                list.push(Taken { path, key, engine, sha256, published, stamp });
             }
             Err(failure) => report.failed.push(failed(path, failure)),
         }
@@ -176,6 +194,12 @@ fn publish(
 
 fn failed(path: PathBuf, failure: Failure) -> Failed {
     Failed { path, error: failure.message, hint: failure.hint }
+}
+
+fn open_root(dir: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(dir, flags, Mode::empty());
+    Ok(root.map_err(|e| cannot_read(dir, &e.into()))?)
 }
 
 fn cannot_read(dir: &Path, error: &std::io::Error) -> Failure {
@@ -241,8 +265,13 @@ fn key_of(path: &Path, prefix: Option<&Key>) -> Result<Key> {
 }
 
 /// Looks whether a file is an artifact, and one that the store hasn't got.
-fn look(place: &Place, known: Option<&KeyInfo>) -> Result<Look> {
-    let steady = Steady::open(place)?;
+fn look(
+    access: &Access,
+    place: &Place,
+    known: Option<&KeyInfo>,
+    what: &Import<'_>,
+) -> Result<Look> {
+    let Some(steady) = Steady::open_if_there(place)? else { return Ok(Look::Gone) };
     let mut file: File = steady.reader()?;
     if !file.metadata().context("reading it")?.is_file() {
         return Ok(Look::Left("this is no regular file any more".into()));
@@ -260,40 +289,92 @@ fn look(place: &Place, known: Option<&KeyInfo>) -> Result<Look> {
             };
         }
     };
-    let current = known.into_iter().flat_map(|info| &info.engines);
-    let of_engine = artifact.engine.fingerprint;
-    let Some(current) = current.into_iter().find(|v| v.fingerprint == of_engine) else {
-        return Ok(Look::New { stamp });
-    };
+    if let (Some(engine), Some(called)) = (&what.engine, what.called) {
+        let own = decode(&artifact.section).settings;
+        let wanted = (&engine.description, engine.settings.as_deref());
+        let differences = differences((&artifact.engine, own.as_deref()), wanted);
+        if !differences.is_empty() {
+            let wanted = called.to_owned();
+            return Err(wasmfs_store::Error::OtherEngine { wanted, differences }.into());
+        }
+    }
+    let Some(known) = known else { return Ok(Look::New { stamp }) };
     let mut sha256 = Sha256::new();
     file.seek(SeekFrom::Start(0)).context("reading it")?;
     read_all(&mut file, |bytes| sha256.update(bytes)).context("reading it")?;
     steady.check()?;
-    Ok(if Sha(sha256.finalize().into()) == current.sha256 {
-        Look::Known { engine: current.engine.clone(), stamp }
-    } else {
-        Look::New { stamp }
+    let sha256 = Sha(sha256.finalize().into());
+    let is_it =
+        |v: &&VersionInfo| v.fingerprint == artifact.engine.fingerprint && v.sha256 == sha256;
+    if let Some(current) = known.engines.iter().find(is_it) {
+        return Ok(Look::Known { engine: current.engine.clone(), sha256, stamp });
+    }
+    // What was published over it, or rolled back, or removed, does not come back by itself.
+    let versions = access.versions(&known.key)?;
+    Ok(match versions.iter().rev().find(is_it) {
+        Some(old) => Look::Left(format!(
+            "the store has it as {}@{}, which is not its engine's newest version",
+            old.key, old.version
+        )),
+        None => Look::New { stamp },
     })
 }
 
 /// Puts links in the place of what was taken in, for a host that looks through
-/// `dir`: each leads to its own engine's view, called `engine` or by its label.
-/// Whatever changed meanwhile stays. Returns the paths that are links now.
-pub fn link(
-    report: &Imported,
-    dir: &Path,
-    mount_point: &Path,
-    engine: Option<&str>,
-) -> Result<Vec<PathBuf>> {
-    let mut linked = Vec::new();
+/// the directory: each leads to its own engine's view. Whatever changed meanwhile, or
+/// isn't to be found in the mount, stays. Returns the paths that are links now.
+pub fn link(report: &mut Imported, what: &Import<'_>, mount_point: &Path) -> Result<Vec<PathBuf>> {
+    let root = open_root(what.dir)?;
+    let view = what.engine.as_ref().zip(what.called);
+    let view = view.map(|(engine, called)| links::view_name(engine, called).to_owned());
+    let (mut linked, mut not_linked) = (Vec::new(), Vec::new());
     for taken in report.imported.iter().chain(&report.unchanged) {
-        let place = dir.join(&taken.path);
-        let target = links::target(mount_point, Some(engine.unwrap_or(&taken.engine)), &taken.key);
-        if crate::steady::is_still(&place, taken.stamp) {
-            links::replace(&place, &target)
-                .with_context(|| format!("linking {}", place.display()))?;
-            linked.push(taken.path.clone());
+        let name = view.as_deref().unwrap_or(&taken.engine);
+        let target = links::target(mount_point, Some(name), &taken.key);
+        let put = if links::leads_to(&target, &taken.sha256) {
+            replace(&root, &taken.path, &target, taken.stamp)
+        } else {
+            Err(Failure::new(
+                "it is not to be seen in the mount, so it was not replaced by a link",
+                "see that the store is mounted (`wasmfs status`), and import again",
+            )
+            .into())
+        };
+        match put {
+            Ok(true) => linked.push(taken.path.clone()),
+            Ok(false) => {}
+            Err(e) => not_linked.push(failed(taken.path.clone(), Failure::of(&e))),
         }
     }
+    report.failed.extend(not_linked);
     Ok(linked)
+}
+
+/// Puts a link in the place of a file that still is what it was; false if it
+/// isn't. Both are exchanged first, so that nothing is lost that somebody writes.
+fn replace(root: &OwnedFd, path: &Path, target: &Path, stamp: Stamp) -> Result<bool> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let parent = parent.unwrap_or(Path::new("."));
+    let parent =
+        openat2(root, parent, flags, Mode::empty(), within).context("opening its directory")?;
+    let Some(name) = path.file_name() else { return Ok(false) };
+    let aside = format!(".wasmfs-link.{}", std::process::id());
+    let _ = unlinkat(&parent, &aside, AtFlags::empty());
+    symlinkat(target, &parent, &aside).context("making a link")?;
+    let exchange = || renameat_with(&parent, &aside, &parent, name, RenameFlags::EXCHANGE);
+    let exchanged = exchange();
+    let same = exchanged.is_ok() && stamp.is_still(&parent, Path::new(&aside));
+    if exchanged.is_ok() && !same {
+        // Somebody wrote it anew: theirs goes back.
+        exchange().context("putting it back")?;
+    }
+    unlinkat(&parent, &aside, AtFlags::empty()).context("tidying up")?;
+    match exchanged {
+        // It was taken away.
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(e) => Err(std::io::Error::from(e)).context("putting a link in its place"),
+        Ok(()) => Ok(same),
+    }
 }

@@ -1,62 +1,115 @@
 //! Being interrupted while a program of somebody else's runs.
+//!
+//! Signals have handlers rather than a mask: programs that are started have
+//! neither, as they expect it.
 
+use std::fs;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::low_level::{emulate_default_handler, pipe};
 
 use crate::failure::Failure;
 
-/// While it lives, the signals that end a program wait. When it is dropped they
-/// do what they do, so that whoever waits for this process sees that it was
-/// interrupted: what has to be tidied up must be dropped before it.
-pub struct Interrupts {
-    signals: SignalFd,
-    set: SigSet,
+/// While one lives, the signals that end a program wait. When the last is dropped, a signal
+/// that was not taken does what it does, so that whoever waits for this process sees that it was
+/// interrupted: what has to be tidied up must be dropped before.
+pub struct Interrupts(&'static Handlers);
+
+struct Handlers {
+    /// For each signal, what becomes readable when it arrives.
+    signals: Vec<(i32, UnixStream)>,
+    /// How many [`Interrupts`] live.
+    holding: Mutex<usize>,
+    /// Whether signals do what they do by themselves.
+    acting: Arc<AtomicBool>,
+}
+
+static HANDLERS: OnceLock<Handlers> = OnceLock::new();
+
+impl Handlers {
+    fn install() -> std::io::Result<Handlers> {
+        let acting = Arc::new(AtomicBool::new(true));
+        let ignored = ignored();
+        let mut signals = Vec::new();
+        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+            // What nohup(1) has ignored stays ignored.
+            if ignored & (1 << (signal - 1)) != 0 {
+                continue;
+            }
+            signal_hook::flag::register_conditional_default(signal, acting.clone())?;
+            let (reader, writer) = UnixStream::pair()?;
+            reader.set_nonblocking(true)?;
+            pipe::register(signal, writer)?;
+            signals.push((signal, reader));
+        }
+        Ok(Handlers { signals, holding: Mutex::new(0), acting })
+    }
+}
+
+/// The signals that this process ignores, a bit each (proc_pid_status(5)).
+fn ignored() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
 }
 
 impl Interrupts {
-    /// Has the signals wait, in this thread and those that it starts from now on. Nothing
-    /// that starts threads, such as opening a store, may come before it.
+    /// Has the signals wait.
     pub fn hold() -> Result<Interrupts> {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
-            set.add(signal);
-        }
-        set.thread_block().context("holding signals")?;
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let signals = SignalFd::with_flags(&set, flags).context("holding signals")?;
-        Ok(Interrupts { signals, set })
+        static INSTALLING: Mutex<()> = Mutex::new(());
+        let _alone = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
+        let handlers = match HANDLERS.get() {
+            Some(handlers) => handlers,
+            None => {
+                let handlers = Handlers::install().context("handling signals")?;
+                HANDLERS.get_or_init(|| handlers)
+            }
+        };
+        let mut holding = handlers.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        *holding += 1;
+        handlers.acting.store(false, Ordering::SeqCst);
+        Ok(Interrupts(handlers))
+    }
+
+    /// What is readable while a signal waits.
+    pub fn readable(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.signals.iter().map(|(_, reader)| reader.as_fd())
     }
 
     /// Takes one signal that waits.
-    pub fn take(&self) -> Option<Signal> {
-        let info = self.signals.read_signal().ok()??;
-        Signal::try_from(info.ssi_signo as i32).ok()
+    pub fn take(&self) -> Option<i32> {
+        let waits = |reader: &UnixStream| matches!((&*reader).read(&mut [0]), Ok(1..));
+        self.0.signals.iter().find(|(_, reader)| waits(reader)).map(|(signal, _)| *signal)
     }
 
     /// An error if a signal waits.
     pub fn check(&self) -> Result<()> {
-        let mut waiting = [rustix::event::PollFd::new(self, rustix::event::PollFlags::IN)];
-        let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        match rustix::event::poll(&mut waiting, Some(&none)) {
+        let mut on: Vec<_> =
+            self.readable().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        match poll(&mut on, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
             Ok(0) | Err(_) => Ok(()),
             Ok(_) => Err(interrupted().into()),
         }
     }
 }
 
-impl AsFd for Interrupts {
-    /// Readable while a signal waits.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.signals.as_fd()
-    }
-}
-
 impl Drop for Interrupts {
     fn drop(&mut self) {
-        let _ = self.set.thread_unblock();
+        let mut holding = self.0.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        *holding -= 1;
+        if *holding == 0 {
+            self.0.acting.store(true, Ordering::SeqCst);
+            if let Some(signal) = self.take() {
+                let _ = emulate_default_handler(signal);
+            }
+        }
     }
 }
 

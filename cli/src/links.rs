@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use wasmfs_store::{Key, RESERVED};
+use wasmfs_store::{EngineInfo, Key, RESERVED, Sha};
 
 /// Where a link to a key leads: to its plain name, or to an engine's view.
 pub fn target(mount_point: &Path, engine: Option<&str>, key: &Key) -> PathBuf {
@@ -13,6 +13,19 @@ pub fn target(mount_point: &Path, engine: Option<&str>, key: &Key) -> PathBuf {
         None => mount_point.join(key.as_str()),
         Some(name) => mount_point.join(RESERVED).join("engines").join(name).join(key.as_str()),
     }
+}
+
+/// The name of an engine's view that links go through: an alias, so that they follow where it
+/// moves, if that is how the user called it.
+pub fn view_name<'a>(engine: &'a EngineInfo, called: &'a str) -> &'a str {
+    if engine.aliases.iter().any(|alias| alias == called) { called } else { &engine.label }
+}
+
+/// Whether a file with these bytes is to be found in the mount at `target`.
+pub fn leads_to(target: &Path, sha256: &Sha) -> bool {
+    let mut value = [0; 64];
+    let length = rustix::fs::getxattr(target, "user.wasmfs.sha256", &mut value[..]);
+    length.is_ok_and(|length| value[..length] == *sha256.hex().as_bytes())
 }
 
 /// Where `path` leads, if it is a link into the mount.

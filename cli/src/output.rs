@@ -22,6 +22,11 @@ pub fn paths<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error>
     to.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
 }
 
+/// Says something beside the output. If nobody listens, so be it.
+pub fn note(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Prints a line. Unlike `println!` it returns an error when nobody reads any more.
 pub fn line(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
     Ok(writeln!(io::stdout().lock(), "{text}")?)

@@ -61,6 +61,16 @@ impl Stamp {
         })
     }
 
+    /// Whether the file at `path` in a directory is the same, with the same bytes; a new
+    /// name changes the time of its last change.
+    pub fn is_still(&self, directory: &OwnedFd, path: &Path) -> bool {
+        // Not followed: a link that took its place is something else.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(directory, path, flags, Mode::empty());
+        let now = opened.ok().and_then(|fd| Stamp::of(&File::from(fd)).ok());
+        now.is_some_and(|now| now == Stamp { changed: now.changed, ..*self })
+    }
+
     /// How long ago it was written; long ago if that is in the future, since a
     /// write now would take that back.
     fn age(&self) -> Duration {
@@ -81,10 +91,18 @@ pub struct Steady {
 impl Steady {
     /// Opens a file that is at rest; one that is being written is waited for, but not long.
     pub fn open(place: &Place) -> Result<Steady> {
-        let file = place.open().map_err(|e| {
-            let hint = "check the path and its permissions";
-            Failure::new(format!("it can't be opened: {e}"), hint)
-        })?;
+        Steady::at_rest(place.open().map_err(|e| cannot_open(&e))?)
+    }
+
+    /// The same; `None` if there is no such file.
+    pub fn open_if_there(place: &Place) -> Result<Option<Steady>> {
+        match place.open() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => Steady::at_rest(opened.map_err(|e| cannot_open(&e))?).map(Some),
+        }
+    }
+
+    fn at_rest(file: File) -> Result<Steady> {
         if file.metadata().context("reading it")?.is_dir() {
             return Err(Failure::new("it is a directory", "name the files in it").into());
         }
@@ -121,12 +139,8 @@ impl Steady {
     }
 }
 
-/// Whether the file at a path still looks as it did.
-pub fn is_still(path: &Path, stamp: Stamp) -> bool {
-    // Not followed: a link that took its place is something else.
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(path, flags, Mode::empty());
-    opened.is_ok_and(|fd| Stamp::of(&File::from(fd)).is_ok_and(|now| now == stamp))
+fn cannot_open(error: &io::Error) -> Failure {
+    Failure::new(format!("it can't be opened: {error}"), "check the path and its permissions")
 }
 
 fn changing() -> Failure {

@@ -14,7 +14,7 @@ use rustix::io::{DupFlags, Errno, dup3, read, write};
 
 use crate::channel::{Record, packet_pair};
 use crate::error::{Error, Result};
-use crate::fuse::{self, Layer};
+use crate::fuse::{self, Layer, Terms};
 use crate::mount::{self, mounted_at};
 
 /// Threads that answer the kernel. Reads wait for the disk; lookups don't.
@@ -38,6 +38,16 @@ pub(crate) struct Connection {
 }
 
 impl Record {
+    /// What may be agreed with the kernel: what was, if it was answered already.
+    pub(crate) fn terms(&self) -> Terms {
+        let flags = self.reply.as_ref().map(|reply| {
+            let flags = reply.get(OUT_HEADER + 12..OUT_HEADER + 16).and_then(|b| b.try_into().ok());
+            flags.map_or(0, u32::from_ne_bytes)
+        });
+        // FUSE_CACHE_SYMLINKS (linux/fuse.h).
+        Terms { keep_links: flags.is_none_or(|flags| flags & (1 << 23) != 0) }
+    }
+
     /// Whether the mount can still be found at its path.
     pub(crate) fn is_attached(&self) -> bool {
         let mounted = mounted_at(&self.mount_point);
@@ -162,7 +172,8 @@ impl<FS: fuser::Filesystem> Handshake<FS> {
 /// Checks that a worker of this build would agree with the kernel on what the
 /// first one agreed on: the kernel is not asked again.
 pub(crate) fn check(record: &Record) -> Result<()> {
-    let handshake = Handshake::new(fuse::Negotiator, &record.init).map_err(Error::Session)?;
+    let handshake =
+        Handshake::new(fuse::Negotiator(record.terms()), &record.init).map_err(Error::Session)?;
     match &record.reply {
         Some(agreed) => agree(agreed, &handshake.reply),
         None => Ok(()),
@@ -215,6 +226,32 @@ mod tests {
         let mut short = connection(0x05fd);
         short.record.init.truncate(56);
         assert!(!short.can_resend());
+    }
+
+    #[test]
+    fn a_mount_is_served_on_the_terms_it_was_made_on() {
+        // FUSE_INIT of a kernel that offers everything: 7.45, from its header on.
+        let mut init = [104u32, 26].map(u32::to_ne_bytes).concat();
+        init.resize(40, 0);
+        init.extend([7u32, 45, 1 << 20, u32::MAX].map(u32::to_ne_bytes).concat());
+        init.resize(104, 0);
+        let answer = |keep_links| {
+            Handshake::new(fuse::Negotiator(Terms { keep_links }), &init).unwrap().reply
+        };
+        let record = |reply| Record {
+            mount_point: "/m".into(),
+            allow_other: false,
+            device: (0, 1),
+            init: init.clone(),
+            reply,
+        };
+        assert!(record(None).terms().keep_links);
+        for keep_links in [true, false] {
+            let made = record(Some(answer(keep_links)));
+            assert_eq!(made.terms().keep_links, keep_links);
+            check(&made).unwrap();
+            assert!(agree(&answer(!keep_links), &answer(keep_links)).is_err());
+        }
     }
 
     #[test]

@@ -33,14 +33,28 @@ pub(crate) struct Layer {
     in_hand: Arc<InHand>,
     /// The connection's name under `/sys/fs/fuse/connections`.
     connection: u32,
+    terms: Terms,
     uid: u32,
     gid: u32,
 }
 
+/// What may be agreed with the kernel. A mount that was made on fewer terms is
+/// served on those.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms {
+    /// The kernel keeps what links say: FUSE_CACHE_SYMLINKS.
+    pub(crate) keep_links: bool,
+}
+
 impl Layer {
-    pub(crate) fn new(filesystem: Arc<Filesystem>, in_hand: Arc<InHand>, connection: u32) -> Layer {
+    pub(crate) fn new(
+        filesystem: Arc<Filesystem>,
+        in_hand: Arc<InHand>,
+        connection: u32,
+        terms: Terms,
+    ) -> Layer {
         let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-        Layer { filesystem, in_hand, connection, uid, gid }
+        Layer { filesystem, in_hand, connection, terms, uid, gid }
     }
 
     /// Takes a request in hand that the store has to answer; `None` if it has
@@ -114,24 +128,24 @@ fn absent() -> FileAttr {
 }
 
 /// Agrees with the kernel, and serves nothing.
-pub(crate) struct Negotiator;
+pub(crate) struct Negotiator(pub(crate) Terms);
 
 impl fuser::Filesystem for Negotiator {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config);
+        negotiate(config, self.0);
         Ok(())
     }
 }
 
-fn negotiate(config: &mut KernelConfig) {
+fn negotiate(config: &mut KernelConfig, terms: Terms) {
     // Never AUTO_INVAL_DATA or WRITEBACK_CACHE: pages are only ever read in. What a link
     // says can be kept, since an inode always says the same.
     let wanted = [
-        InitFlags::FUSE_NO_OPEN_SUPPORT,
-        InitFlags::FUSE_PARALLEL_DIROPS,
-        InitFlags::FUSE_CACHE_SYMLINKS,
+        Some(InitFlags::FUSE_NO_OPEN_SUPPORT),
+        Some(InitFlags::FUSE_PARALLEL_DIROPS),
+        terms.keep_links.then_some(InitFlags::FUSE_CACHE_SYMLINKS),
     ];
-    for wanted in wanted {
+    for wanted in wanted.into_iter().flatten() {
         if config.add_capabilities(wanted).is_err() {
             log::warn!("this kernel has no {wanted:?}");
         }
@@ -140,7 +154,7 @@ fn negotiate(config: &mut KernelConfig) {
 
 impl fuser::Filesystem for Layer {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config);
+        negotiate(config, self.terms);
         Ok(())
     }
 

@@ -90,7 +90,10 @@ impl Mounts {
     /// Prepares to serve a connection, up to what the kernel is to be answered
     /// if nothing was yet.
     pub(crate) fn prepare(&self, connection: &Connection) -> Result<Handshake<Layer>> {
-        let layer = Layer::new(self.filesystem.clone(), self.in_hand.clone(), connection.name());
+        let layer = {
+            let (filesystem, in_hand) = (self.filesystem.clone(), self.in_hand.clone());
+            Layer::new(filesystem, in_hand, connection.name(), connection.record.terms())
+        };
         let handshake = connection.prepare(layer)?;
         fault::strike("init", 0);
         Ok(handshake)

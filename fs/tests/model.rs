@@ -447,6 +447,12 @@ impl<'a> Run<'a> {
         for path in files.keys() {
             directories.extend(path.match_indices('/').map(|(at, _)| &path[..at]));
         }
+        // An engine's as long as it has an alias, too.
+        let aliased = self.model.aliases.values();
+        let aliased: Vec<String> = aliased
+            .map(|(engine, _)| format!(".wasmfs/engines/{}", self.model.labels[engine]))
+            .collect();
+        directories.extend(aliased.iter().map(String::as_str));
         assert_eq!(
             now.directories.keys().map(String::as_str).collect::<BTreeSet<_>>(),
             directories

@@ -21,7 +21,7 @@ const EF_PULLEY32: u32 = 4;
 const EF_PULLEY64: u32 = 8;
 const ENGINE_SECTION: &[u8] = b".wasmtime.engine";
 /// The longest description of an engine, in bytes; wasmtime 48 writes some 1,500.
-const MAX_ENGINE_SECTION: u64 = 64 << 10;
+pub(crate) const MAX_ENGINE_SECTION: u64 = 64 << 10;
 /// The most sections; wasmtime 48 writes some 15.
 const MAX_SECTIONS: usize = 1024;
 
@@ -114,7 +114,7 @@ pub fn inspect<R: Read + Seek>(mut file: R) -> Result<Artifact, NotAnArtifact> {
         }
         let name = sections.section_name(endian, section).map_err(|e| truncated(&e))?;
         if name == ENGINE_SECTION {
-            if engine.is_some() || len > MAX_ENGINE_SECTION {
+            if engine.is_some() || len == 0 || len > MAX_ENGINE_SECTION {
                 return Err(NotAnArtifact::Truncated("it names its engine at odd length".into()));
             }
             engine = Some(data.read_bytes_at(offset, len).map_err(|()| {

@@ -7,8 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
+use crate::artifact::{MAX_ENGINE_SECTION, NotAnArtifact};
 use crate::catalogue::records::*;
-use crate::catalogue::{Changes, Records, Txn, decode};
+use crate::catalogue::{Changes, Records, Txn, decode, for_each_under};
 use crate::engine::{self, Difference, EngineDescription, Setting, differences};
 use crate::error::{Error, Result};
 use crate::history::{Change, History};
@@ -84,6 +85,7 @@ impl Store {
         let catalogue = self.catalogue()?;
         let record = catalogue.engine(number)?;
         let section = section(catalogue, number)?;
+        let mut names = catalogue.scan(&names_prefix(View::Engine(number), ""));
         let last_publish = (record.last_publish > 0).then(|| rfc3339(record.last_publish));
         Ok(EngineInfo {
             aliases: aliases_of(catalogue, number)?,
@@ -91,7 +93,7 @@ impl Store {
             description: record.description,
             settings: engine::decode(&section).settings,
             producer: record.producer,
-            keys: catalogue.scan(&names_prefix(View::Engine(number), "")).count(),
+            keys: names.try_fold(0, |count, name| name.map(|_| count + 1))?,
             last_publish,
         })
     }
@@ -103,7 +105,8 @@ impl Store {
         let mut planned = Planned::new(self.catalogue()?);
         let number = find_engine(&planned.txn, engine)?;
         let changes = plan_alias(&mut planned, &writer, name, number)?;
-        self.commit_small(&mut writer, planned)?;
+        self.commit(&mut writer, planned)?;
+        drop(writer);
         Ok((self.engine_info(number)?, changes))
     }
 
@@ -112,8 +115,10 @@ impl Store {
         let mut writer = self.writer();
         let mut planned = Planned::new(self.catalogue()?);
         let alias = planned.txn.alias(name)?.ok_or_else(|| Error::NoAlias(name.to_owned()))?;
-        let changes = planned.add(&writer, Change::Unalias { name: name.to_owned() })?;
-        self.commit_small(&mut writer, planned)?;
+        let change = Change::Unalias { name: name.to_owned(), engine: alias.engine };
+        let changes = planned.add(&writer, change)?;
+        self.commit(&mut writer, planned)?;
+        drop(writer);
         Ok((self.engine_info(alias.engine)?, changes))
     }
 
@@ -121,13 +126,17 @@ impl Store {
     /// store has any or not.
     pub fn learn(&self, name: &str, section: &[u8]) -> Result<(EngineInfo, Changes)> {
         check_alias(name)?;
+        if section.is_empty() || section.len() as u64 > MAX_ENGINE_SECTION {
+            return Err(NotAnArtifact::Truncated("it names its engine at odd length".into()).into());
+        }
         let mut writer = self.writer();
         let mut planned = Planned::new(self.catalogue()?);
         let mut changes = Changes::default();
         let description = engine::decode(section).description;
         let number = plan_engine(&mut planned, &writer, &description, section, &mut changes)?;
         changes.extend(plan_alias(&mut planned, &writer, name, number)?);
-        self.commit_small(&mut writer, planned)?;
+        self.commit(&mut writer, planned)?;
+        drop(writer);
         Ok((self.engine_info(number)?, changes))
     }
 
@@ -162,7 +171,7 @@ impl Store {
             let keys = moved.moved.iter().map(Key::to_string).collect();
             changes = planned.add(&writer, Change::Default { keys, engine: number })?;
         }
-        self.commit_small(&mut writer, planned)?;
+        self.commit(&mut writer, planned)?;
         Ok((moved, changes))
     }
 
@@ -178,14 +187,6 @@ impl Store {
             }
         }
         Ok(keys)
-    }
-
-    /// Commits what takes next to no space.
-    pub(crate) fn commit_small(&self, writer: &mut History, planned: Planned<'_>) -> Result<()> {
-        if !planned.is_empty() {
-            self.check_free_space(0)?;
-        }
-        self.commit(writer, planned)
     }
 }
 
@@ -273,11 +274,12 @@ fn plan_alias(
     name: &str,
     engine: EngineNumber,
 ) -> Result<Changes> {
-    if planned.txn.alias(name)?.is_some_and(|alias| alias.engine == engine) {
+    let before = planned.txn.alias(name)?.map(|alias| alias.engine);
+    if before == Some(engine) {
         return Ok(Changes::default());
     }
     let inode = planned.txn.applied()?.next_inode;
-    planned.add(writer, Change::Alias { name: name.to_owned(), engine, inode })
+    planned.add(writer, Change::Alias { name: name.to_owned(), engine, inode, before })
 }
 
 /// An alias is a name in the mount and on command lines, and never taken for a label.
@@ -318,19 +320,6 @@ fn section(records: &impl Records, number: EngineNumber) -> Result<Vec<u8>> {
         Ok(())
     })?;
     Ok(section)
-}
-
-fn for_each_under(
-    records: &impl Records,
-    prefix: &[u8],
-    mut each: impl FnMut(&[u8], &[u8]) -> Result<()>,
-) -> Result<()> {
-    let mut from = prefix.to_vec();
-    while let Some((key, value)) = records.first_from(prefix, &from)? {
-        each(&key, &value)?;
-        from = [&key[..], b"\0"].concat();
-    }
-    Ok(())
 }
 
 /// The number in the key of an engine's record.

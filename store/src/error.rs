@@ -131,6 +131,14 @@ pub enum Error {
         /// The engine's label.
         engine: String,
     },
+    /// What was compiled again is not the newest any more.
+    #[error("{key} has a newer version, @{version}, of another source")]
+    Overtaken {
+        /// The key.
+        key: Key,
+        /// The newer version.
+        version: u64,
+    },
     /// Something else in a batch that goes in together was refused.
     #[error("it was held back, since another of the batch was refused")]
     HeldBack,

@@ -65,11 +65,16 @@ pub enum Change {
         engine: EngineNumber,
         /// The inode number of the symbolic link.
         inode: u64,
+        /// The engine that had the name before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<EngineNumber>,
     },
     /// Such a name was taken away.
     Unalias {
         /// The name.
         name: String,
+        /// The engine that had it.
+        engine: EngineNumber,
     },
     /// The bytes of an artifact, or of a source, are durable.
     Payload {

@@ -150,7 +150,9 @@ impl Payloads {
     pub(crate) fn stage_source(&self, from: impl Read) -> Result<StagedSource> {
         let (upload, ()) = self.take_in(from, |mut bytes| {
             let mut head = [0; 8];
-            fill(&mut bytes, &mut head).map_err(Error::Input)?;
+            if fill(&mut bytes, &mut head).map_err(Error::Input)? < head.len() {
+                return Err(Error::NotWasm);
+            }
             match head {
                 [b'\0', b'a', b's', b'm', _, _, 0, _] => Ok((ArtifactKind::Module, ())),
                 [b'\0', b'a', b's', b'm', ..] => Ok((ArtifactKind::Component, ())),

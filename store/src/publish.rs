@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::records::*;
 use crate::catalogue::{Changes, Records, Txn, live_versions};
+use crate::engine::printable;
 use crate::engines::{differences_from, find_engine, plan_engine};
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, History, NewDirectory};
@@ -35,12 +36,23 @@ pub struct Publish {
     pub source: Option<Source>,
     /// What compiled it.
     pub producer: Option<String>,
+    /// The version of the key whose source it was compiled from. A newer version of
+    /// another source, of this engine or behind the plain name, is not to be undone by it.
+    pub recompiled_from: Option<u64>,
 }
 
 impl Publish {
     /// An artifact of which nothing else is known or asked.
     pub fn new(key: Key, staged: Staged) -> Publish {
-        Publish { key, staged, make_default: false, engine: None, source: None, producer: None }
+        Publish {
+            key,
+            staged,
+            make_default: false,
+            engine: None,
+            source: None,
+            producer: None,
+            recompiled_from: None,
+        }
     }
 }
 
@@ -91,13 +103,13 @@ pub struct Removed {
 }
 
 /// What a version has.
-struct Contents<'a> {
+struct Contents {
     sha256: Sha,
     size: u64,
     engine: EngineNumber,
     rollback_of: Option<u64>,
     source: Option<Sha>,
-    producer: Option<&'a str>,
+    producer: Option<String>,
 }
 
 /// Uploads that a commit keeps.
@@ -110,8 +122,9 @@ struct Uploads<'a> {
 
 impl Store {
     /// Publishes all of `requests` with one commit; those that are refused don't
-    /// hold up the rest, unless they are to go in `together`: then either all
-    /// do, and plain names that move do so with one line of the history, or none.
+    /// hold up the rest, unless they are to go in `together`: then all do, or none.
+    /// Plain names that exist then move to an engine with one line of the history, after
+    /// all versions: a crash leaves all of them moved, or none.
     /// When this returns, the published ones are durable.
     pub fn publish(
         &self,
@@ -141,7 +154,7 @@ impl Store {
         }
         let Uploads { inside, objects, .. } = uploads;
         if !planned.is_empty() || !inside.is_empty() || !objects.is_empty() {
-            self.check_free_space(inside.iter().map(|upload| upload.size).sum())?;
+            self.check_free_space(2 * inside.iter().map(|upload| upload.size).sum::<u64>())?;
         }
         self.payloads.keep_as_objects(&objects)?;
         if !inside.is_empty() {
@@ -191,13 +204,16 @@ impl Store {
         };
         changes.extend(self.plan_payload(&staged.upload, (planned, writer), uploads)?);
         let engine = plan_engine(planned, writer, &artifact.engine, &artifact.section, changes)?;
+        if let Some(from) = request.recompiled_from {
+            check_not_overtaken(&planned.txn, key, engine, from, source)?;
+        }
         let contents = Contents {
             sha256: staged.upload.sha256,
             size: staged.upload.size,
             engine,
             rollback_of: None,
             source,
-            producer: producer.as_deref(),
+            producer: producer.as_deref().map(printable).filter(|text| !text.is_empty()),
         };
         plan_version((planned, writer), key, contents, make_default, changes)
     }
@@ -260,11 +276,10 @@ impl Store {
             engine: target.engine,
             rollback_of: Some(target.rollback_of.unwrap_or(target.version)),
             source: target.source,
-            producer: target.producer.as_deref(),
+            producer: target.producer,
         };
         let (status, inode) =
             plan_version((&mut planned, &writer), key, contents, false, &mut changes)?;
-        self.check_free_space(0)?;
         self.commit(&mut writer, planned)?;
         Ok((self.published(key, inode, status)?, changes))
     }
@@ -287,7 +302,6 @@ impl Store {
             .number(&name_key(View::Keys, key.as_str(), 0))?
             .map(|inode| planned.txn.version_at(inode).map(|v| v.version))
             .transpose()?;
-        self.check_free_space(0)?;
         self.commit(&mut writer, planned)?;
         Ok((Removed { key: key.clone(), versions, now_serves }, changes))
     }
@@ -314,17 +328,37 @@ impl Store {
         self.payloads.is_whole(self.catalogue()?, &PayloadOf { sha256, size, inline })
     }
 
-    /// Refuses to start what a full disk would interrupt.
-    pub(crate) fn check_free_space(&self, inside: u64) -> Result<()> {
+    /// Refuses to start what a full disk would interrupt: so many bytes, and a margin.
+    pub(crate) fn check_free_space(&self, bytes: u64) -> Result<()> {
         let stat =
             rustix::fs::statvfs(self.dir()).at("asking for the free space of", self.dir())?;
         let available = stat.f_bavail.saturating_mul(stat.f_frsize);
-        let needed = inside.saturating_mul(2).saturating_add(DISK_MARGIN);
+        let needed = bytes.saturating_add(DISK_MARGIN);
         if available < needed {
             return Err(Error::DiskFull { dir: self.dir().to_owned(), needed, available });
         }
         Ok(())
     }
+}
+
+/// Refuses what was compiled from version `from` if there is something newer
+/// that it would take the place of.
+fn check_not_overtaken(
+    txn: &Txn<'_>,
+    key: &Key,
+    engine: EngineNumber,
+    from: u64,
+    source: Option<Sha>,
+) -> Result<()> {
+    for view in [View::Engine(engine), View::Keys] {
+        if let Some(inode) = txn.number(&name_key(view, key.as_str(), 0))? {
+            let there = txn.version_at(inode)?;
+            if there.version > from && there.source != source {
+                return Err(Error::Overtaken { key: key.clone(), version: there.version });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A key may not be a directory of another, nor the reverse.
@@ -348,7 +382,7 @@ fn check_conflicts(txn: &Txn<'_>, key: &Key) -> Result<()> {
 fn plan_version(
     (planned, writer): (&mut Planned<'_>, &History),
     key: &Key,
-    contents: Contents<'_>,
+    contents: Contents,
     make_default: bool,
     changes: &mut Changes,
 ) -> Result<(Status, u64)> {
@@ -359,11 +393,9 @@ fn plan_version(
         let current = planned.txn.version_at(inode)?;
         if current.sha256 == contents.sha256 {
             // Whoever published it first may have known less of it.
-            if (contents.source.is_some() && current.source.is_none())
-                || (contents.producer.is_some() && current.producer.is_none())
-            {
-                plan_origin((planned, writer), key, current.version, &contents)?;
-            }
+            let source = contents.source.filter(|_| current.source.is_none());
+            let producer = contents.producer.filter(|_| current.producer.is_none());
+            plan_origin((planned, writer), key, current.version, source, producer)?;
             if make_default && record.is_some_and(|r| r.default_engine != engine) {
                 let keys = vec![name.to_owned()];
                 changes.extend(planned.add(writer, Change::Default { keys, engine })?);
@@ -402,24 +434,26 @@ fn plan_version(
         },
     )?);
     debug_assert_eq!(planned.txn.version_at(inode)?.size, contents.size);
-    if contents.source.is_some() || contents.producer.is_some() {
-        plan_origin((planned, writer), key, version, &contents)?;
-    }
+    plan_origin((planned, writer), key, version, contents.source, contents.producer)?;
     Ok((Status::Published, inode))
 }
 
+/// Notes where a version comes from, if anything is known of it.
 fn plan_origin(
     (planned, writer): (&mut Planned<'_>, &History),
     key: &Key,
     version: u64,
-    contents: &Contents<'_>,
+    source: Option<Sha>,
+    producer: Option<String>,
 ) -> Result<()> {
-    let (source, producer) = (contents.source, contents.producer.map(str::to_owned));
-    planned.add(writer, Change::Origin { key: key.to_string(), version, source, producer })?;
+    if source.is_some() || producer.is_some() {
+        planned.add(writer, Change::Origin { key: key.to_string(), version, source, producer })?;
+    }
     Ok(())
 }
 
-/// Moves the plain names of what was planned, those of one engine with one change.
+/// Moves the plain names of what was planned: with one change, if it is all of one engine, as
+/// what one compiler made is.
 fn plan_defaults(
     planned: &mut Planned<'_>,
     writer: &History,

@@ -305,6 +305,7 @@ impl Store {
         if planned.is_empty() {
             return Ok(());
         }
+        self.check_free_space(planned.weight())?;
         writer.append(&planned.lines, planned.count)?;
         let tree = self.catalogue()?.tree();
         for batch in planned.txn.batches() {
@@ -341,6 +342,12 @@ impl<'a> Planned<'a> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// How much a commit writes, in bytes, sled's own records included: it takes some
+    /// 300 bytes for what is 60 to 100.
+    fn weight(&self) -> u64 {
+        self.lines.len() as u64 + 4 * self.txn.size()
     }
 
     /// Adds a change, and says which names it will have changed.

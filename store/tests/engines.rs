@@ -4,7 +4,6 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::FileExt;
 
 use support::{artifact, elf, engine, key, open, publish, try_publish, with_both_limits};
 use wasmfs_store::engine::Compiler;
@@ -263,14 +262,94 @@ fn a_catalogue_of_another_layout_is_made_anew() {
     publish(&store, "a", &artifact(1, 1, 100));
     let version = store.version(&key("a"), None).unwrap();
     store.close().unwrap();
-    // As an earlier wasmfs wrote its first record: four numbers and no layout.
-    let db = sled::open(dir.path().join("db")).unwrap();
-    let applied = db.get("m").unwrap().unwrap();
-    db.insert("m", &applied[5..]).unwrap();
-    db.flush().unwrap();
-    drop(db);
+    // As an earlier wasmfs wrote its first record, four numbers and no layout; and as a
+    // later one will.
+    let as_written_by = |change: &dyn Fn(&[u8]) -> Vec<u8>| {
+        let db = sled::open(dir.path().join("db")).unwrap();
+        let applied = db.get("m").unwrap().unwrap();
+        db.insert("m", change(&applied)).unwrap();
+        db.flush().unwrap();
+    };
+    let earlier = |applied: &[u8]| applied[2..].to_vec();
+    let later = |applied: &[u8]| [&[0, 77], &applied[2..], b"more"].concat();
+    for change in [&earlier as &dyn Fn(&[u8]) -> Vec<u8>, &later] {
+        as_written_by(change);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.version(&key("a"), None).unwrap(), version);
+        store.close().unwrap();
+        // What it had applied was acknowledged, and is not cut off as an unfinished end.
+        as_written_by(change);
+        let history = fs::read(dir.path().join("history")).unwrap();
+        fs::write(dir.path().join("history"), &history[..history.len() - 9]).unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(Error::HistoryDamaged { .. })));
+        fs::write(dir.path().join("history"), &history).unwrap();
+        Store::open(dir.path()).unwrap().close().unwrap();
+    }
     let store = Store::open(dir.path()).unwrap();
     assert_eq!(store.version(&key("a"), None).unwrap(), version);
-    let file = fs::File::open(dir.path().join("history")).unwrap();
-    assert!(file.read_at(&mut [0; 8], 0).unwrap() > 0);
+}
+
+#[test]
+fn what_is_compiled_again_never_undoes_something_newer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &Settings::default());
+    let wasm = |n: u8| [b"\0asm\x01\0\0\0", &[n; 8][..]].concat();
+    let mut seed = 0;
+    let mut item = |engine, source: u8, from| {
+        seed += 1;
+        Publish {
+            source: Some(Source::Staged(store.stage_source(&wasm(source)[..]).unwrap())),
+            recompiled_from: from,
+            ..Publish::new(key("a"), store.stage(&artifact(engine, seed, 100)[..]).unwrap())
+        }
+    };
+    let publish = |item| store.publish(vec![item], false).unwrap().0.remove(0);
+    publish(item(1, 1, None)).unwrap();
+    // Engine 2 has a newer program already.
+    publish(item(2, 2, None)).unwrap();
+    let refused = publish(item(2, 1, Some(1)));
+    assert!(matches!(refused, Err(Error::Overtaken { version: 2, .. })), "{refused:?}");
+    // The plain name got a newer program while it was compiled.
+    publish(item(1, 3, None)).unwrap();
+    let refused = publish(item(3, 1, Some(1)));
+    assert!(matches!(refused, Err(Error::Overtaken { version: 3, .. })), "{refused:?}");
+    // From what is served now it goes in, and again.
+    assert_eq!(publish(item(3, 3, Some(3))).unwrap().version.version, 4);
+    assert_eq!(publish(item(3, 3, Some(3))).unwrap().version.version, 5);
+}
+
+#[test]
+fn a_producer_is_short_and_fit_to_be_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &Settings::default());
+    let request = Publish {
+        producer: Some(format!("wasm\x1b[31mtime\n{}", "x".repeat(10_000))),
+        ..Publish::new(key("a"), store.stage(&artifact(1, 1, 100)[..]).unwrap())
+    };
+    let producer =
+        store.publish(vec![request], false).unwrap().0.remove(0).unwrap().version.producer.unwrap();
+    assert_eq!(producer.chars().count(), 128);
+    assert!(!producer.contains(char::is_control));
+}
+
+#[test]
+fn an_engine_with_an_alias_has_a_directory_before_it_has_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &Settings::default());
+    let section = engine("48", "x86_64-unknown-linux-gnu", b"?");
+    let (info, changes) = store.learn("dev", &section).unwrap();
+    let engines = wasmfs_store::ENGINES_INODE;
+    let names = |names: &[&str]| names.iter().map(|name| (engines, (*name).to_owned())).collect();
+    assert_eq!(changes.names, names(&["dev", &info.label]));
+    assert!(store.engine_entry(&info.label).unwrap().is_some());
+    // The last alias takes it away again, as long as nothing is in it.
+    let (_, changes) = store.alias("test", "dev").unwrap();
+    assert_eq!(changes.names, names(&["test"]));
+    store.unalias("dev").unwrap();
+    let (_, changes) = store.unalias("test").unwrap();
+    assert_eq!(changes.names, names(&["test", &info.label]));
+    assert_eq!(store.engine_entry(&info.label).unwrap(), None);
+    for section in [vec![], vec![0; 65 << 10]] {
+        assert!(matches!(store.learn("x", &section), Err(Error::NotAnArtifact(_))));
+    }
 }

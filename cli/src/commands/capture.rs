@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 
 use anyhow::{Context, Result};
-use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use signal_hook::consts::{SIGHUP, SIGTERM};
 use wasmfs_store::Key;
 
 use super::{
@@ -19,6 +19,7 @@ use crate::access::Access;
 use crate::failure::{self, Failure};
 use crate::import::{Import, Imported, import};
 use crate::interrupt::Interrupts;
+use crate::output;
 
 /// Run a host with a cache of its own, and take in what it wrote there
 ///
@@ -36,7 +37,7 @@ pub struct Args {
     /// A directory that the keys go under
     #[arg(long, value_name = "DIR")]
     prefix: Option<Key>,
-    /// Take only what is of this engine: an alias, a label, or the start of a fingerprint
+    /// Refuse what is not of this engine: an alias, a label, or the start of a fingerprint
     #[arg(long)]
     engine: Option<String>,
     /// The host, and its arguments
@@ -65,13 +66,13 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     };
     // What the command printed is its own; what wasmfs has to say goes beside it.
     for taken in &imported.imported {
-        eprintln!("wasmfs: captured {} ({})", taken.key, taken.engine);
+        output::note(format_args!("wasmfs: captured {} ({})", taken.key, taken.engine));
     }
     for left in &imported.left {
-        eprintln!("wasmfs: left {}: {}", left.path.display(), left.reason);
+        output::note(format_args!("wasmfs: left {}: {}", left.path.display(), left.reason));
     }
     print_failures(Path::new(""), &imported);
-    eprintln!("wasmfs: {}", summary(&imported));
+    output::note(format_args!("wasmfs: {}", summary(&imported)));
     warn_if_not_visible(imported.visible);
     let own = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     let own = u8::try_from(own).unwrap_or(1);
@@ -92,29 +93,43 @@ enum Captured {
 }
 
 fn capture(store: &Path, args: &Args) -> Result<Captured> {
-    // Before the store is opened, whose threads would otherwise take the signals.
-    let interrupts = Interrupts::hold()?;
     // Whether the store can be used is better known before the host has worked.
     let access = Access::open_or_create(store)?;
     if let Some(engine) = &args.engine {
         access.engine(engine)?;
     }
     access.close()?;
+    if args.env.as_ref().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        let message = "--env takes the name of a variable";
+        return Err(Failure::usage(message, "such as YOWASP_CACHE_DIR").into());
+    }
     let private = tempfile::Builder::new().prefix("wasmfs-capture-").tempdir();
     let private = private.context("making a private directory")?;
     let mut command = command(args, private.path())?;
+    let interrupts = Interrupts::hold()?;
     let child = match command.spawn() {
         Ok(child) => child,
         Err(error) => return Ok(Captured::NotRun(error)),
     };
     let status = attend(child, &interrupts)?;
-    // From here on it is this command's own work that is interrupted.
-    let what =
-        Import { dir: private.path(), prefix: args.prefix.as_ref(), engine: args.engine.clone() };
+    drop(interrupts);
+    let imported = take_in(store, args, private.path());
+    let whole = imported.as_ref().is_ok_and(|imported| imported.failed.is_empty());
+    if !whole {
+        // It may have taken the host minutes.
+        let kept = private.keep();
+        output::note(format_args!("wasmfs: what the command wrote is kept in {}", kept.display()));
+    }
+    Ok(Captured::Ran(status, imported?))
+}
+
+fn take_in(store: &Path, args: &Args, dir: &Path) -> Result<Imported> {
     let mut access = Access::open_or_create(store)?;
+    let engine = args.engine.as_deref().map(|name| access.engine(name)).transpose()?;
+    let what = Import { dir, prefix: args.prefix.as_ref(), engine, called: args.engine.as_deref() };
     let imported = import(&mut access, &what)?;
     access.close()?;
-    Ok(Captured::Ran(status, imported))
+    Ok(imported)
 }
 
 /// The command, with its cache in `private`.
@@ -141,19 +156,22 @@ fn attend(mut child: Child, interrupts: &Interrupts) -> Result<ExitStatus> {
     let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
     let ended = ended.context("watching the command")?;
     loop {
-        let mut on = [PollFd::new(&ended, PollFlags::IN), PollFd::new(interrupts, PollFlags::IN)];
+        let mut on = vec![PollFd::new(&ended, PollFlags::IN)];
+        on.extend(interrupts.readable().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         match poll(&mut on, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(io::Error::from(e)).context("waiting for the command")?,
         }
         if !on[0].revents().is_empty() {
+            // The terminal sent its signals to the command as well, and it made of them what it did.
+            while interrupts.take().is_some() {}
             return child.wait().context("waiting for the command");
         }
         match interrupts.take() {
-            Some(Signal::SIGTERM) => {
+            Some(SIGTERM) => {
                 let _ = pidfd_send_signal(&ended, rustix::process::Signal::TERM);
             }
-            Some(Signal::SIGHUP) => {
+            Some(SIGHUP) => {
                 let _ = pidfd_send_signal(&ended, rustix::process::Signal::HUP);
             }
             _ => {}

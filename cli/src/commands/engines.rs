@@ -18,59 +18,33 @@ use crate::output;
 ///
 /// ENGINE is an alias, a label, or the start of a fingerprint.
 #[derive(clap::Args, Debug)]
-#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]
     action: Option<Action>,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Subcommand, Debug)]
 enum Action {
     /// Give an engine a name of your own, or move that name to it
-    Alias {
-        name: String,
-        engine: String,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Alias { name: String, engine: String },
     /// Take such a name away
-    Unalias {
-        name: String,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Unalias { name: String },
     /// Name the engine that compiled a file, which is not published
-    Learn {
-        name: String,
-        file: PathBuf,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Learn { name: String, file: PathBuf },
     /// Say how two engines differ; either can be a compiled file
-    Diff {
-        left: String,
-        right: String,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Diff { left: String, right: String },
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let (alias, json) = match args.action {
+    let alias = match args.action {
         None => return list(store, args.json),
-        Some(Action::Diff { left, right, json }) => return diff(store, &left, &right, json),
-        Some(Action::Alias { name, engine, json }) => (Alias::Set { name, engine }, json),
-        Some(Action::Unalias { name, json }) => (Alias::Remove { name }, json),
-        Some(Action::Learn { name, file, json }) => {
-            (Alias::Learn { name, section: section(&file)? }, json)
-        }
+        Some(Action::Diff { left, right }) => return diff(store, &left, &right, args.json),
+        Some(Action::Alias { name, engine }) => Alias::Set { name, engine },
+        Some(Action::Unalias { name }) => Alias::Remove { name },
+        Some(Action::Learn { name, file }) => Alias::Learn { name, section: section(&file)? },
     };
     let access = match alias {
         // It may be all that is known so far.
@@ -79,7 +53,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     };
     let answer = access.change(alias.clone())?;
     access.close()?;
-    if json {
+    if args.json {
         output::json(&answer)?;
     } else {
         let Committed { outcome: EngineInfo { label, .. }, .. } = &answer;

@@ -22,7 +22,7 @@ pub struct Args {
     /// A directory that the keys go under
     #[arg(long, value_name = "DIR")]
     prefix: Option<Key>,
-    /// Take only what is of this engine: an alias, a label, or the start of a fingerprint
+    /// Refuse what is not of this engine: an alias, a label, or the start of a fingerprint
     #[arg(long)]
     engine: Option<String>,
     /// Leave links into the mount in the place of the files
@@ -51,16 +51,13 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         )
         .into());
     }
-    if let Some(engine) = &args.engine {
-        access.engine(engine)?;
-    }
-    let what = Import { dir: &args.dir, prefix: args.prefix.as_ref(), engine: args.engine.clone() };
-    let imported = import::import(&mut access, &what)?;
+    let engine = args.engine.as_deref().map(|name| access.engine(name)).transpose()?;
+    let called = args.engine.as_deref();
+    let what = Import { dir: &args.dir, prefix: args.prefix.as_ref(), engine, called };
+    let mut imported = import::import(&mut access, &what)?;
     access.close()?;
     let linked = match &mount_point {
-        Some(mount_point) => {
-            import::link(&imported, &args.dir, mount_point, args.engine.as_deref())?
-        }
+        Some(mount_point) => import::link(&mut imported, &what, mount_point)?,
         None => Vec::new(),
     };
     let report = Report { imported, linked };

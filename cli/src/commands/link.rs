@@ -67,10 +67,10 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         return Ok(Outcome::Done);
     }
     for path in &report.kept {
-        eprintln!(
+        crate::output::note(format_args!(
             "wasmfs: {} is a file of its own and was left alone",
             args.dir.join(path).display()
-        );
+        ));
     }
     let Report { linked, unchanged, removed, .. } = &report;
     output::line(format_args!(
@@ -88,11 +88,8 @@ fn wanted(access: &Access, args: &Args, mount_point: &Path) -> Result<BTreeMap<P
     let under = args.prefix.as_ref().map_or(String::new(), |prefix| format!("{prefix}/"));
     // A typo would take every link away.
     let engine = args.engine.as_deref().map(|name| access.engine(name)).transpose()?;
-    // Through an alias, so that the links follow where it moves.
-    let name = engine.as_ref().map(|engine| match &args.engine {
-        Some(alias) if engine.aliases.contains(alias) => alias,
-        _ => &engine.label,
-    });
+    let name = engine.as_ref().zip(args.engine.as_deref());
+    let name = name.map(|(engine, called)| links::view_name(engine, called));
     let mut wanted = BTreeMap::new();
     for info in access.keys(&under)? {
         let linked = match &engine {
@@ -101,7 +98,7 @@ fn wanted(access: &Access, args: &Args, mount_point: &Path) -> Result<BTreeMap<P
         };
         if linked {
             let path = info.key.as_str().strip_prefix(&under).unwrap_or(info.key.as_str());
-            let target = links::target(mount_point, name.map(String::as_str), &info.key);
+            let target = links::target(mount_point, name, &info.key);
             wanted.insert(PathBuf::from(path), target);
         }
     }

@@ -42,7 +42,7 @@ pub struct Cli {
 
 const AFTER_HELP: &str =
     "Environment: WASMFS_STORE, WASMFS_MOUNT, and WASMFS_LOG (error, warn, info, debug).
-Exit status: 0 done, 1 failed, 2 partly done or a wrong command line.";
+Exit status: 0 done, 1 failed, 2 partly done or a wrong command line; of `capture`, the command's.";
 
 #[derive(Subcommand, Debug)]
 enum Command {
@@ -156,9 +156,11 @@ impl fmt::Display for KeyVersion {
 /// Says that a change is committed but that the kernel could not be told yet.
 fn warn_if_not_visible(visible: bool) {
     if !visible {
-        eprintln!(
+        crate::output::note(format_args!(
             "wasmfs: committed, but not visible in the mount yet: a process holds a directory of it"
-        );
-        eprintln!("hint: it will be as soon as that process is answered; nothing needs to be done");
+        ));
+        crate::output::note(format_args!(
+            "hint: it will be as soon as that process is answered; nothing needs to be done"
+        ));
     }
 }

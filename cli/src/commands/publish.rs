@@ -24,7 +24,7 @@ use crate::steady::Place;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The files; `-` is standard input, and needs --key
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The key [default: the file's name, with .wasm and .wat made .cwasm]
     #[arg(long, conflicts_with = "prefix")]
@@ -63,8 +63,21 @@ struct Report {
     hint: Option<String>,
 }
 
-pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
+    if args.compile.with.is_none() {
+        // Then `--` only ends the options.
+        args.files.extend(args.compile.flags.drain(..).map(PathBuf::from));
+    }
+    if args.files.is_empty() {
+        return Err(Failure::usage("which files?", "`wasmfs publish FILE...`").into());
+    }
     let keys = keys(&args)?;
+    if let Some(engine) = &args.engine {
+        // Better known before anything is compiled.
+        let access = Access::open(store)?;
+        access.engine(engine)?;
+        access.close()?;
+    }
     let bytes = args.files.iter().filter_map(|file| file.metadata().ok()).map(|m| m.len()).sum();
     let progress = batch::bar(bytes, args.files.len() > 1);
     // Compiling takes long; the store is nobody's meanwhile.
@@ -78,9 +91,6 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         };
         for (file, key) in args.files.iter().zip(keys) {
             inputs.push(reading.input(file, key?));
-            if let Some(compiler) = &reading.compiler {
-                compiler.check_interrupt()?;
-            }
         }
     }
     let mut access = Access::open_or_create(store)?;
@@ -156,7 +166,7 @@ pub fn print_published(published: &Published) -> Result<()> {
             ))?,
         }
         output::line(format_args!("  this version is served at {}", published.path))?;
-        output::line(format_args!("  `wasmfs publish --default` moves {key} to it"))?;
+        output::line(format_args!("  `wasmfs default {key} {}` moves {key} to it", v.engine))?;
     }
     Ok(())
 }
@@ -245,7 +255,7 @@ impl Reading<'_> {
             let whole = io::Cursor::new(head).chain(input);
             Bytes::Kept(self.scratch.add(whole).context("reading it")?)
         };
-        Ok(Input { key, bytes, source: None, producer: None })
+        Ok(Input { key, bytes, source: None, producer: None, recompiled_from: None })
     }
 
     fn compile(&mut self, name: &str, source: &[u8], key: Key) -> Result<Input> {
@@ -255,7 +265,8 @@ impl Reading<'_> {
         };
         self.progress.set_message(format!("compiling {name}"));
         let binary = to_binary(source)?;
-        let say = |line: &str| self.progress.suspend(|| eprintln!("{line}"));
+        let say =
+            |line: &str| self.progress.suspend(|| crate::output::note(format_args!("{line}")));
         let artifact = compiler.compile(name.rsplit('/').next().unwrap_or(name), &binary, say)?;
         let artifact = self.scratch.add(artifact).context("writing a temporary file")?;
         let more = artifact.len().saturating_sub(source.len() as u64);
@@ -267,7 +278,8 @@ impl Reading<'_> {
             Some(SourceBytes::Kept(kept))
         };
         let producer = Some(compiler.producer());
-        Ok(Input { key, bytes: Bytes::Kept(artifact), source, producer })
+        let bytes = Bytes::Kept(artifact);
+        Ok(Input { key, bytes, source, producer, recompiled_from: None })
     }
 }
 

@@ -56,12 +56,16 @@ struct Report {
 /// A key to compile.
 struct Job {
     key: Key,
+    version: u64,
     sha256: Sha,
     source: Section,
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    // First of all: it may hold signals, which the store's threads would take.
+    if args.compile.with.is_none() && !args.compile.flags.is_empty() {
+        let message = "flags after `--` are those of the command that --with names";
+        return Err(Failure::usage(message, "name it, or leave them out").into());
+    }
     let compiler = args.compile.compiler()?;
     let access = Access::open(store)?;
     if let Some(engine) = &args.engine {
@@ -76,8 +80,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             Failure::new("the store has no key", "`wasmfs publish FILE.wasm` adds one").into()
         );
     }
-    let inputs = compile_all(&jobs, &compiler, scratch)?;
-    drop(compiler);
+    let inputs = compile_all(&jobs, &compiler, scratch);
 
     let failed = inputs.iter().any(Result::is_err);
     let move_names = args.default && !failed;
@@ -103,31 +106,24 @@ fn jobs(access: &Access, args: &Args, scratch: &mut Scratch) -> Result<Vec<(Key,
     }
     let mut jobs = Vec::new();
     for info in wanted {
-        let job = match source_of(info) {
-            None => Err(Failure::new(
-                "its source was not kept",
-                "publish its .wasm file, which keeps it",
-            )
-            .into()),
-            Some(sha256) => access.payload(&sha256).and_then(|bytes| {
-                let source = scratch.add(&bytes[..]).context("writing a temporary file")?;
-                Ok(Job { key: info.key.clone(), sha256, source })
-            }),
-        };
+        let job = source_of(info).and_then(|(version, sha256)| {
+            let bytes = access.payload(&sha256)?;
+            let source = scratch.add(&bytes[..]).context("writing a temporary file")?;
+            Ok(Job { key: info.key.clone(), version, sha256, source })
+        });
         jobs.push((info.key.clone(), job));
     }
     Ok(jobs)
 }
 
-/// The source of what the plain name serves, or else of the newest version that has one.
-fn source_of(info: &KeyInfo) -> Option<Sha> {
-    let served = info.serves.as_ref().and_then(|version| version.source);
-    let newest_first = || {
-        let mut versions: Vec<_> = info.engines.iter().filter(|v| v.source.is_some()).collect();
-        versions.sort_by_key(|version| version.version);
-        versions.last().and_then(|version| version.source)
-    };
-    served.or_else(newest_first)
+/// The version that the plain name serves, or the newest if it serves none, and its source.
+/// Never that of another version, which is another program.
+fn source_of(info: &KeyInfo) -> Result<(u64, Sha)> {
+    let newest = || info.engines.iter().max_by_key(|version| version.version);
+    let of = info.serves.as_ref().or_else(newest);
+    of.and_then(|of| Some((of.version, of.source?))).ok_or_else(|| {
+        Failure::new("its source was not kept", "publish its .wasm file, which keeps it").into()
+    })
 }
 
 /// Compiles every job, several at a time.
@@ -135,7 +131,7 @@ fn compile_all(
     jobs: &[(Key, Result<Job>)],
     compiler: &Compiler,
     scratch: Scratch,
-) -> Result<Vec<Result<Input>>> {
+) -> Vec<Result<Input>> {
     let progress = batch::count(jobs.len() as u64, true);
     let (next, scratch) = (AtomicUsize::new(0), Mutex::new(scratch));
     let done: Mutex<Vec<(usize, Result<Input>)>> = Mutex::default();
@@ -145,9 +141,6 @@ fn compile_all(
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let Some((key, job)) = jobs.get(number) else { break };
-                    if compiler.check_interrupt().is_err() {
-                        break;
-                    }
                     progress.set_message(key.to_string());
                     let input = match job {
                         Ok(job) => compile(job, number, compiler, &scratch, &progress),
@@ -159,11 +152,10 @@ fn compile_all(
             });
         }
     });
-    compiler.check_interrupt()?;
     progress.finish_and_clear();
     let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
     done.sort_by_key(|(number, _)| *number);
-    Ok(done.into_iter().map(|(_, input)| input).collect())
+    done.into_iter().map(|(_, input)| input).collect()
 }
 
 fn compile(
@@ -175,12 +167,14 @@ fn compile(
 ) -> Result<Input> {
     let mut source = Vec::new();
     std::io::Read::read_to_end(&mut job.source.clone(), &mut source)?;
-    let say = |line: &str| progress.suspend(|| eprintln!("{}: {line}", job.key));
+    let say =
+        |line: &str| progress.suspend(|| crate::output::note(format_args!("{}: {line}", job.key)));
     let artifact = compiler.compile(&format!("{number}-{}", job.key), &source, say)?;
     let kept = scratch.lock().unwrap_or_else(|e| e.into_inner()).add(artifact);
     let bytes = Bytes::Kept(kept.context("writing a temporary file")?);
     let (source, producer) = (Some(SourceBytes::Stored(job.sha256)), Some(compiler.producer()));
-    Ok(Input { key: job.key.clone(), bytes, source, producer })
+    let recompiled_from = Some(job.version);
+    Ok(Input { key: job.key.clone(), bytes, source, producer, recompiled_from })
 }
 
 fn report(
@@ -217,7 +211,9 @@ fn report(
         }
     }
     if args.default && good < all {
-        eprintln!("wasmfs: no plain name was moved, since not everything was compiled");
+        crate::output::note(format_args!(
+            "wasmfs: no plain name was moved, since not everything was compiled"
+        ));
     } else if !args.json && !args.default {
         output::line(format_args!(
             "plain names stay where they are until `wasmfs default` moves them"

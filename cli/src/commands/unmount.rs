@@ -46,10 +46,15 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             let users = holders(mounted.device);
             failure::print(&FsError::Busy(path).into());
             for user in &users {
-                eprintln!("  process {} ({}): {} {}", user.pid, user.command, user.how, user.path);
+                crate::output::note(format_args!(
+                    "  process {} ({}): {} {}",
+                    user.pid, user.command, user.how, user.path
+                ));
             }
             if users.is_empty() {
-                eprintln!("  none that you may look into; perhaps another user's, or a bind mount");
+                crate::output::note(format_args!(
+                    "  none that you may look into; perhaps another user's, or a bind mount"
+                ));
             }
             return Ok(Outcome::Failed);
         }

@@ -221,7 +221,9 @@ impl Client {
                 _ if start.elapsed() >= PATIENCE => return Err(no_answer(&self.dir).into()),
                 Ok(None) => {
                     if !noticed {
-                        eprintln!("wasmfs: waiting for the server of the store to answer");
+                        crate::output::note(format_args!(
+                            "wasmfs: waiting for the server of the store to answer"
+                        ));
                     }
                     noticed = true;
                 }

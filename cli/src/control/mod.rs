@@ -151,6 +151,9 @@ pub struct PublishItem {
     /// What compiled it.
     #[serde(default)]
     pub producer: Option<String>,
+    /// The version whose source it was compiled from, if that was the store's.
+    #[serde(default)]
+    pub recompiled_from: Option<u64>,
 }
 
 /// The WebAssembly that an upload was compiled from.

@@ -265,7 +265,7 @@ impl Connection {
         {
             let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
             let mut take = |upload| uploads.remove(&upload).ok_or_else(|| no_upload(upload));
-            for PublishItem { key, upload, source, producer } in items {
+            for PublishItem { key, upload, source, producer, recompiled_from } in items {
                 let Staging::Artifact(staged) = take(upload)? else {
                     return Err(no_upload(upload).into());
                 };
@@ -277,8 +277,14 @@ impl Connection {
                         Staging::Artifact(_) => return Err(no_upload(upload).into()),
                     },
                 };
-                let (make_default, engine) = (terms.default, terms.engine.clone());
-                requests.push(Publish { key, staged, make_default, engine, source, producer });
+                requests.push(Publish {
+                    make_default: terms.default,
+                    engine: terms.engine.clone(),
+                    source,
+                    producer,
+                    recompiled_from,
+                    ..Publish::new(key, staged)
+                });
             }
         }
         let commit = |store: &Store| store.publish(requests, terms.together);

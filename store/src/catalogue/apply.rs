@@ -16,7 +16,8 @@ use crate::key::join_path;
 use crate::payload::HASHES_PER_RECORD;
 
 /// Applies `entry`, the end of whose line is at byte `history_len`, as one
-/// atomic change of `txn`.
+/// atomic change of `txn`; one of many keys as one for each, and a last that says that
+/// the line is applied.
 pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Result<Changes> {
     let mut applied = txn.applied()?;
     let mut changes = Changes::default();
@@ -57,16 +58,16 @@ pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Resul
             applied.next_engine = applied.next_engine.max(number + 1);
             applied.next_inode = applied.next_inode.max(inode + 1);
         }
-        Change::Alias { name, engine, inode } => {
-            let touched = Touched::alias_before(txn, name)?;
+        Change::Alias { name, engine, inode, before } => {
+            let touched = Touched::alias_before(txn, name, [Some(*engine), *before])?;
             let link = LinkRecord { target: txn.engine(*engine)?.label, made: entry.time };
             txn.set(inode_key(*inode), &InodeRecord::Alias(link))?;
             txn.set(alias_key(name), &AliasRecord { engine: *engine, inode: *inode })?;
             applied.next_inode = applied.next_inode.max(inode + 1);
             touched.after(txn, entry.time, &mut changes)?;
         }
-        Change::Unalias { name } => {
-            let touched = Touched::alias_before(txn, name)?;
+        Change::Unalias { name, engine } => {
+            let touched = Touched::alias_before(txn, name, [Some(*engine), None])?;
             txn.remove(alias_key(name));
             touched.after(txn, entry.time, &mut changes)?;
         }
@@ -231,15 +232,43 @@ fn point_plain_name(txn: &mut Txn<'_>, key: &str) -> Result<()> {
     Ok(())
 }
 
+fn has_alias(records: &impl Records, engine: EngineNumber) -> Result<bool> {
+    let mut found = false;
+    for_each_under(records, &aliases_prefix(), |_, value| {
+        found |= super::decode::<AliasRecord>(value)?.engine == engine;
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Hands every record whose key starts with `prefix` to `each`, in order.
+pub(crate) fn for_each_under(
+    records: &impl Records,
+    prefix: &[u8],
+    mut each: impl FnMut(&[u8], &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut from = prefix.to_vec();
+    while let Some((key, value)) = records.first_from(prefix, &from)? {
+        each(&key, &value)?;
+        from = [&key[..], b"\0"].concat();
+    }
+    Ok(())
+}
+
 /// The inode number of a directory that shows, that is, with a live name under it.
-/// The roots of the views of keys and versions always show.
+/// The roots of the views of keys and versions always show, that of an engine while it has an alias.
 pub(crate) fn live_directory(
     records: &impl Records,
     view: View,
     path: &str,
 ) -> Result<Option<u64>> {
     let under = if path.is_empty() { String::new() } else { join_path(path, "") };
-    let always = path.is_empty() && matches!(view, View::Keys | View::Versions);
+    let always = path.is_empty()
+        && match view {
+            View::Keys | View::Versions => true,
+            // An environment's directory is there before anything is published for it.
+            View::Engine(number) => has_alias(records, number)?,
+        };
     if always || records.any_under(&names_prefix(view, &under))? {
         records.number(&directory_key(view, path))
     } else {

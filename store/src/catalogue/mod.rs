@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::sha::Sha;
 use records::*;
 
-pub(crate) use apply::{apply, live_directory, live_versions};
+pub(crate) use apply::{apply, for_each_under, live_directory, live_versions};
 pub(crate) use open::{close, open, sync_dir, sync_files};
 pub use touched::{Changes, Untold};
 pub(crate) use txn::Txn;
@@ -61,12 +61,23 @@ pub(crate) trait Records {
             return Err(Error::Inconsistent("another wasmfs wrote it".into()));
         }
         Ok(applied.unwrap_or(Applied {
+            mark: 0,
             layout: LAYOUT,
             seq: 0,
             history_len: 0,
             next_inode: FIRST_FREE_INODE,
             next_engine: 1,
         }))
+    }
+
+    /// The last sequence number applied, whatever the layout.
+    fn applied_seq(&self) -> Result<u64> {
+        let Some(bytes) = self.get(APPLIED)? else { return Ok(0) };
+        let seq = match bytes.first() {
+            Some(0) => decode_start::<(u32, u32, u64)>(&bytes)?.2,
+            _ => decode_start(&bytes)?,
+        };
+        Ok(seq)
     }
 
     fn inode(&self, inode: u64) -> Result<Option<InodeRecord>> {
@@ -177,6 +188,12 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>> {
 
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     postcard::from_bytes(bytes)
+        .map_err(|e| Error::Inconsistent(format!("a record can't be decoded: {e}")))
+}
+
+fn decode_start<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    postcard::take_from_bytes(bytes)
+        .map(|(start, _)| start)
         .map_err(|e| Error::Inconsistent(format!("a record can't be decoded: {e}")))
 }
 

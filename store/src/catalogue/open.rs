@@ -18,8 +18,8 @@ use crate::payload;
 
 /// sled's page cache, in bytes. Records are small; what is hot fits.
 const SLED_CACHE: u64 = 16 << 20;
-/// Changes applied with one hand-over while replaying.
-const REPLAY_GROUP: usize = 256;
+/// Changes applied with one hand-over while replaying, and bytes of the history.
+const REPLAY_GROUP: (usize, u64) = (256, 1 << 20);
 
 /// Where the catalogue is, and where its successor is made.
 struct Places {
@@ -138,9 +138,14 @@ fn catch_up(catalogue: &Catalogue, history: &mut History, acknowledged: u64) -> 
         }
         txn.batches().into_iter().try_for_each(|batch| Ok(catalogue.tree().apply_batch(batch)?))
     };
+    let mut flushed = applied.history_len;
     history.replay(applied.history_len, applied.seq, acknowledged, |entry, len| {
         pending.push((entry.clone(), len));
-        if pending.len() < REPLAY_GROUP { Ok(()) } else { flush(&mut pending) }
+        if pending.len() < REPLAY_GROUP.0 && len - flushed < REPLAY_GROUP.1 {
+            return Ok(());
+        }
+        flushed = len;
+        flush(&mut pending)
     })?;
     flush(&mut pending)
 }
@@ -154,10 +159,8 @@ fn rebuild(places: &Places, history: &mut History, old: Option<Catalogue>) -> Re
         source: io::Error::other(reason),
     })?;
     // sled only ever holds what was on disk in the history before.
-    let acknowledged = old.as_ref().and_then(|old| {
-        let applied = quietly(|| old.applied().map_err(|e| e.to_string()));
-        applied.ok().map(|applied| applied.seq)
-    });
+    let acknowledged =
+        old.as_ref().and_then(|old| quietly(|| old.applied_seq().map_err(|e| e.to_string())).ok());
     catch_up(&new, history, acknowledged.unwrap_or(0))?;
     let mut lost = 0;
     for entry in new.scan(b"p") {

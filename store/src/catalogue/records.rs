@@ -53,13 +53,16 @@ impl View {
     }
 }
 
-/// The layout of the records. Counted down, so that no number that stood in its
-/// place once can be taken for it.
-pub const LAYOUT: u32 = u32::MAX - 1;
+/// The layout of the records, and of the tables of engines' settings that they were made
+/// with. [`Applied`] starts alike in every layout: 0, the layout, the sequence number.
+pub const LAYOUT: u32 = 2;
 
 /// How much of the history the catalogue holds, and the numbers it gives next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
+    /// Always 0. The first layout had no number, and what is next in its place, which is
+    /// never 0.
+    pub mark: u32,
     /// [`LAYOUT`], or the catalogue was written by another wasmfs and is made anew.
     pub layout: u32,
     /// The last sequence number applied; 0 in an empty catalogue.

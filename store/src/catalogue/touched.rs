@@ -64,8 +64,12 @@ impl Untold {
                 }
                 return Ok(());
             }
-            Change::Alias { name, .. } | Change::Unalias { name } => {
-                return self.add_places(catalogue, vec![Place::Alias { name: name.clone() }]);
+            Change::Alias { name, engine, before, .. } => {
+                let engines = [Some(*engine), *before];
+                return self.add_places(catalogue, alias_places(name, engines));
+            }
+            Change::Unalias { name, engine } => {
+                return self.add_places(catalogue, alias_places(name, [Some(*engine), None]));
             }
             Change::Create
             | Change::Engine { .. }
@@ -122,6 +126,12 @@ fn places(key: &str, engines: &BTreeSet<EngineNumber>, versions: &[u64]) -> Vec<
     places
 }
 
+fn alias_places(name: &str, engines: [Option<EngineNumber>; 2]) -> Vec<Place> {
+    let views = engines.into_iter().flatten().map(View::Engine);
+    let directories = views.map(|view| Place::Directory { view, path: String::new() });
+    [Place::Alias { name: name.to_owned() }].into_iter().chain(directories).collect()
+}
+
 impl Touched {
     pub(super) fn before(
         txn: &Txn<'_>,
@@ -136,10 +146,17 @@ impl Touched {
         Ok(Touched { names })
     }
 
-    pub(super) fn alias_before(txn: &Txn<'_>, name: &str) -> Result<Touched> {
-        let place = Place::Alias { name: name.to_owned() };
-        let before = place.leads_to(txn)?;
-        Ok(Touched { names: vec![(place, before)] })
+    /// An alias, and the directories of the engines that it leads to before and after.
+    pub(super) fn alias_before(
+        txn: &Txn<'_>,
+        name: &str,
+        engines: [Option<EngineNumber>; 2],
+    ) -> Result<Touched> {
+        let names = alias_places(name, engines)
+            .into_iter()
+            .map(|place| place.leads_to(txn).map(|inode| (place, inode)))
+            .collect::<Result<_>>()?;
+        Ok(Touched { names })
     }
 
     /// Notes every name that leads elsewhere now, and sets its directory's time.

@@ -18,6 +18,8 @@ pub(crate) struct Txn<'a> {
     open: sled::Batch,
     /// Whole changes in `open`.
     changes: usize,
+    /// Keys and values, in bytes.
+    size: u64,
     batches: Vec<sled::Batch>,
 }
 
@@ -28,6 +30,7 @@ impl<'a> Txn<'a> {
             overlay: BTreeMap::new(),
             open: sled::Batch::default(),
             changes: 0,
+            size: 0,
             batches: Vec::new(),
         }
     }
@@ -50,6 +53,7 @@ impl<'a> Txn<'a> {
     }
 
     fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.size += (key.len() + value.as_ref().map_or(0, Vec::len)) as u64;
         match &value {
             Some(value) => self.open.insert(key.as_slice(), value.as_slice()),
             None => self.open.remove(key.as_slice()),
@@ -57,7 +61,13 @@ impl<'a> Txn<'a> {
         self.overlay.insert(key, value);
     }
 
-    /// Ends one change: what was written since the last end is atomic.
+    /// How much is written to sled, in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Ends one change, or one key of a change of many: what was written since the last end
+    /// is atomic.
     pub(crate) fn end_change(&mut self) {
         self.changes += 1;
         if self.changes == CHANGES_PER_BATCH {
@@ -70,7 +80,7 @@ impl<'a> Txn<'a> {
         self.changes = 0;
     }
 
-    /// The changes in order, each whole in one batch.
+    /// What was written, in order; what is atomic is whole in one batch.
     pub(crate) fn batches(mut self) -> Vec<sled::Batch> {
         if self.changes > 0 {
             self.end_batch();

@@ -103,7 +103,7 @@ pub fn decode(section: &[u8]) -> Engine {
     };
     description.target = printable(&target);
     description.pulley = target.starts_with("pulley");
-    let settings = settings::decode(&description.wasmtime, rest);
+    let settings = settings::decode(&description.wasmtime, &description.target, rest);
     if let Some(settings) = &settings {
         description.compiler = settings.compiler;
     }
@@ -112,7 +112,7 @@ pub fn decode(section: &[u8]) -> Engine {
 
 /// What an artifact says, as something that can be stored and shown: of
 /// reasonable length, and without control characters.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().take(128).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

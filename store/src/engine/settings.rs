@@ -4,7 +4,9 @@
 //! postcard writes no names, so the layouts are here, as tables: which
 //! setting stands where in which major versions (wasmtime-environ,
 //! `tunables.rs`, and wasmparser, `features.rs`, of each of 29 to 50).
-//! Whatever doesn't decode to its last byte is not understood, and says so.
+//! Whatever doesn't decode to its last byte is not understood, and says so. A
+//! catalogue has what an earlier table made of an engine: who changes a table raises
+//! `LAYOUT` in `catalogue/records.rs`.
 
 use std::ops::RangeInclusive;
 
@@ -31,7 +33,7 @@ pub enum Group {
 pub struct Setting {
     /// What it is about.
     pub group: Group,
-    /// wasmtime's own name for it.
+    /// wasmtime's own name for it, the newest if it was renamed.
     pub name: String,
     /// Its value: `on`, `off`, a word or a number.
     pub value: String,
@@ -82,7 +84,7 @@ pub(super) struct Settings {
 }
 
 /// Decodes what stands after the target, for a version whose layout is known.
-pub(super) fn decode(version: &str, rest: &[u8]) -> Option<Settings> {
+pub(super) fn decode(version: &str, target: &str, rest: &[u8]) -> Option<Settings> {
     let major: u32 = version.split('.').next()?.parse().ok()?;
     if !KNOWN.contains(&major) {
         return None;
@@ -113,12 +115,16 @@ pub(super) fn decode(version: &str, rest: &[u8]) -> Option<Settings> {
     }
     for (field, value) in tunables.into_iter().filter(|(field, _)| field.name != WINCH_CALLABLE) {
         let default = match field.kind {
+            // Pulley and 32-bit machines have others, which nobody measured.
+            Kind::Bytes if !is_64_bit(target) => None,
+            Kind::Bool if field.name == SIGNALS && !is_64_bit(target) => None,
             Kind::Collector => Some(default_collector(major, compiler)),
             _ => field.default,
         };
         add(Group::Tunable, field.name.to_owned(), value, default);
     }
-    let defaults = default_features(major, compiler);
+    let measured = target.starts_with("x86_64");
+    let defaults = default_features(major, compiler).filter(|_| measured);
     for (name, on, bit) in features {
         let default = defaults.map(|bits| on_off(bits & (1 << bit) != 0));
         add(Group::Feature, name, on_off(on).to_owned(), default);
@@ -202,6 +208,12 @@ fn bytes(size: u64) -> String {
 /// The major versions whose layout is in the tables.
 const KNOWN: RangeInclusive<u32> = 29..=50;
 const WINCH_CALLABLE: &str = "winch_callable";
+const SIGNALS: &str = "signals_based_traps";
+
+/// Whether code for this target is native, with 64-bit addresses.
+fn is_64_bit(target: &str) -> bool {
+    ["x86_64", "aarch64", "riscv64", "s390x"].iter().any(|arch| target.starts_with(arch))
+}
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
@@ -257,7 +269,7 @@ const TUNABLES: &[Field] = &[
     field("debug_adapter_modules", Kind::Bool, ALL, "off"),
     field("relaxed_simd_deterministic", Kind::Bool, ALL, "off"),
     field(WINCH_CALLABLE, Kind::Bool, ALL, "off"),
-    field("signals_based_traps", Kind::Bool, ALL, "on"),
+    field(SIGNALS, Kind::Bool, ALL, "on"),
     field("memory_init_cow", Kind::Bool, ALL, "on"),
     field("inlining", Kind::Bool, 36..=44, "off"),
     field("inlining_intra_module", Kind::IntraModuleInlining, 36..=44, "when using gc"),

@@ -71,6 +71,11 @@ fn yowasp_on_two_wasmtimes_runs_from_one_store_each_on_its_own_view() {
     });
 }
 
+/// A pipe that nobody reads.
+fn closed() -> std::io::PipeWriter {
+    std::io::pipe().unwrap().1
+}
+
 #[test]
 fn the_exit_status_is_the_commands() {
     in_each_environment(|env| {
@@ -93,6 +98,24 @@ fn the_exit_status_is_the_commands() {
         // One that can't be taken is no success.
         let output = sh(&format!("head -c 5000 {artifact} > \"$XDG_CACHE_HOME/cut\""));
         assert_eq!(output.status.code(), Some(125));
+        // What was not taken is kept, since it may have taken minutes.
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let kept = said.split("is kept in ").nth(1).unwrap().lines().next().unwrap();
+        assert_eq!(fs::metadata(Path::new(kept).join("cut")).unwrap().len(), 5000);
+        fs::remove_dir_all(kept).unwrap();
+        // The command has its signals as it would have them by itself.
+        let status =
+            "import re; print(re.findall('Sig(?:Blk|Ign):.*', open('/proc/self/status').read()))";
+        let alone =
+            env.command(real_host("python/bin/python3")).args(["-c", status]).output().unwrap();
+        let captured =
+            capture(&["--", real_host("python/bin/python3").to_str().unwrap(), "-c", status]);
+        assert_eq!(captured.stdout, alone.stdout);
+        // What is said beside it, to nobody, changes nothing.
+        let deaf =
+            env.wasmfs().args(["capture", "--", "sh", "-c", "exit 6"]).stderr(closed()).status();
+        assert_eq!(deaf.unwrap().code(), Some(6));
+        assert_eq!(capture(&["--env", "A=B", "--", "true"]).status.code(), Some(125));
         // A signal to wasmfs is the command's; what it wrote before is taken in.
         let script = format!(
             "cp {artifact} \"$XDG_CACHE_HOME/late\"; trap 'exit 3' TERM; touch started; \

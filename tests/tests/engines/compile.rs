@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use wasmfs_tests::{Environment, in_each_environment, output};
+use wasmfs_tests::{Environment, in_each_environment, output, real_host};
 
 use crate::{answering, ask, cli};
 
@@ -124,5 +124,56 @@ fn an_interrupt_ends_the_compiler_and_leaves_nothing() {
             fs::remove_file(env.path("pid")).unwrap();
         }
         assert!(!output(env.wasmfs().arg("log")).status.success() || env.run(&["ls"]).is_empty());
+    });
+}
+
+#[test]
+fn a_compiler_that_can_end_by_itself_does_and_nohup_is_heeded() {
+    in_each_environment(|env| {
+        let source = env.file("m.wat", answering(1));
+        // A program that, unlike a shell, keeps the signal mask it is given.
+        let python = real_host("python/bin/python3");
+        let text = "import os, signal, sys, time\n\
+             if sys.argv[1] == '--version': print('polite 1.0'); sys.exit()\n\
+             def end(*_): open('ended', 'w').close(); sys.exit(1)\n\
+             signal.signal(signal.SIGTERM, end)\n\
+             open('started', 'w').close()\n\
+             time.sleep(1000)\n";
+        let polite = env.file("polite.py", text);
+        let polite = script(
+            env,
+            "polite",
+            &format!("exec {} {} \"$@\"", python.display(), polite.display()),
+        );
+        let run = |ignoring: &str| {
+            let line = format!("{ignoring} exec \"$@\"");
+            let mut command = env.command("sh");
+            command.args(["-c", &line, "sh"]).arg(env.binary("wasmfs"));
+            command.arg("publish").arg(&source).arg("--with").arg(&polite);
+            let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            let start = Instant::now();
+            while !env.path("started").exists() {
+                assert!(start.elapsed() < Duration::from_secs(60), "it never started");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            fs::remove_file(env.path("started")).unwrap();
+            child
+        };
+        let mut child = run("");
+        let start = Instant::now();
+        env.signal(child.id(), "-INT");
+        assert_eq!(child.wait().unwrap().signal(), Some(2));
+        assert!(
+            env.path("ended").exists(),
+            "it was told to end, and did, in {:?}",
+            start.elapsed()
+        );
+        fs::remove_file(env.path("ended")).unwrap();
+        let mut child = run("trap '' HUP;");
+        env.signal(child.id(), "-HUP");
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(child.try_wait().unwrap().is_none(), "a hangup that was to be ignored");
+        env.signal(child.id(), "-TERM");
+        assert_eq!(child.wait().unwrap().signal(), Some(15));
     });
 }

@@ -35,7 +35,7 @@ fn named_keys_move_or_none_does() {
         // What it hasn't got stays, and is named.
         let output = wasmfs_tests::output(env.wasmfs().args(["default", "--all", &to]));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(output.status.success(), "{text}");
         assert!(text.contains("c stays"), "{text}");
         assert_eq!((inode("b") != before[1], inode("c") == before[2]), (true, true));
         env.unmount();

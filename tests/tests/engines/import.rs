@@ -62,7 +62,17 @@ fn artifacts_become_keys_and_everything_else_is_left() {
         fs::copy(compile(env, "36", &answering(3), "three", &[]), cache.join("y.cwasm")).unwrap();
         let report = env.json(&["import", dir, "--prefix", "zellij"]);
         assert_eq!(paths(&report["imported"]), set(["y.cwasm"]));
-        assert_eq!(report["imported"][0]["version"], 2);
+        assert_eq!(report["imported"][0]["published"]["version"], 2);
+
+        // What was published over it, or taken away, doesn't come back by itself.
+        env.publish(&two, "zellij/y.cwasm", &[]);
+        let newer =
+            env.publish(&compile(env, "36", &answering(4), "four", &[]), "zellij/y.cwasm", &[]);
+        let report = env.json(&["import", dir, "--prefix", "zellij"]);
+        let reason = report["left"].as_array().unwrap().iter().find(|l| l["file"] == "y.cwasm");
+        let reason = reason.unwrap()["reason"].as_str().unwrap();
+        assert!(reason.contains("zellij/y.cwasm@2, which is not its engine's newest"), "{reason}");
+        assert_eq!(env.json(&["show", "zellij/y.cwasm"])["version"], newer["version"]);
 
         // One engine's only.
         env.run(&["engines", "learn", "old", two.to_str().unwrap()]);
@@ -121,9 +131,24 @@ fn what_hosts_wrote_into_a_linked_directory_becomes_links() {
         assert_eq!(ask(env, "48", &cache.join("b")).unwrap(), "2");
         assert_eq!(fs::read_to_string(cache.join("notes")).unwrap(), "mine");
         drop(mapped);
+        // Another engine's file is neither linked nor taken, known or not; an engine's name in a
+        // link is one that the mount has.
+        fs::copy(&old, cache.join("a2")).unwrap();
+        fs::copy(&new, cache.join("c")).unwrap();
+        env.publish(&old, "app/a2", &[]);
+        let fingerprint = crate::engine(env, report["imported"][0]["engine"].as_str().unwrap());
+        let fingerprint = fingerprint["fingerprint"].as_str().unwrap()[..10].to_owned();
+        let args = ["import", dir, "--prefix", "app", "--link", "--engine", &fingerprint, "--json"];
+        let one_engine = output(env.wasmfs().args(args));
+        let one_engine: Value = serde_json::from_slice(&one_engine.stdout).unwrap();
+        assert_eq!(paths(&one_engine["failed"]), set(["a2"]));
+        assert_eq!(one_engine["linked"], serde_json::json!(["c"]));
+        assert_eq!(ask(env, "48", &cache.join("c")).unwrap(), "2");
+        assert!(fs::symlink_metadata(cache.join("a2")).unwrap().is_file());
+        fs::remove_file(cache.join("a2")).unwrap();
         // Repeated, it finds nothing; `link` goes on with what import left.
         let report = env.json(&["import", dir, "--prefix", "app", "--link"]);
-        assert_eq!((&report["imported"], &report["links"]), (&serde_json::json!([]), &2.into()));
+        assert_eq!((&report["imported"], &report["links"]), (&serde_json::json!([]), &3.into()));
         env.run(&["link", dir, "app"]);
         assert_eq!(fs::read_link(cache.join("b")).unwrap(), env.mounted("app/b"));
         env.unmount();

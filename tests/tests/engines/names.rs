@@ -20,6 +20,7 @@ fn engines_are_listed_named_compared_and_asked_for() {
         // A sample is enough to name an engine; nothing is published.
         env.run(&["engines", "learn", "dev", winch.to_str().unwrap()]);
         assert_eq!(engine(env, "dev")["keys"], 0);
+        assert_eq!(wasmfs_tests::names(&env.mounted(".wasmfs/engines/dev")), [""; 0]);
         assert_eq!(engine(env, "prod")["keys"], 1);
         let text = env.run(&["engines"]);
         assert!(text.contains(&format!("prod = {label}")) && text.contains("winch"), "{text}");
@@ -63,6 +64,8 @@ fn engines_are_listed_named_compared_and_asked_for() {
             (&["engines", "learn", "x", "absent"], "can't be opened"),
             (&["engines", "diff", "prod", "absent"], "there is no engine called absent"),
             (&["publish", "plain", "--engine", "nobody"], "there is no engine called nobody"),
+            (&["publish", "--engine", "nobody", "--", "plain"], "there is no engine called nobody"),
+            (&["import", "cache", "--engine", "nobody"], "there is no engine called nobody"),
             (&["link", "cache", "--engine", "nobody"], "there is no engine called nobody"),
             (&["default", "m.cwasm", "nobody"], "there is no engine called nobody"),
         ] {
@@ -72,6 +75,16 @@ fn engines_are_listed_named_compared_and_asked_for() {
         assert!(cache.join("m.cwasm").exists(), "a typo takes no link away");
         env.run(&["engines", "unalias", "prod"]);
         assert!(!env.mounted(".wasmfs/engines/prod").exists());
+        let json = env.run(&[
+            "--store",
+            env.store().to_str().unwrap(),
+            "engines",
+            "--json",
+            "alias",
+            "x",
+            label,
+        ]);
+        assert!(json.starts_with('{'), "{json}");
         env.unmount();
         // The same without a server.
         env.run(&["engines", "alias", "prod", &label[label.len() - 8..]]);

@@ -173,8 +173,7 @@ fn a_worker_that_dies_while_it_tells_the_kernel_is_replaced() {
         assert_eq!(looking.wait().unwrap().code(), Some(1));
         assert_eq!(replacements(env), 1);
         assert!(more.wait().unwrap().success() && alias.wait().unwrap().success());
-        // The others have no version of that engine, which the command says with its status.
-        assert_eq!(default.wait().unwrap().code(), Some(2));
+        assert!(default.wait().unwrap().success());
         assert_eq!(names(&env.mount_point()), ["dir", "more", "new", "small"]);
         wait_until(|| env.mounted("new/dir/other.cwasm").exists());
         wait_until(|| identity(&env.mounted("more")).0 == late["inode"].as_u64().unwrap());
