@@ -30,6 +30,7 @@ use crate::failure::Failure;
 use crate::paths::{LOG, SOCKET};
 
 const STATUS: &str = "/v1/status";
+const RELOAD: &str = "/v1/reload";
 /// How much of a file is handed over at a time, in bytes.
 const PIECE: usize = 256 << 10;
 
@@ -85,18 +86,20 @@ async fn exchange<T: DeserializeOwned>(
     uri: &str,
     body: BoxBody<Bytes, io::Error>,
 ) -> Result<T> {
-    let request = Request::builder()
-        .method(method)
-        .uri(uri)
-        .header(HOST, "wasmfs")
-        .header(PROTOCOL_HEADER, PROTOCOL)
-        .body(body)?;
+    let mut request = Request::builder().method(method).uri(uri).header(HOST, "wasmfs");
+    // An older server has to be understood as far as it takes to replace it.
+    let in_every_protocol = [STATUS, RELOAD].contains(&uri.split('?').next().unwrap_or(uri));
+    if !in_every_protocol {
+        request = request.header(PROTOCOL_HEADER, PROTOCOL);
+    }
+    let request = request.body(body)?;
     sender.ready().await.map_err(unsent)?;
     let sent = sender.send_request(request).await;
     let response = sent.map_err(|e| if e.is_canceled() { unsent(e) } else { lost(e) })?;
     let (parts, body) = response.into_parts();
     let body = body.collect().await.map_err(lost)?.to_bytes();
-    if parts.headers.get(PROTOCOL_HEADER).is_none_or(|version| version != PROTOCOL) {
+    let other = parts.headers.get(PROTOCOL_HEADER).is_none_or(|version| version != PROTOCOL);
+    if other && !in_every_protocol {
         return Err(Failure::new(
             format!("the server of the store doesn't speak protocol {PROTOCOL}"),
             "use the same wasmfs for both: `wasmfs reload`, or unmount and mount again",
@@ -278,7 +281,7 @@ impl Client {
 
     /// Has the server replaced by what is on disk now; returns when it lets go.
     pub fn reload(&self) -> Result<ReloadAnswer> {
-        self.ask("/v1/reload", &(), false)
+        self.ask(RELOAD, &(), false)
     }
 
     /// Has a server whose mount was detached mount again.

@@ -20,6 +20,9 @@
 //! | `POST /v1/mount`, [`MountRequest`] | [`Status`] |
 //! | `POST /v1/reload` | [`ReloadAnswer`], when the server lets go for its successor |
 //!
+//! `status` and `reload` are the same in every protocol, and asked for without the header, so that a
+//! newer command can have an older server replaced.
+//!
 //! An error is a [`Failure`] with a status of 400 or 500.
 
 pub mod changes;

@@ -56,10 +56,11 @@ pub(crate) trait Records {
     }
 
     fn applied(&self) -> Result<Applied> {
-        let applied: Option<Applied> = self.record(APPLIED)?;
-        if applied.as_ref().is_some_and(|applied| applied.layout != LAYOUT) {
-            return Err(Error::Inconsistent("another wasmfs wrote it".into()));
+        let ours = [0, LAYOUT as u8];
+        if self.get(APPLIED)?.is_some_and(|bytes| !bytes.starts_with(&ours)) {
+            return Err(Error::Inconsistent("another version of wasmfs made it".into()));
         }
+        let applied: Option<Applied> = self.record(APPLIED)?;
         Ok(applied.unwrap_or(Applied {
             mark: 0,
             layout: LAYOUT,

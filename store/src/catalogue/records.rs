@@ -54,7 +54,7 @@ impl View {
 }
 
 /// The layout of the records, and of the tables of engines' settings that they were made
-/// with. [`Applied`] starts alike in every layout: 0, the layout, the sequence number.
+/// with; from 2 to 127. [`Applied`] starts alike in every layout: 0, the layout, the sequence number.
 pub const LAYOUT: u32 = 2;
 
 /// How much of the history the catalogue holds, and the numbers it gives next.
