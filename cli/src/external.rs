@@ -18,6 +18,8 @@ use crate::interrupt::{Interrupts, interrupted};
 
 /// A line that is longer is passed on in parts, in bytes.
 const LONGEST_LINE: usize = 64 << 10;
+/// How often what is left in the pipe is read when the compiler has ended.
+const LAST_WORDS: u32 = 64;
 /// How long a compiler that is told to end may take.
 const MERCY: Duration = Duration::from_secs(3);
 
@@ -56,6 +58,8 @@ impl External {
         let name: String = name.chars().take(100).map(safe).collect();
         // From here on a signal ends the compiler first. The directory is dropped before it acts.
         let interrupts = Interrupts::hold()?;
+        // Another compiler may be being ended right now.
+        interrupts.check()?;
         let dir = tempfile::Builder::new().prefix("wasmfs-compile-").tempdir();
         let dir = dir.context("making a private directory")?;
         let input = dir.path().join(format!("{name}.wasm"));
@@ -129,7 +133,11 @@ fn attend(
         // What it says last is read after its end.
         open = open && lines.read(&mut reader, &mut say);
         if has_ended {
-            while open && Lines::waits(&reader) {
+            // Something that it started may be writing still.
+            for _ in 0..LAST_WORDS {
+                if !open || !Lines::waits(&reader) {
+                    break;
+                }
                 open = lines.read(&mut reader, &mut say);
             }
             break;

@@ -176,9 +176,12 @@ fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::NotOfEngine { key, .. } => format!(
             "`wasmfs log {key}` shows its versions; `wasmfs recompile` makes one; nothing was moved"
         ),
-        StoreError::Overtaken { key, .. } => format!(
-            "`wasmfs log {key}` shows it; `wasmfs default` moves the plain name to it, and then it is what is recompiled"
+        StoreError::Overtaken { key, source_known: true, .. } => format!(
+            "`wasmfs log {key}` shows it; once the plain name serves it (`wasmfs default`), it is what is recompiled"
         ),
+        StoreError::Overtaken { key, .. } => {
+            format!("`wasmfs log {key}` shows it; publish its .wasm file instead, which keeps it")
+        }
         StoreError::HeldBack => "see to the other one, and do it again".into(),
         StoreError::NotWasm => "name a .wasm file".into(),
         StoreError::DiskFull { .. } => "free some space and try again; nothing was changed".into(),

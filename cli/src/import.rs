@@ -11,8 +11,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use rustix::fs::{
-    AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, openat2, renameat_with, symlinkat, unlinkat,
+    AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, openat2, readlinkat, renameat_with,
+    symlinkat, unlinkat,
 };
+use rustix::io::Errno;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
@@ -24,9 +26,13 @@ use crate::access::Access;
 use crate::batch::{self, Bytes, Input};
 use crate::control::Terms;
 use crate::failure::Failure;
+use crate::interrupt::Interrupts;
 use crate::links;
 use crate::output;
 use crate::steady::{Place, Stamp, Steady, read_all};
+
+/// What a link is called, with the number of the process, before it is put in its place.
+const ASIDE: &str = ".wasmfs-link.";
 
 /// What to take in.
 pub struct Import<'a> {
@@ -232,6 +238,11 @@ fn files(dir: &Path, report: &mut Imported) -> Result<Vec<PathBuf>> {
         };
         let path = relative(entry.path());
         let kind = entry.file_type();
+        if entry.file_name().to_string_lossy().starts_with(ASIDE) {
+            let reason = "a file that an import put aside when it was killed; move it back".into();
+            report.left.push(Left { path, reason });
+            continue;
+        }
         if kind.is_file() {
             files.push(path);
         } else if kind.is_symlink() && links::leads_into_a_mount(entry.path()) {
@@ -309,9 +320,13 @@ fn look(
     if let Some(current) = known.engines.iter().find(is_it) {
         return Ok(Look::Known { engine: current.engine.clone(), sha256, stamp });
     }
-    // What was published over it, or rolled back, or removed, does not come back by itself.
+    // What was published over, or rolled back, does not come back by itself; a key of which
+    // nothing is left does.
     let versions = access.versions(&known.key)?;
     Ok(match versions.iter().rev().find(is_it) {
+        Some(old) if old.removed => {
+            Look::Left(format!("it was removed from the store, as {}@{}", old.key, old.version))
+        }
         Some(old) => Look::Left(format!(
             "the store has it as {}@{}, which is not its engine's newest version",
             old.key, old.version
@@ -325,6 +340,8 @@ fn look(
 /// isn't to be found in the mount, stays. Returns the paths that are links now.
 pub fn link(report: &mut Imported, what: &Import<'_>, mount_point: &Path) -> Result<Vec<PathBuf>> {
     let root = open_root(what.dir)?;
+    // Nothing may be half exchanged.
+    let _interrupts = Interrupts::hold()?;
     let view = what.engine.as_ref().zip(what.called);
     let view = view.map(|(engine, called)| links::view_name(engine, called).to_owned());
     let (mut linked, mut not_linked) = (Vec::new(), Vec::new());
@@ -342,7 +359,11 @@ pub fn link(report: &mut Imported, what: &Import<'_>, mount_point: &Path) -> Res
         };
         match put {
             Ok(true) => linked.push(taken.path.clone()),
-            Ok(false) => {}
+            Ok(false) => {
+                let hint = "import again when the application is done with it";
+                let failure = Failure::new("it changed, so it was not replaced by a link", hint);
+                not_linked.push(failed(taken.path.clone(), failure));
+            }
             Err(e) => not_linked.push(failed(taken.path.clone(), Failure::of(&e))),
         }
     }
@@ -360,21 +381,55 @@ fn replace(root: &OwnedFd, path: &Path, target: &Path, stamp: Stamp) -> Result<b
     let parent =
         openat2(root, parent, flags, Mode::empty(), within).context("opening its directory")?;
     let Some(name) = path.file_name() else { return Ok(false) };
-    let aside = format!(".wasmfs-link.{}", std::process::id());
+    let aside = format!("{ASIDE}{}", std::process::id());
     let _ = unlinkat(&parent, &aside, AtFlags::empty());
     symlinkat(target, &parent, &aside).context("making a link")?;
-    let exchange = || renameat_with(&parent, &aside, &parent, name, RenameFlags::EXCHANGE);
-    let exchanged = exchange();
-    let same = exchanged.is_ok() && stamp.is_still(&parent, Path::new(&aside));
-    if exchanged.is_ok() && !same {
-        // Somebody wrote it anew: theirs goes back.
-        exchange().context("putting it back")?;
+    let put = exchange(&parent, Path::new(&aside), Path::new(name), target, stamp);
+    if !matches!(put, Ok(true)) && is_link(&parent, Path::new(&aside), target) {
+        let _ = unlinkat(&parent, &aside, AtFlags::empty());
     }
-    unlinkat(&parent, &aside, AtFlags::empty()).context("tidying up")?;
-    match exchanged {
+    match put {
         // It was taken away.
-        Err(rustix::io::Errno::NOENT) => Ok(false),
-        Err(e) => Err(std::io::Error::from(e)).context("putting a link in its place"),
-        Ok(()) => Ok(same),
+        Err(Errno::NOENT) => Ok(false),
+        put => put.map_err(std::io::Error::from).context("putting a link in its place"),
     }
+}
+
+/// Exchanges the link at `aside` and the file at `name`, and back if that is not what it was:
+/// the newest that somebody wrote ends at `name`.
+fn exchange(
+    parent: &OwnedFd,
+    aside: &Path,
+    name: &Path,
+    target: &Path,
+    stamp: Stamp,
+) -> rustix::io::Result<bool> {
+    let rename = |from, to, flags| renameat_with(parent, from, parent, to, flags);
+    match rename(aside, name, RenameFlags::EXCHANGE) {
+        // A file system that can't (NFS): it may be rewritten between these two.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if stamp.is_still(parent, name) => {
+            return rename(aside, name, RenameFlags::empty()).map(|()| true);
+        }
+        exchanged => exchanged?,
+    }
+    if stamp.is_still(parent, aside) {
+        return unlinkat(parent, aside, AtFlags::empty()).map(|()| true);
+    }
+    match rename(aside, name, RenameFlags::EXCHANGE) {
+        // It was written once more while the link was there.
+        Ok(()) if !is_link(parent, aside, target) => rename(aside, name, RenameFlags::empty())?,
+        Ok(()) => {}
+        // The link was taken away, or also replaced.
+        Err(Errno::NOENT) => match rename(aside, name, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => unlinkat(parent, aside, AtFlags::empty())?,
+            back => back?,
+        },
+        Err(e) => return Err(e),
+    }
+    Ok(false)
+}
+
+fn is_link(parent: &OwnedFd, path: &Path, target: &Path) -> bool {
+    readlinkat(parent, path, Vec::new())
+        .is_ok_and(|link| link.as_bytes() == target.as_os_str().as_encoded_bytes())
 }

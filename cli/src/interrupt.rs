@@ -43,10 +43,12 @@ impl Handlers {
             if ignored & (1 << (signal - 1)) != 0 {
                 continue;
             }
-            signal_hook::flag::register_conditional_default(signal, acting.clone())?;
+            // In this order: a signal that doesn't act is in the pipe already when it is decided
+            // whether one waits.
             let (reader, writer) = UnixStream::pair()?;
             reader.set_nonblocking(true)?;
             pipe::register(signal, writer)?;
+            signal_hook::flag::register_conditional_default(signal, acting.clone())?;
             signals.push((signal, reader));
         }
         Ok(Handlers { signals, holding: Mutex::new(0), acting })

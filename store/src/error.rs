@@ -132,12 +132,14 @@ pub enum Error {
         engine: String,
     },
     /// What was compiled again is not the newest any more.
-    #[error("{key} has a newer version, @{version}, of another source")]
+    #[error("{key} has a newer version, @{version}, of {} source", if *source_known { "another" } else { "unknown" })]
     Overtaken {
         /// The key.
         key: Key,
         /// The newer version.
         version: u64,
+        /// Whether its source was kept.
+        source_known: bool,
     },
     /// Something else in a batch that goes in together was refused.
     #[error("it was held back, since another of the batch was refused")]

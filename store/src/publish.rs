@@ -154,7 +154,8 @@ impl Store {
         }
         let Uploads { inside, objects, .. } = uploads;
         if !planned.is_empty() || !inside.is_empty() || !objects.is_empty() {
-            self.check_free_space(2 * inside.iter().map(|upload| upload.size).sum::<u64>())?;
+            let inside: u64 = inside.iter().map(|upload| upload.size).sum();
+            self.check_free_space(2 * inside + planned.weight())?;
         }
         self.payloads.keep_as_objects(&objects)?;
         if !inside.is_empty() {
@@ -191,6 +192,8 @@ impl Store {
             }
         }
         check_conflicts(&planned.txn, key)?;
+        // Whatever can be refused is refused before anything of it is planned.
+        check_not_overtaken(&planned.txn, request)?;
         let source = match source {
             None => None,
             Some(Source::Stored(sha256)) => match planned.txn.payload(sha256)? {
@@ -204,9 +207,6 @@ impl Store {
         };
         changes.extend(self.plan_payload(&staged.upload, (planned, writer), uploads)?);
         let engine = plan_engine(planned, writer, &artifact.engine, &artifact.section, changes)?;
-        if let Some(from) = request.recompiled_from {
-            check_not_overtaken(&planned.txn, key, engine, from, source)?;
-        }
         let contents = Contents {
             sha256: staged.upload.sha256,
             size: staged.upload.size,
@@ -341,21 +341,25 @@ impl Store {
     }
 }
 
-/// Refuses what was compiled from version `from` if there is something newer
-/// that it would take the place of.
-fn check_not_overtaken(
-    txn: &Txn<'_>,
-    key: &Key,
-    engine: EngineNumber,
-    from: u64,
-    source: Option<Sha>,
-) -> Result<()> {
-    for view in [View::Engine(engine), View::Keys] {
-        if let Some(inode) = txn.number(&name_key(view, key.as_str(), 0))? {
-            let there = txn.version_at(inode)?;
-            if there.version > from && there.source != source {
-                return Err(Error::Overtaken { key: key.clone(), version: there.version });
-            }
+/// Refuses what was compiled again if there is something newer that it would take the
+/// place of, and that is not the same.
+fn check_not_overtaken(txn: &Txn<'_>, request: &Publish) -> Result<()> {
+    let Some(from) = request.recompiled_from else { return Ok(()) };
+    let (key, upload) = (&request.key, &request.staged.upload);
+    let source = request.source.as_ref().map(|source| match source {
+        Source::Stored(sha256) => *sha256,
+        Source::Staged(source) => source.upload.sha256,
+    });
+    let fingerprint = fingerprint_key(&request.staged.artifact.engine.fingerprint);
+    let engine = txn.engine_number(&fingerprint)?.map(View::Engine);
+    for view in [Some(View::Keys), engine].into_iter().flatten() {
+        let Some(inode) = txn.number(&name_key(view, key.as_str(), 0))? else { continue };
+        let there = txn.version_at(inode)?;
+        let same =
+            there.sha256 == upload.sha256 || (there.source.is_some() && there.source == source);
+        if there.version > from && !same {
+            let (key, version) = (key.clone(), there.version);
+            return Err(Error::Overtaken { key, version, source_known: there.source.is_some() });
         }
     }
     Ok(())

@@ -346,7 +346,7 @@ impl<'a> Planned<'a> {
 
     /// How much a commit writes, in bytes, sled's own records included: it takes some
     /// 300 bytes for what is 60 to 100.
-    fn weight(&self) -> u64 {
+    pub(crate) fn weight(&self) -> u64 {
         self.lines.len() as u64 + 4 * self.txn.size()
     }
 

@@ -307,7 +307,9 @@ fn what_is_compiled_again_never_undoes_something_newer() {
     publish(item(1, 1, None)).unwrap();
     // Engine 2 has a newer program already.
     publish(item(2, 2, None)).unwrap();
+    let lines = store.last_change();
     let refused = publish(item(2, 1, Some(1)));
+    assert_eq!(store.last_change(), lines, "nothing of it is kept");
     assert!(matches!(refused, Err(Error::Overtaken { version: 2, .. })), "{refused:?}");
     // The plain name got a newer program while it was compiled.
     publish(item(1, 3, None)).unwrap();
@@ -316,6 +318,20 @@ fn what_is_compiled_again_never_undoes_something_newer() {
     // From what is served now it goes in, and again.
     assert_eq!(publish(item(3, 3, Some(3))).unwrap().version.version, 4);
     assert_eq!(publish(item(3, 3, Some(3))).unwrap().version.version, 5);
+    // The same bytes undo nothing, whatever is known of theirs.
+    let bytes = artifact(4, 1000, 100);
+    let bare = Publish::new(key("a"), store.stage(&bytes[..]).unwrap());
+    assert_eq!(publish(bare).unwrap().version.version, 6);
+    let same = Publish {
+        recompiled_from: Some(3),
+        ..Publish::new(key("a"), store.stage(&bytes[..]).unwrap())
+    };
+    assert_eq!(publish(same).unwrap().status, Status::Unchanged);
+    let other = Publish {
+        recompiled_from: Some(3),
+        ..Publish::new(key("a"), store.stage(&artifact(4, 1001, 100)[..]).unwrap())
+    };
+    assert!(publish(other).unwrap_err().to_string().contains("of unknown source"));
 }
 
 #[test]

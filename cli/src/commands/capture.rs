@@ -103,17 +103,18 @@ fn capture(store: &Path, args: &Args) -> Result<Captured> {
         let message = "--env takes the name of a variable";
         return Err(Failure::usage(message, "such as YOWASP_CACHE_DIR").into());
     }
+    // Before the directory is made, and until it is known what becomes of it.
+    let interrupts = Interrupts::hold()?;
     let private = tempfile::Builder::new().prefix("wasmfs-capture-").tempdir();
     let private = private.context("making a private directory")?;
     let mut command = command(args, private.path())?;
-    let interrupts = Interrupts::hold()?;
     let child = match command.spawn() {
         Ok(child) => child,
         Err(error) => return Ok(Captured::NotRun(error)),
     };
     let status = attend(child, &interrupts)?;
-    drop(interrupts);
-    let imported = take_in(store, args, private.path());
+    let imported =
+        unless_interrupted(interrupts, private.path(), || take_in(store, args, private.path()))?;
     let whole = imported.as_ref().is_ok_and(|imported| imported.failed.is_empty());
     if !whole {
         // It may have taken the host minutes.
@@ -121,6 +122,34 @@ fn capture(store: &Path, args: &Args) -> Result<Captured> {
         output::note(format_args!("wasmfs: what the command wrote is kept in {}", kept.display()));
     }
     Ok(Captured::Ran(status, imported?))
+}
+
+/// Does the work. A signal meanwhile ends this process at once, and leaves the directory.
+fn unless_interrupted<T>(
+    interrupts: Interrupts,
+    dir: &Path,
+    work: impl FnOnce() -> T,
+) -> Result<T> {
+    let (done, writer) = io::pipe().context("making a pipe")?;
+    Ok(std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut on = vec![PollFd::new(&done, PollFlags::IN)];
+            on.extend(interrupts.readable().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            let _ = poll(&mut on, None);
+            drop(on);
+            if interrupts.check().is_err() {
+                output::note(format_args!(
+                    "wasmfs: interrupted; what the command wrote is kept in {}",
+                    dir.display()
+                ));
+            }
+            // Here the signal acts.
+            drop(interrupts);
+        });
+        let result = work();
+        drop(writer);
+        result
+    }))
 }
 
 fn take_in(store: &Path, args: &Args, dir: &Path) -> Result<Imported> {

@@ -167,3 +167,35 @@ fn a_host_with_a_fixed_cache_directory_gets_an_empty_one_in_its_place() {
         env.unmount();
     });
 }
+
+#[test]
+fn an_interrupt_while_it_is_taken_in_leaves_what_the_command_wrote() {
+    in_each_environment(|env| {
+        env.mount();
+        let artifact = compile(env, "48", &answering(1), "m", &[]);
+        let worker = env.worker_pid();
+        // Nobody answers when it is to be taken in.
+        let script = format!(
+            "cp {} \"$XDG_CACHE_HOME/m\"; kill -STOP {worker}; touch stopped",
+            artifact.display()
+        );
+        let mut command = env.wasmfs();
+        command.args(["capture", "--", "sh", "-c", &script]).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let start = Instant::now();
+        while !env.path("stopped").exists() {
+            assert!(start.elapsed() < Duration::from_secs(60));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        env.signal(child.id(), "-INT");
+        let output = child.wait_with_output().unwrap();
+        env.signal(worker, "-CONT");
+        assert_eq!(output.status.signal(), Some(2), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let kept = said.split("is kept in ").nth(1).unwrap().lines().next().unwrap();
+        assert_eq!(fs::read(Path::new(kept).join("m")).unwrap(), fs::read(&artifact).unwrap());
+        fs::remove_dir_all(kept).unwrap();
+        env.unmount();
+    });
+}

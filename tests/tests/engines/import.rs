@@ -267,3 +267,47 @@ fn a_directory_that_becomes_a_link_is_not_followed() {
     let size = fs::metadata(&artifact).unwrap().len();
     assert!(keys.iter().all(|key| key["serves"]["size"] == size), "something from outside came in");
 }
+
+#[test]
+fn what_an_application_writes_meanwhile_is_never_lost() {
+    let env = &Environment::new(User::Root, Inline::Default);
+    env.mount();
+    let base = fs::read(compile(env, "48", &answering(1), "m", &[])).unwrap();
+    let cache = env.dir("cache");
+    let (file, new) = (cache.join("busy"), env.path("new"));
+    let version = |n: u32| [&base[..], &n.to_le_bytes()].concat();
+    let mut last = 0;
+    let (stop, mut linked, mut kept) = (AtomicBool::new(false), 0, 0);
+    std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        let importing = scope.spawn(|| {
+            let (mut linked, mut kept) = (0, 0);
+            while !stop.load(Ordering::Relaxed) {
+                let args = ["import", cache.to_str().unwrap(), "--link", "--json"];
+                let report = output(env.wasmfs().args(args));
+                let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+                linked += report["linked"].as_array().unwrap().len();
+                kept += report["failed"].as_array().unwrap().len();
+            }
+            (linked, kept)
+        });
+        let start = Instant::now();
+        while start.elapsed().as_secs() < 6 {
+            // Now and then it takes its file away, and writes it anew.
+            last += 1;
+            if last % 7 == 0 {
+                let _ = fs::remove_file(&file);
+            }
+            fs::write(&new, version(last)).unwrap();
+            fs::rename(&new, &file).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(u64::from(last % 61)));
+        }
+        stop.store(true, Ordering::Relaxed);
+        (linked, kept) = importing.join().unwrap();
+    });
+    println!("{last} versions written; {linked} became links, {kept} had changed");
+    assert!(linked > 0);
+    assert!(fs::read(&file).unwrap() == version(last), "the last that was written");
+    assert_eq!(wasmfs_tests::names(&cache), ["busy"]);
+    env.unmount();
+}
