@@ -10,11 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use rustix::fs::{
-    AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, openat2, readlinkat, renameat_with,
-    symlinkat, unlinkat,
-};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
@@ -30,9 +26,6 @@ use crate::interrupt::Interrupts;
 use crate::links;
 use crate::output;
 use crate::steady::{Place, Stamp, Steady, read_all};
-
-/// What a link is called, with the number of the process, before it is put in its place.
-const ASIDE: &str = ".wasmfs-link.";
 
 /// What to take in.
 pub struct Import<'a> {
@@ -238,7 +231,7 @@ fn files(dir: &Path, report: &mut Imported) -> Result<Vec<PathBuf>> {
         };
         let path = relative(entry.path());
         let kind = entry.file_type();
-        if entry.file_name().to_string_lossy().starts_with(ASIDE) {
+        if entry.file_name().to_string_lossy().starts_with(links::ASIDE) {
             let reason = "a file that an import put aside when it was killed; move it back".into();
             report.left.push(Left { path, reason });
             continue;
@@ -349,7 +342,7 @@ pub fn link(report: &mut Imported, what: &Import<'_>, mount_point: &Path) -> Res
         let name = view.as_deref().unwrap_or(&taken.engine);
         let target = links::target(mount_point, Some(name), &taken.key);
         let put = if links::leads_to(&target, &taken.sha256) {
-            replace(&root, &taken.path, &target, taken.stamp)
+            links::replace_file(&root, &taken.path, &target, taken.stamp)
         } else {
             Err(Failure::new(
                 "it is not to be seen in the mount, so it was not replaced by a link",
@@ -369,67 +362,4 @@ pub fn link(report: &mut Imported, what: &Import<'_>, mount_point: &Path) -> Res
     }
     report.failed.extend(not_linked);
     Ok(linked)
-}
-
-/// Puts a link in the place of a file that still is what it was; false if it
-/// isn't. Both are exchanged first, so that nothing is lost that somebody writes.
-fn replace(root: &OwnedFd, path: &Path, target: &Path, stamp: Stamp) -> Result<bool> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let parent = parent.unwrap_or(Path::new("."));
-    let parent =
-        openat2(root, parent, flags, Mode::empty(), within).context("opening its directory")?;
-    let Some(name) = path.file_name() else { return Ok(false) };
-    let aside = format!("{ASIDE}{}", std::process::id());
-    let _ = unlinkat(&parent, &aside, AtFlags::empty());
-    symlinkat(target, &parent, &aside).context("making a link")?;
-    let put = exchange(&parent, Path::new(&aside), Path::new(name), target, stamp);
-    if !matches!(put, Ok(true)) && is_link(&parent, Path::new(&aside), target) {
-        let _ = unlinkat(&parent, &aside, AtFlags::empty());
-    }
-    match put {
-        // It was taken away.
-        Err(Errno::NOENT) => Ok(false),
-        put => put.map_err(std::io::Error::from).context("putting a link in its place"),
-    }
-}
-
-/// Exchanges the link at `aside` and the file at `name`, and back if that is not what it was:
-/// the newest that somebody wrote ends at `name`.
-fn exchange(
-    parent: &OwnedFd,
-    aside: &Path,
-    name: &Path,
-    target: &Path,
-    stamp: Stamp,
-) -> rustix::io::Result<bool> {
-    let rename = |from, to, flags| renameat_with(parent, from, parent, to, flags);
-    match rename(aside, name, RenameFlags::EXCHANGE) {
-        // A file system that can't (NFS): it may be rewritten between these two.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if stamp.is_still(parent, name) => {
-            return rename(aside, name, RenameFlags::empty()).map(|()| true);
-        }
-        exchanged => exchanged?,
-    }
-    if stamp.is_still(parent, aside) {
-        return unlinkat(parent, aside, AtFlags::empty()).map(|()| true);
-    }
-    match rename(aside, name, RenameFlags::EXCHANGE) {
-        // It was written once more while the link was there.
-        Ok(()) if !is_link(parent, aside, target) => rename(aside, name, RenameFlags::empty())?,
-        Ok(()) => {}
-        // The link was taken away, or also replaced.
-        Err(Errno::NOENT) => match rename(aside, name, RenameFlags::NOREPLACE) {
-            Err(Errno::EXIST) => unlinkat(parent, aside, AtFlags::empty())?,
-            back => back?,
-        },
-        Err(e) => return Err(e),
-    }
-    Ok(false)
-}
-
-fn is_link(parent: &OwnedFd, path: &Path, target: &Path) -> bool {
-    readlinkat(parent, path, Vec::new())
-        .is_ok_and(|link| link.as_bytes() == target.as_os_str().as_encoded_bytes())
 }

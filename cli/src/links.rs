@@ -2,10 +2,22 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, openat2, readlinkat, renameat_with,
+    symlinkat, unlinkat,
+};
+use rustix::io::Errno;
 use wasmfs_store::{EngineInfo, Key, RESERVED, Sha};
+
+use crate::steady::Stamp;
+
+/// What a link is called, with the number of the process, before it is put in its place.
+pub const ASIDE: &str = ".wasmfs-link.";
 
 /// Where a link to a key leads: to its plain name, or to an engine's view.
 pub fn target(mount_point: &Path, engine: Option<&str>, key: &Key) -> PathBuf {
@@ -44,10 +56,73 @@ pub fn leads_into_a_mount(path: &Path) -> bool {
 /// Puts a link in the place of what is there, so that whoever opens it finds
 /// the one or the other.
 pub fn replace(place: &Path, target: &Path) -> io::Result<()> {
-    let aside = place.with_file_name(format!(".wasmfs-link.{}", std::process::id()));
+    let aside = place.with_file_name(format!("{ASIDE}{}", std::process::id()));
     let _ = fs::remove_file(&aside);
     symlink(target, &aside)?;
     fs::rename(&aside, place).inspect_err(|_| {
         let _ = fs::remove_file(&aside);
     })
+}
+
+/// Puts a link in the place of a file that still is what it was; false if it
+/// isn't. Both are exchanged first, so that nothing is lost that somebody writes.
+pub fn replace_file(root: &OwnedFd, path: &Path, target: &Path, stamp: Stamp) -> Result<bool> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let parent = parent.unwrap_or(Path::new("."));
+    let parent =
+        openat2(root, parent, flags, Mode::empty(), within).context("opening its directory")?;
+    let Some(name) = path.file_name() else { return Ok(false) };
+    let aside = format!("{ASIDE}{}", std::process::id());
+    let _ = unlinkat(&parent, &aside, AtFlags::empty());
+    symlinkat(target, &parent, &aside).context("making a link")?;
+    let put = exchange(&parent, Path::new(&aside), Path::new(name), target, stamp);
+    if !matches!(put, Ok(true)) && is_link(&parent, Path::new(&aside), target) {
+        let _ = unlinkat(&parent, &aside, AtFlags::empty());
+    }
+    match put {
+        // It was taken away.
+        Err(Errno::NOENT) => Ok(false),
+        put => put.map_err(std::io::Error::from).context("putting a link in its place"),
+    }
+}
+
+/// Exchanges the link at `aside` and the file at `name`, and back if that is not what it was:
+/// the newest that somebody wrote ends at `name`.
+fn exchange(
+    parent: &OwnedFd,
+    aside: &Path,
+    name: &Path,
+    target: &Path,
+    stamp: Stamp,
+) -> rustix::io::Result<bool> {
+    let rename = |from, to, flags| renameat_with(parent, from, parent, to, flags);
+    match rename(aside, name, RenameFlags::EXCHANGE) {
+        // A file system that can't (NFS): it may be rewritten between these two.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if stamp.is_still(parent, name) => {
+            return rename(aside, name, RenameFlags::empty()).map(|()| true);
+        }
+        exchanged => exchanged?,
+    }
+    if stamp.is_still(parent, aside) {
+        return unlinkat(parent, aside, AtFlags::empty()).map(|()| true);
+    }
+    match rename(aside, name, RenameFlags::EXCHANGE) {
+        // It was written once more while the link was there.
+        Ok(()) if !is_link(parent, aside, target) => rename(aside, name, RenameFlags::empty())?,
+        Ok(()) => {}
+        // The link was taken away, or also replaced.
+        Err(Errno::NOENT) => match rename(aside, name, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => unlinkat(parent, aside, AtFlags::empty())?,
+            back => back?,
+        },
+        Err(e) => return Err(e),
+    }
+    Ok(false)
+}
+
+fn is_link(parent: &OwnedFd, path: &Path, target: &Path) -> bool {
+    readlinkat(parent, path, Vec::new())
+        .is_ok_and(|link| link.as_bytes() == target.as_os_str().as_encoded_bytes())
 }

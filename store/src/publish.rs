@@ -1,4 +1,4 @@
-//! The changes a store accepts of keys: publish, rollback, remove.
+//! Publishing.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::records::*;
-use crate::catalogue::{Changes, Records, Txn, live_versions};
+use crate::catalogue::{Changes, Records, Txn};
 use crate::engine::printable;
 use crate::engines::{differences_from, find_engine, plan_engine};
 use crate::error::{Error, IoContext, Result};
@@ -91,25 +91,14 @@ pub enum Status {
     Unchanged,
 }
 
-/// What came of a removal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Removed {
-    /// The key.
-    pub key: Key,
-    /// The versions whose names are gone.
-    pub versions: Vec<u64>,
-    /// The version that the plain name serves now, if any.
-    pub now_serves: Option<u64>,
-}
-
 /// What a version has.
-struct Contents {
-    sha256: Sha,
-    size: u64,
-    engine: EngineNumber,
-    rollback_of: Option<u64>,
-    source: Option<Sha>,
-    producer: Option<String>,
+pub(crate) struct Contents {
+    pub(crate) sha256: Sha,
+    pub(crate) size: u64,
+    pub(crate) engine: EngineNumber,
+    pub(crate) rollback_of: Option<u64>,
+    pub(crate) source: Option<Sha>,
+    pub(crate) producer: Option<String>,
 }
 
 /// Uploads that a commit keeps.
@@ -243,70 +232,7 @@ impl Store {
         Ok(changes)
     }
 
-    /// Publishes the payload of an earlier version again: of `version`, or of
-    /// the one before the version that the plain name serves. Rolling back
-    /// twice goes back two versions.
-    pub fn rollback(&self, key: &Key, version: Option<u64>) -> Result<(Published, Changes)> {
-        let mut writer = self.writer();
-        let mut planned = Planned::new(self.catalogue()?);
-        let mut changes = Changes::default();
-        let target = match version {
-            Some(version) => {
-                planned
-                    .txn
-                    .version(key.as_str(), version)?
-                    .ok_or_else(|| Error::NoVersion { key: key.clone(), version })?
-                    .1
-            }
-            None => version_before_current(&planned.txn, key)?,
-        };
-        check_conflicts(&planned.txn, key)?;
-        let payload = planned.txn.payload(&target.sha256)?;
-        let here = |p: PayloadRecord| self.has_payload(target.sha256, p.size, p.inline);
-        if !payload.map_or(Ok(false), here)? {
-            return Err(Error::PayloadDamaged {
-                sha256: target.sha256.hex(),
-                block: 0,
-                reason: "its bytes are missing or damaged".into(),
-            });
-        }
-        let contents = Contents {
-            sha256: target.sha256,
-            size: target.size,
-            engine: target.engine,
-            rollback_of: Some(target.rollback_of.unwrap_or(target.version)),
-            source: target.source,
-            producer: target.producer,
-        };
-        let (status, inode) =
-            plan_version((&mut planned, &writer), key, contents, false, &mut changes)?;
-        self.commit(&mut writer, planned)?;
-        Ok((self.published(key, inode, status)?, changes))
-    }
-
-    /// Takes away the names of one version of a key, or of all. The bytes stay
-    /// for whoever uses them, and numbers are not given again.
-    pub fn remove(&self, key: &Key, version: Option<u64>) -> Result<(Removed, Changes)> {
-        let mut writer = self.writer();
-        let mut planned = Planned::new(self.catalogue()?);
-        let live = live_versions(&planned.txn, key.as_str())?;
-        let versions = match version {
-            None if live.is_empty() => return Err(Error::NoKey(key.clone())),
-            None => live,
-            Some(version) if live.contains(&version) => vec![version],
-            Some(version) => return Err(Error::NoVersion { key: key.clone(), version }),
-        };
-        let changes = planned.add(&writer, Change::Remove { key: key.to_string(), version })?;
-        let now_serves = planned
-            .txn
-            .number(&name_key(View::Keys, key.as_str(), 0))?
-            .map(|inode| planned.txn.version_at(inode).map(|v| v.version))
-            .transpose()?;
-        self.commit(&mut writer, planned)?;
-        Ok((Removed { key: key.clone(), versions, now_serves }, changes))
-    }
-
-    fn published(&self, key: &Key, inode: u64, status: Status) -> Result<Published> {
+    pub(crate) fn published(&self, key: &Key, inode: u64, status: Status) -> Result<Published> {
         let catalogue = self.catalogue()?;
         let version = self.version_info(inode)?;
         let record: KeyRecord =
@@ -324,7 +250,7 @@ impl Store {
         Ok(Published { status, version, path, default_engine, plain_name_serves })
     }
 
-    fn has_payload(&self, sha256: Sha, size: u64, inline: bool) -> Result<bool> {
+    pub(crate) fn has_payload(&self, sha256: Sha, size: u64, inline: bool) -> Result<bool> {
         self.payloads.is_whole(self.catalogue()?, &PayloadOf { sha256, size, inline })
     }
 
@@ -366,7 +292,7 @@ fn check_not_overtaken(txn: &Txn<'_>, request: &Publish) -> Result<()> {
 }
 
 /// A key may not be a directory of another, nor the reverse.
-fn check_conflicts(txn: &Txn<'_>, key: &Key) -> Result<()> {
+pub(crate) fn check_conflicts(txn: &Txn<'_>, key: &Key) -> Result<()> {
     let conflict = |other: String| Err(Error::KeyConflict { key: key.clone(), other });
     for ancestor in key.ancestors() {
         if txn.any_under(&names_prefix(View::Versions, &format!("{ancestor}/\0")))? {
@@ -383,7 +309,7 @@ fn check_conflicts(txn: &Txn<'_>, key: &Key) -> Result<()> {
     Ok(())
 }
 
-fn plan_version(
+pub(crate) fn plan_version(
     (planned, writer): (&mut Planned<'_>, &History),
     key: &Key,
     contents: Contents,
@@ -479,24 +405,6 @@ fn plan_defaults(
         changes.extend(planned.add(writer, Change::Default { keys, engine })?);
     }
     Ok(changes)
-}
-
-/// The version to go back to from what the plain name serves.
-fn version_before_current(txn: &Txn<'_>, key: &Key) -> Result<VersionRecord> {
-    let name = key.as_str();
-    let inode =
-        txn.number(&name_key(View::Keys, name, 0))?.ok_or_else(|| Error::NoKey(key.clone()))?;
-    let current = txn.version_at(inode)?;
-    let origin = current.rollback_of.unwrap_or(current.version);
-    for number in live_versions(txn, name)?.into_iter().rev().filter(|n| *n < origin) {
-        if let Some((_, version)) = txn.version(name, number)?
-            && version.engine == current.engine
-            && version.sha256 != current.sha256
-        {
-            return Ok(version);
-        }
-    }
-    Err(Error::NoEarlierVersion(key.clone()))
 }
 
 /// Why a plain name leads nowhere.
