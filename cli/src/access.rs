@@ -22,6 +22,23 @@ use crate::failure::Failure;
 /// How long a command waits for another that has the store open.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// An engine, and the name that the user means it by.
+pub struct NamedEngine<'a> {
+    /// The engine.
+    pub info: EngineInfo,
+    /// The name.
+    pub called: &'a str,
+}
+
+impl NamedEngine<'_> {
+    /// The name of the view that links go through: an alias, so that they follow where it
+    /// moves, if that is how the user called it.
+    pub fn view_name(&self) -> &str {
+        let is_alias = self.info.aliases.iter().any(|alias| alias == self.called);
+        if is_alias { self.called } else { &self.info.label }
+    }
+}
+
 /// The store, one way or the other.
 pub enum Access {
     /// Opened by this process.
@@ -156,6 +173,12 @@ impl Access {
     /// The engine that a name means.
     pub fn engine(&self, name: &str) -> Result<EngineInfo> {
         self.ask("/v1/engine", &[("name", name.to_owned())], |store| store.engine(name))
+    }
+
+    /// The same, if a name was given.
+    pub fn named_engine<'a>(&self, called: Option<&'a str>) -> Result<Option<NamedEngine<'a>>> {
+        let Some(called) = called else { return Ok(None) };
+        Ok(Some(NamedEngine { info: self.engine(called)?, called }))
     }
 
     /// The bytes of a payload.

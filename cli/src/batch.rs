@@ -50,6 +50,11 @@ pub enum SourceBytes {
 }
 
 impl Input {
+    /// An artifact of which nothing else is known.
+    pub fn new(key: Key, bytes: Bytes) -> Input {
+        Input { key, bytes, source: None, producer: None, recompiled_from: None }
+    }
+
     /// How many bytes are kept by this process.
     pub fn len(&self) -> u64 {
         match &self.bytes {
@@ -176,9 +181,9 @@ pub fn bar(bytes: u64, shown: bool) -> ProgressBar {
     counting(bytes, shown, "{bar:30} {decimal_bytes}/{decimal_total_bytes} {wide_msg}")
 }
 
-/// A bar over `things`, likewise.
-pub fn count(things: u64, shown: bool) -> ProgressBar {
-    counting(things, shown, "{bar:30} {pos}/{len} {wide_msg}")
+/// A bar over `things`, if somebody watches.
+pub fn count(things: u64) -> ProgressBar {
+    counting(things, true, "{bar:30} {pos}/{len} {wide_msg}")
 }
 
 fn counting(length: u64, shown: bool, template: &str) -> ProgressBar {

@@ -81,14 +81,14 @@ impl External {
             )
             .into());
         }
-        let opened = File::open(&output).map_err(|e| {
+        // Its bytes are there as long as it is open.
+        File::open(&output).map_err(|e| {
             Failure::new(
                 format!("{} compile wrote no artifact: {e}", self.path.display()),
                 "--with takes a wasmtime command that knows `compile -o`",
             )
-        })?;
-        // Its bytes are there as long as it is open.
-        Ok(opened)
+            .into()
+        })
     }
 }
 
@@ -122,7 +122,7 @@ fn attend(
             on.push(PollFd::new(&reader, PollFlags::IN));
         }
         if told_to_end.is_none() {
-            on.extend(interrupts.readable().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            on.extend(interrupts.poll_fds());
         }
         let tick = rustix::event::Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
         match poll(&mut on, Some(&tick)) {
@@ -135,10 +135,7 @@ fn attend(
         if has_ended {
             // Something that it started may be writing still.
             for _ in 0..LAST_WORDS {
-                if !open || !Lines::waits(&reader) {
-                    break;
-                }
-                open = lines.read(&mut reader, &mut say);
+                open = open && lines.read(&mut reader, &mut say);
             }
             break;
         }
@@ -166,12 +163,6 @@ fn attend(
 struct Lines(Vec<u8>);
 
 impl Lines {
-    fn waits(from: &PipeReader) -> bool {
-        let mut on = [PollFd::new(from, PollFlags::IN)];
-        let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut on, Some(&none)).is_ok_and(|ready| ready > 0)
-    }
-
     /// Reads what there is, but not for ever; false at the end.
     fn read(&mut self, from: &mut PipeReader, say: &mut impl FnMut(&str)) -> bool {
         let mut buf = [0; 4096];

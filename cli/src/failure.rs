@@ -166,9 +166,10 @@ fn store_hint(error: &StoreError) -> Option<String> {
                 "`wasmfs log {key}` shows its versions; `wasmfs rollback {key} VERSION` takes any"
             )
         }
-        StoreError::NoEngine(_) => "`wasmfs engines` shows those there are".into(),
+        StoreError::NoEngine(_) | StoreError::NoAlias(_) => {
+            "`wasmfs engines` shows those there are".into()
+        }
         StoreError::AmbiguousEngine(_) => "give more of it, or a label or an alias".into(),
-        StoreError::NoAlias(_) => "`wasmfs engines` shows those there are".into(),
         StoreError::AliasName { .. } => "choose another name".into(),
         StoreError::OtherEngine { wanted, .. } => {
             format!("compile it with {wanted}'s own wasmtime, or leave --engine out")

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{self, BufReader, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,17 +15,19 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 use wasmfs_store::artifact::{NotAnArtifact, inspect};
-use wasmfs_store::engine::{decode, differences};
-use wasmfs_store::{EngineInfo, Key, KeyInfo, Published, Sha, Status, VersionInfo};
+use wasmfs_store::{Key, KeyInfo, Published, Sha, Status, VersionInfo};
 
-use crate::access::Access;
+use crate::access::{Access, NamedEngine};
 use crate::batch::{self, Bytes, Input};
 use crate::control::Terms;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
 use crate::links;
 use crate::output;
-use crate::steady::{Place, Stamp, Steady, read_all};
+use crate::steady::{Place, Stamp, Steady};
+
+/// How much of a file is read at a time, in bytes.
+const BUFFER: usize = 256 << 10;
 
 /// What to take in.
 pub struct Import<'a> {
@@ -34,9 +36,7 @@ pub struct Import<'a> {
     /// A directory that the keys go under.
     pub prefix: Option<&'a Key>,
     /// The engine that artifacts must be of.
-    pub engine: Option<EngineInfo>,
-    /// What the user calls it.
-    pub called: Option<&'a str>,
+    pub engine: Option<NamedEngine<'a>>,
 }
 
 /// What came of it, by path under the directory.
@@ -118,7 +118,7 @@ pub fn import(access: &mut Access, what: &Import<'_>) -> Result<Imported> {
     let files = files(what.dir, &mut report)?;
     let known = known(access, what)?;
 
-    let progress = batch::count(files.len() as u64, true);
+    let progress = batch::count(files.len() as u64);
     let (mut new, mut inputs) = (Vec::new(), Vec::new());
     for path in files {
         progress.set_message(path.display().to_string());
@@ -141,13 +141,7 @@ pub fn import(access: &mut Access, what: &Import<'_>) -> Result<Imported> {
             Ok(Look::New { stamp }) => {
                 new.push((path, key.clone(), stamp));
                 let bytes = Bytes::File(place);
-                inputs.push(Ok(Input {
-                    key,
-                    bytes,
-                    source: None,
-                    producer: None,
-                    recompiled_from: None,
-                }));
+                inputs.push(Ok(Input::new(key, bytes)));
             }
             Err(e) => report.failed.push(failed(path, Failure::of(&e))),
         }
@@ -169,7 +163,7 @@ fn publish(
 ) -> Result<()> {
     let sizes = new.iter().map(|(path, ..)| what.dir.join(path).metadata().map_or(0, |m| m.len()));
     let progress: ProgressBar = batch::bar(sizes.sum(), true);
-    let engine = what.engine.as_ref().map(|engine| engine.label.clone());
+    let engine = what.engine.as_ref().map(|engine| engine.info.label.clone());
     let terms = Terms { engine, ..Terms::default() };
     let (results, visible) = batch::publish(access, inputs, &terms, &progress)?;
     progress.finish_and_clear();
@@ -201,7 +195,7 @@ fn open_root(dir: &Path) -> Result<OwnedFd> {
     Ok(root.map_err(|e| cannot_read(dir, &e.into()))?)
 }
 
-fn cannot_read(dir: &Path, error: &std::io::Error) -> Failure {
+fn cannot_read(dir: &Path, error: &io::Error) -> Failure {
     Failure::new(
         format!("{} can't be read: {error}", dir.display()),
         "name a directory that you may read",
@@ -222,7 +216,7 @@ fn files(dir: &Path, report: &mut Imported) -> Result<Vec<PathBuf>> {
                     return Err(cannot_read(dir, &e.into()).into());
                 }
                 // A file that the application took away meanwhile is nobody's loss.
-                let gone = e.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+                let gone = e.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound);
                 if !gone {
                     report.left.push(Left { path, reason: e.to_string() });
                 }
@@ -293,19 +287,13 @@ fn look(
             };
         }
     };
-    if let (Some(engine), Some(called)) = (&what.engine, what.called) {
-        let own = decode(&artifact.section).settings;
-        let wanted = (&engine.description, engine.settings.as_deref());
-        let differences = differences((&artifact.engine, own.as_deref()), wanted);
-        if !differences.is_empty() {
-            let wanted = called.to_owned();
-            return Err(wasmfs_store::Error::OtherEngine { wanted, differences }.into());
-        }
+    if let Some(wanted) = &what.engine {
+        artifact.check_engine(&wanted.info.engine, wanted.called)?;
     }
     let Some(known) = known else { return Ok(Look::New { stamp }) };
     let mut sha256 = Sha256::new();
     file.seek(SeekFrom::Start(0)).context("reading it")?;
-    read_all(&mut file, |bytes| sha256.update(bytes)).context("reading it")?;
+    io::copy(&mut BufReader::with_capacity(BUFFER, file), &mut sha256).context("reading it")?;
     steady.check()?;
     let sha256 = Sha(sha256.finalize().into());
     let is_it =
@@ -335,11 +323,10 @@ pub fn link(report: &mut Imported, what: &Import<'_>, mount_point: &Path) -> Res
     let root = open_root(what.dir)?;
     // Nothing may be half exchanged.
     let _interrupts = Interrupts::hold()?;
-    let view = what.engine.as_ref().zip(what.called);
-    let view = view.map(|(engine, called)| links::view_name(engine, called).to_owned());
+    let view = what.engine.as_ref().map(NamedEngine::view_name);
     let (mut linked, mut not_linked) = (Vec::new(), Vec::new());
     for taken in report.imported.iter().chain(&report.unchanged) {
-        let name = view.as_deref().unwrap_or(&taken.engine);
+        let name = view.unwrap_or(&taken.engine);
         let target = links::target(mount_point, Some(name), &taken.key);
         let put = if links::leads_to(&target, &taken.sha256) {
             links::replace_file(&root, &taken.path, &target, taken.stamp)

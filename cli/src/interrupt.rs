@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -80,9 +79,9 @@ impl Interrupts {
         Ok(Interrupts(handlers))
     }
 
-    /// What is readable while a signal waits.
-    pub fn readable(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.signals.iter().map(|(_, reader)| reader.as_fd())
+    /// What to poll for: readable while a signal waits.
+    pub fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        self.0.signals.iter().map(|(_, reader)| PollFd::new(reader, PollFlags::IN))
     }
 
     /// Takes one signal that waits.
@@ -93,8 +92,7 @@ impl Interrupts {
 
     /// An error if a signal waits.
     pub fn check(&self) -> Result<()> {
-        let mut on: Vec<_> =
-            self.readable().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let mut on: Vec<_> = self.poll_fds().collect();
         match poll(&mut on, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
             Ok(0) | Err(_) => Ok(()),
             Ok(_) => Err(interrupted().into()),

@@ -7,14 +7,11 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::fs::{
-    AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, openat2, readlinkat, renameat_with,
-    symlinkat, unlinkat,
-};
+use rustix::fs::{AtFlags, OFlags, RenameFlags, readlinkat, renameat_with, symlinkat, unlinkat};
 use rustix::io::Errno;
-use wasmfs_store::{EngineInfo, Key, RESERVED, Sha};
+use wasmfs_store::{Key, RESERVED, Sha};
 
-use crate::steady::Stamp;
+use crate::steady::{Stamp, open_within};
 
 /// What a link is called, with the number of the process, before it is put in its place.
 pub const ASIDE: &str = ".wasmfs-link.";
@@ -25,12 +22,6 @@ pub fn target(mount_point: &Path, engine: Option<&str>, key: &Key) -> PathBuf {
         None => mount_point.join(key.as_str()),
         Some(name) => mount_point.join(RESERVED).join("engines").join(name).join(key.as_str()),
     }
-}
-
-/// The name of an engine's view that links go through: an alias, so that they follow where it
-/// moves, if that is how the user called it.
-pub fn view_name<'a>(engine: &'a EngineInfo, called: &'a str) -> &'a str {
-    if engine.aliases.iter().any(|alias| alias == called) { called } else { &engine.label }
 }
 
 /// Whether a file with these bytes is to be found in the mount at `target`.
@@ -69,10 +60,8 @@ pub fn replace(place: &Path, target: &Path) -> io::Result<()> {
 pub fn replace_file(root: &OwnedFd, path: &Path, target: &Path, stamp: Stamp) -> Result<bool> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let parent = parent.unwrap_or(Path::new("."));
-    let parent =
-        openat2(root, parent, flags, Mode::empty(), within).context("opening its directory")?;
+    let parent = open_within(root, parent.unwrap_or(Path::new(".")), flags);
+    let parent = parent.context("opening its directory")?;
     let Some(name) = path.file_name() else { return Ok(false) };
     let aside = format!("{ASIDE}{}", std::process::id());
     let _ = unlinkat(&parent, &aside, AtFlags::empty());

@@ -2,8 +2,8 @@
 //! is noticed, and refused.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -34,11 +34,16 @@ impl Place {
             Place::At(path) => File::open(path),
             Place::Under(root, path) => {
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-                let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-                Ok(openat2(root.as_fd(), path, flags, Mode::empty(), within)?.into())
+                Ok(open_within(root, path, flags)?.into())
             }
         }
     }
+}
+
+/// Opens a relative path under a directory, with no symbolic link on the way.
+pub fn open_within(root: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    Ok(openat2(root, path, flags, Mode::empty(), within)?)
 }
 
 /// All that a write to a file changes of its attributes.
@@ -139,7 +144,8 @@ impl Steady {
     }
 }
 
-fn cannot_open(error: &io::Error) -> Failure {
+/// Why a file can't be read.
+pub fn cannot_open(error: &io::Error) -> Failure {
     Failure::new(format!("it can't be opened: {error}"), "check the path and its permissions")
 }
 
@@ -148,17 +154,4 @@ fn changing() -> Failure {
         "it changed while it was read",
         "somebody is writing it; do it again when that is done",
     )
-}
-
-/// Reads all of a file into `to`, which is told of each piece.
-pub fn read_all(file: &mut File, mut to: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut buf = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buf) {
-            Ok(0) => return Ok(()),
-            Ok(n) => to(&buf[..n]),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
 }

@@ -12,7 +12,8 @@ use object::read::elf::{FileHeader, SectionHeader};
 use object::{Endianness, ReadCache, ReadRef};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineDescription, decode};
+use crate::engine::{Engine, EngineDescription, decode};
+use crate::error::Error;
 
 const ELFOSABI_WASMTIME: u8 = 200;
 const EF_MODULE: u32 = 1;
@@ -44,6 +45,22 @@ pub struct Artifact {
     pub engine: EngineDescription,
     /// The section that says so, at most 64 KiB.
     pub section: Vec<u8>,
+}
+
+impl Artifact {
+    /// Refuses what is not of the engine that the user calls `called`.
+    pub fn check_engine(&self, wanted: &Engine, called: &str) -> Result<(), Error> {
+        let differences = self.described().differences(wanted);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(Error::OtherEngine { wanted: called.to_owned(), differences })
+    }
+
+    /// Who compiled it, with its settings.
+    pub fn described(&self) -> Engine {
+        Engine { description: self.engine.clone(), ..decode(&self.section) }
+    }
 }
 
 /// Why bytes are not an artifact, and what to do about it.

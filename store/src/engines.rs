@@ -9,13 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::{MAX_ENGINE_SECTION, NotAnArtifact};
 use crate::catalogue::records::*;
-use crate::catalogue::{Changes, Records, Txn, decode, for_each_under};
-use crate::engine::{self, Difference, EngineDescription, Setting, differences};
+use crate::catalogue::{Changes, Records, decode, for_each_under, live_directory};
+use crate::engine::{Engine, EngineDescription, decode as decode_section};
 use crate::error::{Error, Result};
 use crate::history::{Change, History};
 use crate::info::rfc3339;
 use crate::key::{Key, MAX_COMPONENT_LEN};
 use crate::store::{Planned, Store};
+use crate::tree::{Entry, EntryKind};
 
 /// The shortest fingerprint in an engine's label, in hexadecimal digits.
 const LABEL_DIGITS: usize = 8;
@@ -33,25 +34,13 @@ pub struct EngineInfo {
     pub aliases: Vec<String>,
     /// What its artifacts say of it.
     #[serde(flatten)]
-    pub description: EngineDescription,
-    /// Its settings; nothing if its version's layout is not known.
-    pub settings: Option<Vec<Setting>>,
+    pub engine: Engine,
     /// What compiled the last of its versions of which that is known.
     pub producer: Option<String>,
     /// How many keys have a version of it.
     pub keys: usize,
     /// When a version of it was last published: RFC 3339, UTC.
     pub last_publish: Option<String>,
-}
-
-impl EngineInfo {
-    /// In what this engine and another differ.
-    pub fn differences(&self, other: &EngineInfo) -> Vec<Difference> {
-        differences(
-            (&self.description, self.settings.as_deref()),
-            (&other.description, other.settings.as_deref()),
-        )
-    }
 }
 
 /// What came of moving plain names.
@@ -84,14 +73,15 @@ impl Store {
     fn engine_info(&self, number: EngineNumber) -> Result<EngineInfo> {
         let catalogue = self.catalogue()?;
         let record = catalogue.engine(number)?;
-        let section = section(catalogue, number)?;
+        let mut aliases = catalogue.aliases()?;
+        aliases.retain(|(_, alias)| alias.engine == number);
+        let aliases = aliases.into_iter().map(|(name, _)| name).collect();
         let mut names = catalogue.scan(&names_prefix(View::Engine(number), ""));
         let last_publish = (record.last_publish > 0).then(|| rfc3339(record.last_publish));
         Ok(EngineInfo {
-            aliases: aliases_of(catalogue, number)?,
+            aliases,
             label: record.label,
-            description: record.description,
-            settings: engine::decode(&section).settings,
+            engine: described(catalogue, number)?,
             producer: record.producer,
             keys: names.try_fold(0, |count, name| name.map(|_| count + 1))?,
             last_publish,
@@ -132,7 +122,7 @@ impl Store {
         let mut writer = self.writer();
         let mut planned = Planned::new(self.catalogue()?);
         let mut changes = Changes::default();
-        let description = engine::decode(section).description;
+        let description = decode_section(section).description;
         let number = plan_engine(&mut planned, &writer, &description, section, &mut changes)?;
         changes.extend(plan_alias(&mut planned, &writer, name, number)?);
         self.commit(&mut writer, planned)?;
@@ -182,7 +172,7 @@ impl Store {
         for entry in catalogue.scan(&key_key("")) {
             let (key, _) = entry?;
             let name = String::from_utf8_lossy(&key[1..]).into_owned();
-            if catalogue.any_under(&names_prefix(View::Versions, &format!("{name}/\0")))? {
+            if catalogue.has_versions(&name)? {
                 keys.insert(Key::new(name)?);
             }
         }
@@ -190,19 +180,15 @@ impl Store {
     }
 }
 
-/// In what an artifact's engine differs from engine `number`, if it does.
-pub(crate) fn differences_from(
-    records: &Txn<'_>,
-    number: EngineNumber,
-    artifact: &crate::artifact::Artifact,
-) -> Result<Vec<Difference>> {
-    let wanted = records.engine(number)?.description;
-    if wanted.fingerprint == artifact.engine.fingerprint {
-        return Ok(Vec::new());
-    }
-    let own = engine::decode(&artifact.section).settings;
-    let of_wanted = engine::decode(&section(records, number)?).settings;
-    Ok(differences((&artifact.engine, own.as_deref()), (&wanted, of_wanted.as_deref())))
+/// What is known of an engine's settings; nothing if its section was never kept.
+pub(crate) fn described(records: &impl Records, number: EngineNumber) -> Result<Engine> {
+    let mut section = Vec::new();
+    for_each_under(records, &section_prefix(number), |_, piece| {
+        section.extend_from_slice(piece);
+        Ok(())
+    })?;
+    let description = records.engine(number)?.description;
+    Ok(Engine { description, ..decode_section(&section) })
 }
 
 /// The number of the engine that a name means.
@@ -300,28 +286,6 @@ fn check_alias(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn aliases_of(records: &impl Records, engine: EngineNumber) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for_each_under(records, &aliases_prefix(), |key, value| {
-        let alias: AliasRecord = decode(value)?;
-        if alias.engine == engine {
-            names.push(String::from_utf8_lossy(&key[aliases_prefix().len()..]).into_owned());
-        }
-        Ok(())
-    })?;
-    Ok(names)
-}
-
-/// The section `.wasmtime.engine` of an engine's artifacts; empty if it was never kept.
-fn section(records: &impl Records, number: EngineNumber) -> Result<Vec<u8>> {
-    let mut section = Vec::new();
-    for_each_under(records, &section_prefix(number), |_, piece| {
-        section.extend_from_slice(piece);
-        Ok(())
-    })?;
-    Ok(section)
-}
-
 /// The number in the key of an engine's record.
 pub(crate) fn engine_number_of(key: &[u8]) -> Result<EngineNumber> {
     let number = key.get(engines_prefix().len()..).and_then(|number| number.try_into().ok());
@@ -330,22 +294,20 @@ pub(crate) fn engine_number_of(key: &[u8]) -> Result<EngineNumber> {
 }
 
 /// The entries among the engines that show: their directories, and links to
-/// them. Each with its inode number and whether it is a directory, in the order
-/// of inode numbers.
-pub(crate) fn engine_entries(records: &impl Records) -> Result<Vec<(u64, String, bool)>> {
+/// them, in the order of inode numbers.
+pub(crate) fn engine_entries(records: &impl Records) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for_each_under(records, &engines_prefix(), |key, value| {
         let number = engine_number_of(key)?;
-        if let Some(inode) = crate::catalogue::live_directory(records, View::Engine(number), "")? {
-            entries.push((inode, decode::<EngineRecord>(value)?.label, true));
+        if let Some(inode) = live_directory(records, View::Engine(number), "")? {
+            let name = decode::<EngineRecord>(value)?.label;
+            entries.push(Entry { name, inode, kind: EntryKind::Directory });
         }
         Ok(())
     })?;
-    for_each_under(records, &aliases_prefix(), |key, value| {
-        let name = String::from_utf8_lossy(&key[aliases_prefix().len()..]).into_owned();
-        entries.push((decode::<AliasRecord>(value)?.inode, name, false));
-        Ok(())
-    })?;
-    entries.sort_unstable();
+    let link =
+        |(name, alias): (_, AliasRecord)| Entry { name, inode: alias.inode, kind: EntryKind::Link };
+    entries.extend(records.aliases()?.into_iter().map(link));
+    entries.sort_unstable_by_key(|entry| entry.inode);
     Ok(entries)
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::catalogue::records::*;
 use crate::catalogue::{Changes, Records, Txn};
 use crate::engine::printable;
-use crate::engines::{differences_from, find_engine, plan_engine};
+use crate::engines::{described, find_engine, plan_engine};
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, History, NewDirectory};
 use crate::info::VersionInfo;
@@ -172,13 +172,9 @@ impl Store {
     ) -> Result<(Status, u64)> {
         let Publish { key, staged, engine, source, producer, .. } = request;
         let artifact = &staged.artifact;
-        if let Some(wanted) = engine {
-            let number = find_engine(&planned.txn, wanted)?;
-            let differences = differences_from(&planned.txn, number, artifact)?;
-            if !differences.is_empty() {
-                let wanted = wanted.clone();
-                return Err(Error::OtherEngine { wanted, differences });
-            }
+        if let Some(called) = engine {
+            let number = find_engine(&planned.txn, called)?;
+            artifact.check_engine(&described(&planned.txn, number)?, called)?;
         }
         check_conflicts(&planned.txn, key)?;
         // Whatever can be refused is refused before anything of it is planned.
@@ -295,7 +291,7 @@ fn check_not_overtaken(txn: &Txn<'_>, request: &Publish) -> Result<()> {
 pub(crate) fn check_conflicts(txn: &Txn<'_>, key: &Key) -> Result<()> {
     let conflict = |other: String| Err(Error::KeyConflict { key: key.clone(), other });
     for ancestor in key.ancestors() {
-        if txn.any_under(&names_prefix(View::Versions, &format!("{ancestor}/\0")))? {
+        if txn.has_versions(ancestor)? {
             return conflict(ancestor.to_owned());
         }
     }
@@ -409,7 +405,7 @@ fn plan_defaults(
 
 /// Why a plain name leads nowhere.
 pub(crate) fn not_served(records: &impl Records, key: &Key) -> Error {
-    match records.any_under(&names_prefix(View::Versions, &format!("{key}/\0"))) {
+    match records.has_versions(key.as_str()) {
         Ok(true) => Error::NotServed(key.clone()),
         Ok(false) => Error::NoKey(key.clone()),
         Err(e) => e,

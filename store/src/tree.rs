@@ -170,9 +170,8 @@ impl Store {
         after: Option<u64>,
         mut each: impl FnMut(Entry) -> bool,
     ) -> Result<()> {
-        for (inode, name, is_directory) in engine_entries(self.catalogue()?)? {
-            let kind = if is_directory { EntryKind::Directory } else { EntryKind::Link };
-            if after.is_none_or(|after| inode > after) && !each(Entry { name, inode, kind }) {
+        for entry in engine_entries(self.catalogue()?)? {
+            if after.is_none_or(|after| entry.inode > after) && !each(entry) {
                 break;
             }
         }

@@ -23,7 +23,7 @@ fn an_engine_answers_to_its_alias_its_label_and_the_start_of_its_fingerprint() {
     let (info, changes) = store.alias("prod", &one.label).unwrap();
     assert_eq!((info.aliases, info.keys), (vec!["prod".to_owned()], 1));
     assert!(changes.names.contains(&(wasmfs_store::ENGINES_INODE, "prod".to_owned())));
-    let hex = one.description.fingerprint.hex();
+    let hex = one.engine.description.fingerprint.hex();
     for name in ["prod", &one.label, &hex, &hex[..8], &hex[..6].to_uppercase()] {
         assert_eq!(store.engine(name).unwrap().label, one.label, "{name}");
     }
@@ -50,9 +50,9 @@ fn an_engine_can_be_named_before_anything_of_it_is_published() {
     let store = open(dir.path(), &Settings::default());
     let section = engine("36.0.1", "aarch64-unknown-linux-gnu", b"?");
     let (info, _) = store.learn("edge", &section).unwrap();
-    assert_eq!((info.description.wasmtime.as_str(), info.keys), ("36.0.1", 0));
-    assert_eq!(info.description.compiler, Compiler::Unknown);
-    assert_eq!((info.settings, info.last_publish), (None, None));
+    assert_eq!((info.engine.description.wasmtime.as_str(), info.keys), ("36.0.1", 0));
+    assert_eq!(info.engine.description.compiler, Compiler::Unknown);
+    assert_eq!((info.engine.settings, info.last_publish), (None, None));
     publish(&store, "a", &elf(200, 1, &section, b"code"));
     let info = store.engine("edge").unwrap();
     assert_eq!((info.keys, info.label), (1, label_of(&store, "a")));

@@ -46,19 +46,14 @@ pub struct Args {
 }
 
 /// Exit statuses as env(1), timeout(1) and others have them.
-const FAILED: u8 = 125;
+pub const FAILED: u8 = 125;
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let (status, imported) = match capture(store, &args) {
         Ok(Captured::Ran(status, imported)) => (status, imported),
-        Ok(Captured::NotRun(error)) => {
-            let status =
-                if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
-            failure::print(&cannot_run(&error).into());
-            return Ok(Outcome::Status(status));
-        }
+        Ok(Captured::NotRun(error)) => return Ok(not_run(&error)),
         Err(e) => {
             failure::print(&e);
             return Ok(Outcome::Status(FAILED));
@@ -79,12 +74,13 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     Ok(Outcome::Status(if own == 0 && !imported.failed.is_empty() { FAILED } else { own }))
 }
 
-/// Why a command can't be run.
-pub fn cannot_run(error: &io::Error) -> Failure {
-    Failure::new(
-        format!("the command can't be run: {error}"),
-        "name a program after `--`, as a path or as $PATH has it",
-    )
+/// Says why a command can't be run.
+pub fn not_run(error: &io::Error) -> Outcome {
+    let message = format!("the command can't be run: {error}");
+    let hint = "name a program after `--`, as a path or as $PATH has it";
+    failure::print(&Failure::new(message, hint).into());
+    let missing = error.kind() == io::ErrorKind::NotFound;
+    Outcome::Status(if missing { NOT_FOUND } else { CANNOT_RUN })
 }
 
 enum Captured {
@@ -95,9 +91,7 @@ enum Captured {
 fn capture(store: &Path, args: &Args) -> Result<Captured> {
     // Whether the store can be used is better known before the host has worked.
     let access = Access::open_or_create(store)?;
-    if let Some(engine) = &args.engine {
-        access.engine(engine)?;
-    }
+    access.named_engine(args.engine.as_deref())?;
     access.close()?;
     if args.env.as_ref().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
         let message = "--env takes the name of a variable";
@@ -134,7 +128,7 @@ fn unless_interrupted<T>(
     Ok(std::thread::scope(|scope| {
         scope.spawn(move || {
             let mut on = vec![PollFd::new(&done, PollFlags::IN)];
-            on.extend(interrupts.readable().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            on.extend(interrupts.poll_fds());
             let _ = poll(&mut on, None);
             drop(on);
             if interrupts.check().is_err() {
@@ -154,8 +148,8 @@ fn unless_interrupted<T>(
 
 fn take_in(store: &Path, args: &Args, dir: &Path) -> Result<Imported> {
     let mut access = Access::open_or_create(store)?;
-    let engine = args.engine.as_deref().map(|name| access.engine(name)).transpose()?;
-    let what = Import { dir, prefix: args.prefix.as_ref(), engine, called: args.engine.as_deref() };
+    let engine = access.named_engine(args.engine.as_deref())?;
+    let what = Import { dir, prefix: args.prefix.as_ref(), engine };
     let imported = import(&mut access, &what)?;
     access.close()?;
     Ok(imported)
@@ -186,7 +180,7 @@ fn attend(mut child: Child, interrupts: &Interrupts) -> Result<ExitStatus> {
     let ended = ended.context("watching the command")?;
     loop {
         let mut on = vec![PollFd::new(&ended, PollFlags::IN)];
-        on.extend(interrupts.readable().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        on.extend(interrupts.poll_fds());
         match poll(&mut on, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(io::Error::from(e)).context("waiting for the command")?,

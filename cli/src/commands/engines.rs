@@ -5,8 +5,8 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 use serde::Serialize;
 use wasmfs_store::EngineInfo;
-use wasmfs_store::artifact::inspect;
-use wasmfs_store::engine::{Difference, Engine, decode, differences};
+use wasmfs_store::artifact::{Artifact, inspect};
+use wasmfs_store::engine::{Difference, Engine};
 
 use super::{Outcome, warn_if_not_visible};
 use crate::access::Access;
@@ -44,7 +44,9 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         Some(Action::Diff { left, right }) => return diff(store, &left, &right, args.json),
         Some(Action::Alias { name, engine }) => Alias::Set { name, engine },
         Some(Action::Unalias { name }) => Alias::Remove { name },
-        Some(Action::Learn { name, file }) => Alias::Learn { name, section: section(&file)? },
+        Some(Action::Learn { name, file }) => {
+            Alias::Learn { name, section: artifact(&file)?.section }
+        }
     };
     let access = match alias {
         // It may be all that is known so far.
@@ -78,7 +80,7 @@ fn list(store: &Path, json: bool) -> Result<Outcome> {
     }
     for engine in &engines {
         output::line(format_args!("{}", title(engine)))?;
-        let about = &engine.description;
+        let about = &engine.engine.description;
         let pulley = if about.pulley { ", Pulley bytecode" } else { "" };
         let version = if about.wasmtime.is_empty() { "unversioned" } else { &about.wasmtime };
         output::line(format_args!(
@@ -103,7 +105,7 @@ fn title(engine: &EngineInfo) -> String {
 
 /// The settings that somebody asked for.
 fn unusual(engine: &EngineInfo) -> String {
-    let Some(settings) = &engine.settings else {
+    let Some(settings) = &engine.engine.settings else {
         return "settings unknown: the layout of this version's is not known here".into();
     };
     let unusual = settings.iter().filter(|setting| setting.is_unusual());
@@ -114,14 +116,13 @@ fn unusual(engine: &EngineInfo) -> String {
     }
 }
 
-/// What an artifact says of the engine that compiled it.
-fn section(file: &Path) -> Result<Vec<u8>> {
+fn artifact(file: &Path) -> Result<Artifact> {
     let opened = File::open(file).map_err(|e| {
         let hint = "name a file that this engine compiled";
         Failure::new(format!("{} can't be opened: {e}", file.display()), hint)
     })?;
     let artifact = inspect(opened).map_err(wasmfs_store::Error::from);
-    Ok(artifact.with_context(|| file.display().to_string())?.section)
+    artifact.with_context(|| file.display().to_string())
 }
 
 #[derive(Serialize)]
@@ -133,10 +134,7 @@ struct Diff<'a> {
 
 fn diff(store: &Path, left: &str, right: &str, json: bool) -> Result<Outcome> {
     let (one, other) = (engine(store, left)?, engine(store, right)?);
-    let differences = differences(
-        (&one.description, one.settings.as_deref()),
-        (&other.description, other.settings.as_deref()),
-    );
+    let differences = one.differences(&other);
     if json {
         output::json(&Diff { left, right, differences })?;
         return Ok(Outcome::Done);
@@ -155,8 +153,8 @@ fn diff(store: &Path, left: &str, right: &str, json: bool) -> Result<Outcome> {
 fn engine(store: &Path, name: &str) -> Result<Engine> {
     let asked = Access::open(store).and_then(|access| access.engine(name));
     match asked {
-        Ok(EngineInfo { description, settings, .. }) => Ok(Engine { description, settings }),
-        Err(_) if Path::new(name).is_file() => Ok(decode(&section(Path::new(name))?)),
+        Ok(info) => Ok(info.engine),
+        Err(_) if Path::new(name).is_file() => Ok(artifact(Path::new(name))?.described()),
         Err(e) => Err(e),
     }
 }

@@ -51,9 +51,8 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         )
         .into());
     }
-    let engine = args.engine.as_deref().map(|name| access.engine(name)).transpose()?;
-    let called = args.engine.as_deref();
-    let what = Import { dir: &args.dir, prefix: args.prefix.as_ref(), engine, called };
+    let engine = access.named_engine(args.engine.as_deref())?;
+    let what = Import { dir: &args.dir, prefix: args.prefix.as_ref(), engine };
     let mut imported = import::import(&mut access, &what)?;
     access.close()?;
     let linked = match &mount_point {

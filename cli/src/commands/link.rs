@@ -9,7 +9,7 @@ use serde::Serialize;
 use wasmfs_store::Key;
 
 use super::Outcome;
-use crate::access::Access;
+use crate::access::{Access, NamedEngine};
 use crate::links;
 use crate::output;
 use crate::paths::default_mount_point;
@@ -67,7 +67,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         return Ok(Outcome::Done);
     }
     for path in &report.kept {
-        crate::output::note(format_args!(
+        output::note(format_args!(
             "wasmfs: {} is a file of its own and was left alone",
             args.dir.join(path).display()
         ));
@@ -87,14 +87,13 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 fn wanted(access: &Access, args: &Args, mount_point: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
     let under = args.prefix.as_ref().map_or(String::new(), |prefix| format!("{prefix}/"));
     // A typo would take every link away.
-    let engine = args.engine.as_deref().map(|name| access.engine(name)).transpose()?;
-    let name = engine.as_ref().zip(args.engine.as_deref());
-    let name = name.map(|(engine, called)| links::view_name(engine, called));
+    let engine = access.named_engine(args.engine.as_deref())?;
+    let name = engine.as_ref().map(NamedEngine::view_name);
     let mut wanted = BTreeMap::new();
     for info in access.keys(&under)? {
         let linked = match &engine {
             None => info.serves.is_some(),
-            Some(engine) => info.engines.iter().any(|version| version.engine == engine.label),
+            Some(engine) => info.engines.iter().any(|version| version.engine == engine.info.label),
         };
         if linked {
             let path = info.key.as_str().strip_prefix(&under).unwrap_or(info.key.as_str());

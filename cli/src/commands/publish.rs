@@ -15,7 +15,7 @@ use crate::control::Terms;
 use crate::failure::{self, Failure};
 use crate::output;
 use crate::scratch::Scratch;
-use crate::steady::Place;
+use crate::steady::{Place, cannot_open};
 
 /// Publish artifacts; .wasm and .wat files are compiled first
 ///
@@ -255,7 +255,7 @@ impl Reading<'_> {
             let whole = io::Cursor::new(head).chain(input);
             Bytes::Kept(self.scratch.add(whole).context("reading it")?)
         };
-        Ok(Input { key, bytes, source: None, producer: None, recompiled_from: None })
+        Ok(Input::new(key, bytes))
     }
 
     fn compile(&mut self, name: &str, source: &[u8], key: Key) -> Result<Input> {
@@ -265,8 +265,7 @@ impl Reading<'_> {
         };
         self.progress.set_message(format!("compiling {name}"));
         let binary = to_binary(source)?;
-        let say =
-            |line: &str| self.progress.suspend(|| crate::output::note(format_args!("{line}")));
+        let say = |line: &str| self.progress.suspend(|| output::note(format_args!("{line}")));
         let artifact = compiler.compile(name.rsplit('/').next().unwrap_or(name), &binary, say)?;
         let artifact = self.scratch.add(artifact).context("writing a temporary file")?;
         let more = artifact.len().saturating_sub(source.len() as u64);
@@ -279,7 +278,7 @@ impl Reading<'_> {
         };
         let producer = Some(compiler.producer());
         let bytes = Bytes::Kept(artifact);
-        Ok(Input { key, bytes, source, producer, recompiled_from: None })
+        Ok(Input { source, producer, ..Input::new(key, bytes) })
     }
 }
 
@@ -291,8 +290,5 @@ fn open(path: &Path) -> Result<std::fs::File> {
         )
         .into());
     }
-    std::fs::File::open(path).map_err(|e| {
-        let hint = "check the path and its permissions";
-        Failure::new(format!("it can't be opened: {e}"), hint).into()
-    })
+    std::fs::File::open(path).map_err(|e| cannot_open(&e).into())
 }

@@ -53,9 +53,8 @@ struct Report {
     hint: Option<String>,
 }
 
-/// A key to compile.
+/// What to compile for a key.
 struct Job {
-    key: Key,
     version: u64,
     sha256: Sha,
     source: Section,
@@ -68,9 +67,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     }
     let compiler = args.compile.compiler()?;
     let access = Access::open(store)?;
-    if let Some(engine) = &args.engine {
-        access.engine(engine)?;
-    }
+    access.named_engine(args.engine.as_deref())?;
     let mut scratch = Scratch::default();
     let jobs = jobs(&access, &args, &mut scratch)?;
     // Compiling takes long; the store is nobody's meanwhile.
@@ -109,7 +106,7 @@ fn jobs(access: &Access, args: &Args, scratch: &mut Scratch) -> Result<Vec<(Key,
         let job = source_of(info).and_then(|(version, sha256)| {
             let bytes = access.payload(&sha256)?;
             let source = scratch.add(&bytes[..]).context("writing a temporary file")?;
-            Ok(Job { key: info.key.clone(), version, sha256, source })
+            Ok(Job { version, sha256, source })
         });
         jobs.push((info.key.clone(), job));
     }
@@ -132,7 +129,7 @@ fn compile_all(
     compiler: &Compiler,
     scratch: Scratch,
 ) -> Vec<Result<Input>> {
-    let progress = batch::count(jobs.len() as u64, true);
+    let progress = batch::count(jobs.len() as u64);
     let (next, scratch) = (AtomicUsize::new(0), Mutex::new(scratch));
     let done: Mutex<Vec<(usize, Result<Input>)>> = Mutex::default();
     std::thread::scope(|scope| {
@@ -143,7 +140,10 @@ fn compile_all(
                     let Some((key, job)) = jobs.get(number) else { break };
                     progress.set_message(key.to_string());
                     let input = match job {
-                        Ok(job) => compile(job, number, compiler, &scratch, &progress),
+                        Ok(job) => {
+                            let name = format!("{number}-{key}");
+                            compile(key, job, &name, compiler, &scratch, &progress)
+                        }
                         Err(e) => Err(Failure::of(e).into()),
                     };
                     progress.inc(1);
@@ -159,22 +159,22 @@ fn compile_all(
 }
 
 fn compile(
+    key: &Key,
     job: &Job,
-    number: usize,
+    name: &str,
     compiler: &Compiler,
     scratch: &Mutex<Scratch>,
     progress: &ProgressBar,
 ) -> Result<Input> {
     let mut source = Vec::new();
     std::io::Read::read_to_end(&mut job.source.clone(), &mut source)?;
-    let say =
-        |line: &str| progress.suspend(|| crate::output::note(format_args!("{}: {line}", job.key)));
-    let artifact = compiler.compile(&format!("{number}-{}", job.key), &source, say)?;
+    let say = |line: &str| progress.suspend(|| output::note(format_args!("{key}: {line}")));
+    let artifact = compiler.compile(name, &source, say)?;
     let kept = scratch.lock().unwrap_or_else(|e| e.into_inner()).add(artifact);
     let bytes = Bytes::Kept(kept.context("writing a temporary file")?);
     let (source, producer) = (Some(SourceBytes::Stored(job.sha256)), Some(compiler.producer()));
     let recompiled_from = Some(job.version);
-    Ok(Input { key: job.key.clone(), bytes, source, producer, recompiled_from })
+    Ok(Input { key: key.clone(), bytes, source, producer, recompiled_from })
 }
 
 fn report(
@@ -211,7 +211,7 @@ fn report(
         }
     }
     if args.default && good < all {
-        crate::output::note(format_args!(
+        output::note(format_args!(
             "wasmfs: no plain name was moved, since not everything was compiled"
         ));
     } else if !args.json && !args.default {

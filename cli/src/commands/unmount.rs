@@ -46,13 +46,13 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             let users = holders(mounted.device);
             failure::print(&FsError::Busy(path).into());
             for user in &users {
-                crate::output::note(format_args!(
+                output::note(format_args!(
                     "  process {} ({}): {} {}",
                     user.pid, user.command, user.how, user.path
                 ));
             }
             if users.is_empty() {
-                crate::output::note(format_args!(
+                output::note(format_args!(
                     "  none that you may look into; perhaps another user's, or a bind mount"
                 ));
             }

@@ -10,6 +10,7 @@ use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::process::{getegid, geteuid};
 
 use super::Outcome;
+use super::capture::{FAILED, not_run};
 use crate::failure::{self, Failure};
 
 /// Run a command that sees one directory in the place of another
@@ -24,25 +25,16 @@ pub struct Args {
 
 /// Returns only if the command can't be run.
 pub fn run(args: Args) -> Result<Outcome> {
-    let status = match enter(&args.place, &args.shown) {
-        Ok(()) => {
-            let Some((program, rest)) = args.command.split_first() else {
-                return Ok(Outcome::Status(125));
-            };
-            let error = Command::new(program).args(rest).exec();
-            let status = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
-            failure::print(&super::capture::cannot_run(&error).into());
-            status
-        }
-        Err(error) => {
-            let message = format!("{error:#}");
-            let hint =
-                "the host can still be run by itself, and its cache imported: `wasmfs import DIR`";
-            failure::print(&Failure::new(message, hint).into());
-            125
-        }
+    if let Err(error) = enter(&args.place, &args.shown) {
+        let hint =
+            "the host can still be run by itself, and its cache imported: `wasmfs import DIR`";
+        failure::print(&Failure::new(format!("{error:#}"), hint).into());
+        return Ok(Outcome::Status(FAILED));
+    }
+    let Some((program, rest)) = args.command.split_first() else {
+        return Ok(Outcome::Status(FAILED));
     };
-    Ok(Outcome::Status(status))
+    Ok(not_run(&Command::new(program).args(rest).exec()))
 }
 
 /// Puts this process into a mount namespace of its own, where `shown` is at `place`.

@@ -6,7 +6,7 @@ use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
 use wasmfs_store::artifact::inspect;
-use wasmfs_store::engine::{decode, differences};
+use wasmfs_store::engine::decode;
 
 /// An engine that anything can be compared with.
 const OTHER: &[u8] = b"\0\x0248\x18x86_64-unknown-linux-gnu\0\0";
@@ -33,9 +33,6 @@ fn check(section: &[u8]) {
         assert!(!setting.name.contains(char::is_control), "{setting:?}");
     }
     let other = decode(OTHER);
-    let found = differences(
-        (&engine.description, engine.settings.as_deref()),
-        (&other.description, other.settings.as_deref()),
-    );
+    let found = engine.differences(&other);
     assert_eq!(found.is_empty(), section == OTHER);
 }

@@ -212,12 +212,11 @@ fn remove(
 pub(crate) fn live_versions(records: &impl Records, key: &str) -> Result<Vec<u64>> {
     let prefix = name_key(View::Versions, key, 0);
     let prefix = &prefix[..prefix.len() - 8];
-    let mut from = prefix.to_vec();
     let mut numbers = Vec::new();
-    while let Some((name, _)) = records.first_from(prefix, &from)? {
+    super::for_each_under(records, prefix, |name, _| {
         numbers.push(super::be_u64(&name[prefix.len()..])?);
-        from = [&name[..], b"\0"].concat();
-    }
+        Ok(())
+    })?;
     Ok(numbers)
 }
 
@@ -232,29 +231,6 @@ fn point_plain_name(txn: &mut Txn<'_>, key: &str) -> Result<()> {
     Ok(())
 }
 
-fn has_alias(records: &impl Records, engine: EngineNumber) -> Result<bool> {
-    let mut found = false;
-    for_each_under(records, &aliases_prefix(), |_, value| {
-        found |= super::decode::<AliasRecord>(value)?.engine == engine;
-        Ok(())
-    })?;
-    Ok(found)
-}
-
-/// Hands every record whose key starts with `prefix` to `each`, in order.
-pub(crate) fn for_each_under(
-    records: &impl Records,
-    prefix: &[u8],
-    mut each: impl FnMut(&[u8], &[u8]) -> Result<()>,
-) -> Result<()> {
-    let mut from = prefix.to_vec();
-    while let Some((key, value)) = records.first_from(prefix, &from)? {
-        each(&key, &value)?;
-        from = [&key[..], b"\0"].concat();
-    }
-    Ok(())
-}
-
 /// The inode number of a directory that shows, that is, with a live name under it.
 /// The roots of the views of keys and versions always show, that of an engine while it has an alias.
 pub(crate) fn live_directory(
@@ -263,15 +239,14 @@ pub(crate) fn live_directory(
     path: &str,
 ) -> Result<Option<u64>> {
     let under = if path.is_empty() { String::new() } else { join_path(path, "") };
-    let always = path.is_empty()
-        && match view {
-            View::Keys | View::Versions => true,
-            // An environment's directory is there before anything is published for it.
-            View::Engine(number) => has_alias(records, number)?,
-        };
-    if always || records.any_under(&names_prefix(view, &under))? {
-        records.number(&directory_key(view, path))
-    } else {
-        Ok(None)
-    }
+    let shows = records.any_under(&names_prefix(view, &under))?
+        || path.is_empty()
+            && match view {
+                View::Keys | View::Versions => true,
+                // An environment's directory is there before anything is published for it.
+                View::Engine(number) => {
+                    records.aliases()?.iter().any(|(_, alias)| alias.engine == number)
+                }
+            };
+    if shows { records.number(&directory_key(view, path)) } else { Ok(None) }
 }

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::sha::Sha;
 use records::*;
 
-pub(crate) use apply::{apply, for_each_under, live_directory, live_versions};
+pub(crate) use apply::{apply, live_directory, live_versions};
 pub(crate) use open::{close, open, sync_dir, sync_files};
 pub use touched::{Changes, Untold};
 pub(crate) use txn::Txn;
@@ -56,29 +56,29 @@ pub(crate) trait Records {
     }
 
     fn applied(&self) -> Result<Applied> {
-        let ours = [0, LAYOUT as u8];
-        if self.get(APPLIED)?.is_some_and(|bytes| !bytes.starts_with(&ours)) {
+        let Some(bytes) = self.get(APPLIED)? else {
+            return Ok(Applied {
+                mark: 0,
+                layout: LAYOUT,
+                seq: 0,
+                history_len: 0,
+                next_inode: FIRST_FREE_INODE,
+                next_engine: 1,
+            });
+        };
+        if !bytes.starts_with(&[0, LAYOUT as u8]) {
             return Err(Error::Inconsistent("another version of wasmfs made it".into()));
         }
-        let applied: Option<Applied> = self.record(APPLIED)?;
-        Ok(applied.unwrap_or(Applied {
-            mark: 0,
-            layout: LAYOUT,
-            seq: 0,
-            history_len: 0,
-            next_inode: FIRST_FREE_INODE,
-            next_engine: 1,
-        }))
+        decode(&bytes).inspect_err(|_| self.note_damage())
     }
 
     /// The last sequence number applied, whatever the layout.
     fn applied_seq(&self) -> Result<u64> {
         let Some(bytes) = self.get(APPLIED)? else { return Ok(0) };
-        let seq = match bytes.first() {
-            Some(0) => decode_start::<(u32, u32, u64)>(&bytes)?.2,
-            _ => decode_start(&bytes)?,
-        };
-        Ok(seq)
+        match bytes.first() {
+            Some(0) => Ok(decode::<(u32, u32, u64)>(&bytes)?.2),
+            _ => decode(&bytes),
+        }
     }
 
     fn inode(&self, inode: u64) -> Result<Option<InodeRecord>> {
@@ -111,6 +111,26 @@ pub(crate) trait Records {
 
     fn alias(&self, name: &str) -> Result<Option<AliasRecord>> {
         self.record(&alias_key(name))
+    }
+
+    /// Every alias by its name.
+    fn aliases(&self) -> Result<Vec<(String, AliasRecord)>>
+    where
+        Self: Sized,
+    {
+        let prefix = aliases_prefix();
+        let mut aliases = Vec::new();
+        for_each_under(self, &prefix, |key, value| {
+            let name = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+            aliases.push((name, decode(value)?));
+            Ok(())
+        })?;
+        Ok(aliases)
+    }
+
+    /// Whether a key has a version that was not removed.
+    fn has_versions(&self, key: &str) -> Result<bool> {
+        self.any_under(&names_prefix(View::Versions, &format!("{key}/\0")))
     }
 
     fn payload(&self, sha256: &Sha) -> Result<Option<PayloadRecord>> {
@@ -183,18 +203,27 @@ impl Records for Catalogue {
     }
 }
 
+/// Hands every record whose key starts with `prefix` to `each`, in order.
+pub(crate) fn for_each_under(
+    records: &impl Records,
+    prefix: &[u8],
+    mut each: impl FnMut(&[u8], &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut from = prefix.to_vec();
+    while let Some((key, value)) = records.first_from(prefix, &from)? {
+        each(&key, &value)?;
+        from = [&key[..], b"\0"].concat();
+    }
+    Ok(())
+}
+
 pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>> {
     postcard::to_stdvec(record).map_err(|e| Error::Inconsistent(format!("encoding a record: {e}")))
 }
 
+/// Decodes a record, or the start of one: what comes after it is ignored.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     postcard::from_bytes(bytes)
-        .map_err(|e| Error::Inconsistent(format!("a record can't be decoded: {e}")))
-}
-
-fn decode_start<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    postcard::take_from_bytes(bytes)
-        .map(|(start, _)| start)
         .map_err(|e| Error::Inconsistent(format!("a record can't be decoded: {e}")))
 }
 

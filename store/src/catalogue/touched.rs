@@ -139,11 +139,7 @@ impl Touched {
         engines: &BTreeSet<EngineNumber>,
         versions: &[u64],
     ) -> Result<Touched> {
-        let names = places(key, engines, versions)
-            .into_iter()
-            .map(|place| place.leads_to(txn).map(|inode| (place, inode)))
-            .collect::<Result<_>>()?;
-        Ok(Touched { names })
+        Touched::of(txn, places(key, engines, versions))
     }
 
     /// An alias, and the directories of the engines that it leads to before and after.
@@ -152,11 +148,12 @@ impl Touched {
         name: &str,
         engines: [Option<EngineNumber>; 2],
     ) -> Result<Touched> {
-        let names = alias_places(name, engines)
-            .into_iter()
-            .map(|place| place.leads_to(txn).map(|inode| (place, inode)))
-            .collect::<Result<_>>()?;
-        Ok(Touched { names })
+        Touched::of(txn, alias_places(name, engines))
+    }
+
+    fn of(txn: &Txn<'_>, places: Vec<Place>) -> Result<Touched> {
+        let lead = |place: Place| place.leads_to(txn).map(|inode| (place, inode));
+        Ok(Touched { names: places.into_iter().map(lead).collect::<Result<_>>()? })
     }
 
     /// Notes every name that leads elsewhere now, and sets its directory's time.

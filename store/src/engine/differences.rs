@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Compiler, EngineDescription, Group, Setting};
+use super::{Compiler, Engine, EngineDescription, Group, Setting};
 
 /// Something in which two engines differ.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,48 +35,50 @@ const COMPILER: &str = "compiler";
 const CPU: &str = "CPU features";
 const FEATURES: &str = "wasm features";
 
-/// Everything in which two engines are known to differ. Engines of the same
-/// fingerprint don't; of others there is always something to say.
-pub fn differences(
-    left: (&EngineDescription, Option<&[Setting]>),
-    right: (&EngineDescription, Option<&[Setting]>),
-) -> Vec<Difference> {
-    let mut found = Vec::new();
-    if left.0.fingerprint == right.0.fingerprint {
-        return found;
-    }
-    let mut compare = |what: &str, left: String, right: String| {
-        if left != right {
-            found.push(Difference { what: what.to_owned(), left, right });
+impl Engine {
+    /// Everything in which this engine and another are known to differ. Engines of the same
+    /// fingerprint don't; of others there is always something to say.
+    pub fn differences(&self, other: &Engine) -> Vec<Difference> {
+        let (left, right) = (&self.description, &other.description);
+        let mut found = Vec::new();
+        if left.fingerprint == right.fingerprint {
+            return found;
         }
-    };
-    let code =
-        |engine: &EngineDescription| if engine.pulley { "Pulley bytecode" } else { "native" };
-    compare(VERSION, or_none(&left.0.wasmtime), or_none(&right.0.wasmtime));
-    compare(TARGET, or_none(&left.0.target), or_none(&right.0.target));
-    compare("code", code(left.0).into(), code(right.0).into());
-    compare(COMPILER, name(left.0.compiler).into(), name(right.0.compiler).into());
-    if let (Some(left), Some(right)) = (left.1, right.1) {
-        let one_by_one = |setting: &&Setting| matches!(setting.group, Group::Flag | Group::Tunable);
-        for setting in left.iter().filter(one_by_one) {
-            let same =
-                |other: &&Setting| (other.group, &other.name) == (setting.group, &setting.name);
-            if let Some(other) = right.iter().find(same) {
-                compare(setting.words(), setting.value.clone(), other.value.clone());
+        let mut compare = |what: &str, left: String, right: String| {
+            if left != right {
+                found.push(Difference { what: what.to_owned(), left, right });
+            }
+        };
+        let code =
+            |engine: &EngineDescription| if engine.pulley { "Pulley bytecode" } else { "native" };
+        compare(VERSION, or_none(&left.wasmtime), or_none(&right.wasmtime));
+        compare(TARGET, or_none(&left.target), or_none(&right.target));
+        compare("code", code(left).into(), code(right).into());
+        compare(COMPILER, name(left.compiler).into(), name(right.compiler).into());
+        if let (Some(left), Some(right)) = (&self.settings, &other.settings) {
+            let one_by_one =
+                |setting: &&Setting| matches!(setting.group, Group::Flag | Group::Tunable);
+            for setting in left.iter().filter(one_by_one) {
+                let same =
+                    |other: &&Setting| (other.group, &other.name) == (setting.group, &setting.name);
+                if let Some(other) = right.iter().find(same) {
+                    compare(setting.words(), setting.value.clone(), other.value.clone());
+                }
+            }
+            for (group, what) in [(Group::Cpu, CPU), (Group::Feature, FEATURES)] {
+                let (of_left, of_right) =
+                    (only_in(group, left, right), only_in(group, right, left));
+                if of_left != of_right {
+                    compare(what, with(&of_left, &of_right), with(&of_right, &of_left));
+                }
             }
         }
-        for (group, what) in [(Group::Cpu, CPU), (Group::Feature, FEATURES)] {
-            let (of_left, of_right) = (only_in(group, left, right), only_in(group, right, left));
-            if of_left != of_right {
-                compare(what, with(&of_left, &of_right), with(&of_right, &of_left));
-            }
+        if found.is_empty() {
+            let unknown = || "unknown".to_owned();
+            found.push(Difference { what: "settings".into(), left: unknown(), right: unknown() });
         }
+        found
     }
-    if found.is_empty() {
-        let unknown = || "unknown".to_owned();
-        found.push(Difference { what: "settings".into(), left: unknown(), right: unknown() });
-    }
-    found
 }
 
 /// What is on in one and off in the other.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::sha::Sha;
 
-pub use differences::{Difference, differences};
+pub use differences::Difference;
 pub use settings::{Group, Setting};
 
 /// wasmtime's two compilers.
@@ -75,9 +75,10 @@ impl EngineDescription {
 }
 
 /// An engine as far as it can be understood.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Engine {
     /// Who it is.
+    #[serde(flatten)]
     pub description: EngineDescription,
     /// Its settings; nothing if its version's layout is not known.
     pub settings: Option<Vec<Setting>>,
