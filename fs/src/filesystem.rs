@@ -186,7 +186,7 @@ impl Filesystem {
             return Ok(());
         }
         let after = (from > AFTER_DOT_DOT).then_some(from);
-        let mut from_store = |e: wasmfs_store::tree::Entry| emit(&e.name, e.inode, e.kind, e.inode);
+        let mut from_store = |e: wasmfs_store::tree::Entry| emit(&e.name, e.inode, e.kind, e.place);
         match node {
             Node::Directory { view, path, .. } => {
                 self.store.list(view, &path, after, from_store)?
@@ -198,6 +198,7 @@ impl Filesystem {
                         name: name.to_owned(),
                         inode,
                         kind: EntryKind::Directory,
+                        place: inode,
                     };
                     if after.is_none_or(|after| inode > after) && !from_store(entry) {
                         break;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::{MAX_ENGINE_SECTION, NotAnArtifact};
 use crate::catalogue::records::*;
-use crate::catalogue::{Changes, Records, decode, for_each_under, live_directory};
+use crate::catalogue::{Catalogue, Changes, Records, decode, for_each_under, live_directory};
 use crate::engine::{Engine, EngineDescription, decode as decode_section};
 use crate::error::{Error, Result};
 use crate::history::{Change, History};
@@ -59,57 +59,37 @@ pub struct Moved {
 impl Store {
     /// Every engine, in the order they came to the store.
     pub fn engines(&self) -> Result<Vec<EngineInfo>> {
-        self.catalogue()?
-            .scan(&engines_prefix())
-            .map(|entry| self.engine_info(engine_number_of(&entry?.0)?))
-            .collect()
+        let catalogue = self.catalogue()?;
+        let engines = catalogue.scan(&engines_prefix());
+        engines.map(|entry| engine_info(&catalogue, engine_number_of(&entry?.0)?)).collect()
     }
 
     /// The engine that `name` means: an alias, a label, or the start of a fingerprint.
     pub fn engine(&self, name: &str) -> Result<EngineInfo> {
-        self.engine_info(find_engine(self.catalogue()?, name)?)
-    }
-
-    fn engine_info(&self, number: EngineNumber) -> Result<EngineInfo> {
         let catalogue = self.catalogue()?;
-        let record = catalogue.engine(number)?;
-        let mut aliases = catalogue.aliases()?;
-        aliases.retain(|(_, alias)| alias.engine == number);
-        let aliases = aliases.into_iter().map(|(name, _)| name).collect();
-        let mut names = catalogue.scan(&names_prefix(View::Engine(number), ""));
-        let last_publish = (record.last_publish > 0).then(|| rfc3339(record.last_publish));
-        Ok(EngineInfo {
-            aliases,
-            label: record.label,
-            engine: described(catalogue, number)?,
-            producer: record.producer,
-            keys: names.try_fold(0, |count, name| name.map(|_| count + 1))?,
-            last_publish,
-        })
+        engine_info(&catalogue, find_engine(&catalogue, name)?)
     }
 
     /// Gives an engine another name, or moves that name to it.
     pub fn alias(&self, name: &str, engine: &str) -> Result<(EngineInfo, Changes)> {
         check_alias(name)?;
-        let mut writer = self.writer();
-        let mut planned = Planned::new(self.catalogue()?);
+        let (mut writer, mut planned) = self.begin()?;
         let number = find_engine(&planned.txn, engine)?;
         let changes = plan_alias(&mut planned, &writer, name, number)?;
         self.commit(&mut writer, planned)?;
         drop(writer);
-        Ok((self.engine_info(number)?, changes))
+        Ok((engine_info(&*self.catalogue()?, number)?, changes))
     }
 
     /// Takes another name of an engine away.
     pub fn unalias(&self, name: &str) -> Result<(EngineInfo, Changes)> {
-        let mut writer = self.writer();
-        let mut planned = Planned::new(self.catalogue()?);
+        let (mut writer, mut planned) = self.begin()?;
         let alias = planned.txn.alias(name)?.ok_or_else(|| Error::NoAlias(name.to_owned()))?;
         let change = Change::Unalias { name: name.to_owned(), engine: alias.engine };
         let changes = planned.add(&writer, change)?;
         self.commit(&mut writer, planned)?;
         drop(writer);
-        Ok((self.engine_info(alias.engine)?, changes))
+        Ok((engine_info(&*self.catalogue()?, alias.engine)?, changes))
     }
 
     /// Gives a name to the engine whose artifacts have `section`, whether the
@@ -119,28 +99,26 @@ impl Store {
         if section.is_empty() || section.len() as u64 > MAX_ENGINE_SECTION {
             return Err(NotAnArtifact::Truncated("it names its engine at odd length".into()).into());
         }
-        let mut writer = self.writer();
-        let mut planned = Planned::new(self.catalogue()?);
+        let (mut writer, mut planned) = self.begin()?;
         let mut changes = Changes::default();
         let description = decode_section(section).description;
         let number = plan_engine(&mut planned, &writer, &description, section, &mut changes)?;
         changes.extend(plan_alias(&mut planned, &writer, name, number)?);
         self.commit(&mut writer, planned)?;
         drop(writer);
-        Ok((self.engine_info(number)?, changes))
+        Ok((engine_info(&*self.catalogue()?, number)?, changes))
     }
 
     /// Moves the plain names of `keys`, or of every key, to an engine with one
     /// commit: after a crash all have moved, or none.
     pub fn set_default(&self, keys: Option<&[Key]>, engine: &str) -> Result<(Moved, Changes)> {
-        let mut writer = self.writer();
-        let mut planned = Planned::new(self.catalogue()?);
+        let (mut writer, mut planned) = self.begin()?;
         let number = find_engine(&planned.txn, engine)?;
         let label = planned.txn.engine(number)?.label;
         let mut moved = Moved { engine: label, moved: vec![], unchanged: 0, lacking: vec![] };
         let candidates: BTreeSet<Key> = match keys {
             Some(keys) => keys.iter().cloned().collect(),
-            None => self.live_keys()?,
+            None => live_keys(planned.txn.base())?,
         };
         for key in &candidates {
             let name = key.as_str();
@@ -164,20 +142,36 @@ impl Store {
         self.commit(&mut writer, planned)?;
         Ok((moved, changes))
     }
+}
 
-    /// Every key that has a version left.
-    fn live_keys(&self) -> Result<BTreeSet<Key>> {
-        let catalogue = self.catalogue()?;
-        let mut keys = BTreeSet::new();
-        for entry in catalogue.scan(&key_key("")) {
-            let (key, _) = entry?;
-            let name = String::from_utf8_lossy(&key[1..]).into_owned();
-            if catalogue.has_versions(&name)? {
-                keys.insert(Key::new(name)?);
-            }
+fn engine_info(catalogue: &Catalogue, number: EngineNumber) -> Result<EngineInfo> {
+    let record = catalogue.engine(number)?;
+    let mut aliases = catalogue.aliases()?;
+    aliases.retain(|(_, alias)| alias.engine == number);
+    let aliases = aliases.into_iter().map(|(name, _)| name).collect();
+    let mut names = catalogue.scan(&names_prefix(View::Engine(number), ""));
+    let last_publish = (record.last_publish > 0).then(|| rfc3339(record.last_publish));
+    Ok(EngineInfo {
+        aliases,
+        label: record.label,
+        engine: described(catalogue, number)?,
+        producer: record.producer,
+        keys: names.try_fold(0, |count, name| name.map(|_| count + 1))?,
+        last_publish,
+    })
+}
+
+/// Every key that has a version left.
+fn live_keys(catalogue: &Catalogue) -> Result<BTreeSet<Key>> {
+    let mut keys = BTreeSet::new();
+    for entry in catalogue.scan(&key_key("")) {
+        let (key, _) = entry?;
+        let name = String::from_utf8_lossy(&key[1..]).into_owned();
+        if catalogue.has_versions(&name)? {
+            keys.insert(Key::new(name)?);
         }
-        Ok(keys)
     }
+    Ok(keys)
 }
 
 /// What is known of an engine's settings; nothing if its section was never kept.
@@ -219,7 +213,7 @@ pub(crate) fn find_engine(records: &impl Records, name: &str) -> Result<EngineNu
 
 /// The number of an engine, which gets one if it is new.
 pub(crate) fn plan_engine(
-    planned: &mut Planned<'_>,
+    planned: &mut Planned,
     writer: &History,
     description: &EngineDescription,
     section: &[u8],
@@ -249,13 +243,21 @@ pub(crate) fn plan_engine(
     };
     let section = BASE64.encode(section);
     let description = description.clone();
-    let change = Change::Engine { number, inode, label, description, section };
+    let change = Change::Engine {
+        number,
+        inode,
+        label,
+        description,
+        section,
+        producer: None,
+        last_publish: None,
+    };
     changes.extend(planned.add(writer, change)?);
     Ok(number)
 }
 
 fn plan_alias(
-    planned: &mut Planned<'_>,
+    planned: &mut Planned,
     writer: &History,
     name: &str,
     engine: EngineNumber,
@@ -301,12 +303,16 @@ pub(crate) fn engine_entries(records: &impl Records) -> Result<Vec<Entry>> {
         let number = engine_number_of(key)?;
         if let Some(inode) = live_directory(records, View::Engine(number), "")? {
             let name = decode::<EngineRecord>(value)?.label;
-            entries.push(Entry { name, inode, kind: EntryKind::Directory });
+            entries.push(Entry { name, inode, kind: EntryKind::Directory, place: inode });
         }
         Ok(())
     })?;
-    let link =
-        |(name, alias): (_, AliasRecord)| Entry { name, inode: alias.inode, kind: EntryKind::Link };
+    let link = |(name, AliasRecord { inode, .. })| Entry {
+        name,
+        inode,
+        kind: EntryKind::Link,
+        place: inode,
+    };
     entries.extend(records.aliases()?.into_iter().map(link));
     entries.sort_unstable_by_key(|entry| entry.inode);
     Ok(entries)

@@ -188,6 +188,9 @@ pub enum Error {
     /// uncertain; reading goes on, writing needs a reopen.
     #[error("the history can't be written since an earlier error; the store must be reopened")]
     HistoryPoisoned,
+    /// The catalogue failed, and could not be opened again yet.
+    #[error("the catalogue failed, and can't be opened again at the moment")]
+    NoCatalogue,
     /// The catalogue (sled) failed.
     #[error("the catalogue failed")]
     Catalogue(#[source] sled::Error),
@@ -204,6 +207,37 @@ pub enum Error {
         /// What was found.
         reason: String,
     },
+}
+
+impl Error {
+    /// Whether the disk has no room.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.disk_error().is_some_and(is_full)
+    }
+
+    /// Whether the disk can't be written: it is full, read-only, or fails.
+    pub(crate) fn is_unwritable(&self) -> bool {
+        self.disk_error().is_some_and(is_unwritable)
+    }
+
+    fn disk_error(&self) -> Option<&io::Error> {
+        match self {
+            Error::Io { source, .. } | Error::Catalogue(sled::Error::Io(source)) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether the disk can't be written: it is full, read-only, or fails.
+pub(crate) fn is_unwritable(error: &io::Error) -> bool {
+    // sled hands errors on as text (sled 0.34.7, `impl Clone for Error`).
+    let failing = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        || error.to_string().contains("code: 5,");
+    failing || is_full(error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem
 }
 
 fn in_words(differences: &[Difference], engine: &str) -> String {

@@ -7,8 +7,8 @@
 //! before them (`after`): so a line that can't be read was never acknowledged
 //! unless a later line counts on it.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::artifact::ArtifactKind;
 use crate::catalogue::records::{EngineNumber, View};
+use crate::catalogue::sync_dir;
 use crate::engine::EngineDescription;
 use crate::error::{Error, IoContext, Result};
 use crate::sha::Sha;
@@ -56,6 +57,12 @@ pub enum Change {
         /// The section of its artifacts that says so, base64.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         section: String,
+        /// In a snapshot: what compiled the last of its versions of which that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        producer: Option<String>,
+        /// In a snapshot: when a version of it was last published.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last_publish: Option<u64>,
     },
     /// An engine got another name in the mount.
     Alias {
@@ -139,6 +146,105 @@ pub enum Change {
         /// The engine's number.
         engine: EngineNumber,
     },
+    /// A version was protected from collection.
+    Pin {
+        /// The key.
+        key: String,
+        /// The version number.
+        version: u64,
+    },
+    /// It isn't any more.
+    Unpin {
+        /// The key.
+        key: String,
+        /// The version number.
+        version: u64,
+    },
+    /// What nobody needs any more was given up.
+    Collect {
+        /// Versions: names, numbers, and all.
+        versions: Vec<CollectedVersion>,
+        /// Payloads.
+        payloads: Vec<Sha>,
+    },
+    /// The first line of a compacted history: what follows, up to
+    /// [`Change::SnapshotEnd`], is what all the lines before came to.
+    Snapshot {
+        /// The last line that it stands for.
+        before: u64,
+        /// The next inode number to give.
+        next_inode: u64,
+        /// The next engine number to give.
+        next_engine: EngineNumber,
+    },
+    /// In a snapshot: a directory.
+    Directory {
+        /// The directory.
+        #[serde(flatten)]
+        directory: NewDirectory,
+    },
+    /// In a snapshot: a symbolic link that was made at the line's time.
+    Link {
+        /// Its inode number.
+        inode: u64,
+        /// What it says.
+        target: String,
+    },
+    /// In a snapshot: a key. Its versions follow.
+    Key {
+        /// The key.
+        key: String,
+        /// The engine that the plain name serves.
+        default: EngineNumber,
+        /// The last version number given.
+        last_version: u64,
+    },
+    /// In a snapshot: a version that was published at the line's time.
+    Version {
+        /// The key.
+        key: String,
+        /// The version number.
+        version: u64,
+        /// Its inode number.
+        inode: u64,
+        /// The payload.
+        sha256: Sha,
+        /// The payload's size in bytes.
+        size: u64,
+        /// The engine's number.
+        engine: EngineNumber,
+        /// The version whose payload a rollback brought back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rollback_of: Option<u64>,
+        /// When its names were taken away.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        removed: Option<u64>,
+        /// Whether it is protected from collection.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pinned: bool,
+        /// The payload that is the WebAssembly it was compiled from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<Sha>,
+        /// What compiled it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        producer: Option<String>,
+    },
+    /// The last line of a snapshot.
+    SnapshotEnd {
+        /// The last line that the snapshot stands for.
+        before: u64,
+    },
+}
+
+/// A version that was given up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CollectedVersion {
+    /// The key.
+    pub key: String,
+    /// The version number.
+    pub version: u64,
+    /// Its inode number.
+    pub inode: u64,
 }
 
 /// A list, or the one name that stood in its place.
@@ -176,6 +282,12 @@ struct Line<'a> {
 fn checksum(text: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());
     digest[..8].iter().map(|b| format!("{b:02x}")).collect()
+}
+
+impl Entry {
+    fn starts_snapshot(&self) -> bool {
+        matches!(self.change, Change::Snapshot { before, .. } if self.seq == before + 1)
+    }
 }
 
 /// The line of an entry, with its newline.
@@ -229,15 +341,23 @@ pub(crate) struct History {
 impl History {
     /// Opens the file, making it if it is missing. Nothing is read yet.
     pub(crate) fn open(path: &Path) -> Result<History> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .at("opening", path)?;
-        Ok(History { path: path.to_owned(), file, len: 0, seq: 0, poisoned: false })
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let (file, poisoned) = match options.open(path) {
+            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => (File::open(path), true),
+            file => (file, false),
+        };
+        let file = file.at("opening", path)?;
+        Ok(History { path: path.to_owned(), file, len: 0, seq: 0, poisoned })
+    }
+
+    /// How many lines there are.
+    pub(crate) fn lines(&mut self) -> Result<u64> {
+        self.file.seek(SeekFrom::Start(0)).at("reading", &self.path)?;
+        let mut line = Vec::new();
+        BufReader::new(&self.file).read_until(b'\n', &mut line).at("reading", &self.path)?;
+        let first = decode(&line).map_or(1, |entry| entry.seq);
+        Ok(self.seq.saturating_sub(first) + 1)
     }
 
     /// The length in bytes and the last sequence number of what was read or written.
@@ -259,6 +379,26 @@ impl History {
         let mut line = Vec::new();
         BufReader::new(&self.file).read_until(b'\n', &mut line).at("reading", &self.path)?;
         Ok(start + line.len() as u64 == len && decode(&line).is_ok_and(|entry| entry.seq == seq))
+    }
+
+    /// The end of the snapshot that the file starts with, if that stands for all lines up to
+    /// number `seq` and no others: its length in bytes and its last sequence number.
+    pub(crate) fn snapshot_of(&mut self, seq: u64) -> Result<Option<(u64, u64)>> {
+        self.file.seek(SeekFrom::Start(0)).at("reading", &self.path)?;
+        let mut reader = BufReader::with_capacity(1 << 16, &self.file);
+        let (mut line, mut len) = (Vec::new(), 0);
+        while reader.read_until(b'\n', &mut line).at("reading", &self.path)? > 0 {
+            let Ok(entry) = decode(&line) else { return Ok(None) };
+            if len == 0 && !(entry.starts_snapshot() && entry.seq == seq + 1) {
+                return Ok(None);
+            }
+            len += line.len() as u64;
+            if let Change::SnapshotEnd { .. } = entry.change {
+                return Ok(Some((len, entry.seq)));
+            }
+            line.clear();
+        }
+        Ok(None)
     }
 
     /// Where the line that ends at byte `end` starts.
@@ -295,15 +435,23 @@ impl History {
         let mut reader = BufReader::with_capacity(1 << 16, file);
         let mut line = Vec::new();
         let mut unreadable: Option<String> = None;
+        let mut in_snapshot = false;
         loop {
             line.clear();
             if reader.read_until(b'\n', &mut line).at("reading", &self.path)? == 0 {
                 break;
             }
             match (decode(&line), &unreadable) {
-                (Ok(entry), None) if entry.seq == self.seq + 1 => {
+                (Ok(entry), None)
+                    if entry.seq == self.seq + 1 || self.len == 0 && entry.starts_snapshot() =>
+                {
                     self.len += line.len() as u64;
                     self.seq = entry.seq;
+                    match entry.change {
+                        Change::Snapshot { .. } => in_snapshot = true,
+                        Change::SnapshotEnd { .. } => in_snapshot = false,
+                        _ => {}
+                    }
                     apply(&entry, self.len)?;
                 }
                 // A whole line where it can't belong is no unfinished end.
@@ -323,6 +471,11 @@ impl History {
                 (_, Some(_)) => {}
             }
         }
+        if in_snapshot {
+            // It was put in place whole.
+            let reason = unreadable.unwrap_or_else(|| "it ends there".into());
+            return Err(self.damaged(format!("{reason}; a snapshot has no end")));
+        }
         if self.seq < acknowledged {
             let reason = unreadable.unwrap_or_else(|| "it ends there".into());
             return Err(self.damaged(format!("{reason}; line {acknowledged} was acknowledged")));
@@ -333,7 +486,10 @@ impl History {
                 self.path.display(),
                 self.len
             );
-            self.truncate()?;
+            if let Err(e) = self.truncate() {
+                log::error!("{}: {e}", self.path.display());
+                self.poisoned = true;
+            }
         }
         Ok(())
     }
@@ -364,11 +520,13 @@ impl History {
         use std::os::unix::fs::FileExt;
         let mut entries = Vec::new();
         let mut end = self.len;
-        for _ in seq..self.seq {
+        while self.seq - entries.len() as u64 > seq && end > 0 {
             let start = self.start_of_line(end).at("reading", &self.path)?;
             let mut line = vec![0; (end - start) as usize];
             self.file.read_exact_at(&mut line, start).at("reading", &self.path)?;
             match decode(&line) {
+                // A snapshot changes nothing that its lines stand for.
+                Ok(Entry { change: Change::SnapshotEnd { before }, .. }) if before <= seq => break,
                 Ok(entry) => entries.push(entry),
                 Err(BadLine::Unreadable(reason) | BadLine::Unknown(reason)) => {
                     return Err(Error::HistoryDamaged {
@@ -392,9 +550,44 @@ impl History {
         self.file.sync_all().at("syncing", &self.path)
     }
 
-    /// Refuses to write until the store is opened again.
-    pub(crate) fn poison(&mut self) {
+    /// Makes the history writable after an error that left its end uncertain: what was
+    /// acknowledged goes to a new file, which is synced by itself. A failed fsync is never
+    /// repeated on the same file, where it would succeed without having written.
+    pub(crate) fn heal(&mut self) -> Result<()> {
+        if !self.poisoned {
+            return Ok(());
+        }
+        let new = self.successor();
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(&new).at("making", &new)?;
+        self.file.seek(SeekFrom::Start(0)).at("reading", &self.path)?;
+        let copied = io::copy(&mut (&self.file).take(self.len), &mut &file);
+        if copied.at("copying", &self.path)? < self.len {
+            return Err(self.damaged("it is shorter than what was acknowledged".into()));
+        }
+        self.replace(file, self.len, self.seq)?;
+        log::warn!("{} was written anew after an error", self.path.display());
+        Ok(())
+    }
+
+    /// Where another file is made that is to take this one's place.
+    pub(crate) fn successor(&self) -> PathBuf {
+        self.path.with_extension("new")
+    }
+
+    /// Puts `file`, which is at [`History::successor`] and has lines up to number `seq` in `len`
+    /// bytes, in this one's place.
+    pub(crate) fn replace(&mut self, file: File, len: u64, seq: u64) -> Result<()> {
+        let new = self.successor();
+        file.sync_all().at("syncing", &new)?;
+        fs::rename(&new, &self.path).at("renaming", &new)?;
+        (self.file, self.len, self.seq) = (file, len, seq);
+        // Until the name is on disk, either file may be found there.
         self.poisoned = true;
+        sync_dir(self.path.parent().unwrap_or(Path::new("/")))?;
+        self.poisoned = false;
+        Ok(())
     }
 
     /// Appends `count` lines, made by [`line_of`], and syncs once. On success

@@ -5,8 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::ArtifactKind;
-use crate::catalogue::Records;
 use crate::catalogue::records::*;
+use crate::catalogue::{Catalogue, Records};
 use crate::engine::Compiler;
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -55,6 +55,9 @@ pub struct VersionInfo {
     pub served_by_plain_name: bool,
     /// Whether its names were taken away.
     pub removed: bool,
+    /// Whether it is protected from collection.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 /// A key with at least one version.
@@ -77,43 +80,43 @@ pub fn rfc3339(nanoseconds: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(nanoseconds)).to_string()
 }
 
-impl Store {
-    pub(crate) fn version_info(&self, inode: u64) -> Result<VersionInfo> {
-        let catalogue = self.catalogue()?;
-        let record = catalogue.version_at(inode)?;
-        let engine = catalogue.engine(record.engine)?;
-        let leads_here = |view| -> Result<bool> {
-            Ok(catalogue.number(&name_key(view, &record.key, 0))? == Some(inode))
-        };
-        Ok(VersionInfo {
-            version: record.version,
-            inode,
-            sha256: record.sha256,
-            size: record.size,
-            kind: catalogue.payload(&record.sha256)?.map_or(ArtifactKind::Module, |p| p.kind),
-            engine: engine.label,
-            fingerprint: engine.description.fingerprint,
-            wasmtime: engine.description.wasmtime,
-            target: engine.description.target,
-            compiler: engine.description.compiler,
-            pulley: engine.description.pulley,
-            published: rfc3339(record.published),
-            rollback_of: record.rollback_of,
-            current: leads_here(View::Engine(record.engine))?,
-            served_by_plain_name: leads_here(View::Keys)?,
-            removed: record.removed,
-            source: record.source,
-            producer: record.producer,
-            key: Key::new(record.key)?,
-        })
-    }
+pub(crate) fn version_info(catalogue: &Catalogue, inode: u64) -> Result<VersionInfo> {
+    let record = catalogue.version_at(inode)?;
+    let engine = catalogue.engine(record.engine)?;
+    let leads_here = |view| -> Result<bool> {
+        Ok(catalogue.number(&name_key(view, &record.key, 0))? == Some(inode))
+    };
+    Ok(VersionInfo {
+        version: record.version,
+        inode,
+        sha256: record.sha256,
+        size: record.size,
+        kind: catalogue.payload(&record.sha256)?.map_or(ArtifactKind::Module, |p| p.kind),
+        engine: engine.label,
+        fingerprint: engine.description.fingerprint,
+        wasmtime: engine.description.wasmtime,
+        target: engine.description.target,
+        compiler: engine.description.compiler,
+        pulley: engine.description.pulley,
+        published: rfc3339(record.published),
+        rollback_of: record.rollback_of,
+        current: leads_here(View::Engine(record.engine))?,
+        served_by_plain_name: leads_here(View::Keys)?,
+        removed: record.removed.is_some(),
+        pinned: record.pinned,
+        source: record.source,
+        producer: record.producer,
+        key: Key::new(record.key)?,
+    })
+}
 
+impl Store {
     /// Every version of a key, oldest first, removed ones included.
     pub fn versions(&self, key: &Key) -> Result<Vec<VersionInfo>> {
-        let versions = self
-            .catalogue()?
+        let catalogue = self.catalogue()?;
+        let versions = catalogue
             .scan(&versions_prefix(key.as_str()))
-            .map(|entry| self.version_info(crate::catalogue::be_u64(&entry?.1)?))
+            .map(|entry| version_info(&catalogue, crate::catalogue::be_u64(&entry?.1)?))
             .collect::<Result<Vec<_>>>()?;
         if versions.is_empty() { Err(Error::NoKey(key.clone())) } else { Ok(versions) }
     }
@@ -127,21 +130,22 @@ impl Store {
                 .ok_or_else(|| Error::NoVersion { key: key.clone(), version })?,
             None => catalogue
                 .number(&name_key(View::Keys, key.as_str(), 0))?
-                .ok_or_else(|| not_served(catalogue, key))?,
+                .ok_or_else(|| not_served(&catalogue, key))?,
         };
-        self.version_info(inode)
+        version_info(&catalogue, inode)
     }
 
     /// The last `limit` versions published in the whole store, newest first.
     pub fn latest(&self, limit: usize) -> Result<Vec<VersionInfo>> {
+        let catalogue = self.catalogue()?;
         let mut versions = Vec::new();
-        for entry in self.catalogue()?.scan(b"i").rev() {
+        for entry in catalogue.scan(b"i").rev() {
             let (key, value) = entry?;
             if versions.len() == limit {
                 break;
             }
             if let InodeRecord::Version(_) = crate::catalogue::decode(&value)? {
-                versions.push(self.version_info(crate::catalogue::be_u64(&key[1..])?)?);
+                versions.push(version_info(&catalogue, crate::catalogue::be_u64(&key[1..])?)?);
             }
         }
         Ok(versions)
@@ -157,7 +161,7 @@ impl Store {
             let (name, inode) = entry?;
             let name = &name[base..];
             let name = name.get(..name.len().saturating_sub(10)).unwrap_or_default();
-            let info = self.version_info(crate::catalogue::be_u64(&inode)?)?;
+            let info = version_info(&catalogue, crate::catalogue::be_u64(&inode)?)?;
             if keys.last().is_none_or(|last| last.key.as_str().as_bytes() != name) {
                 let record: KeyRecord = catalogue
                     .record(&key_key(info.key.as_str()))?

@@ -9,6 +9,7 @@
 //! | `history` | every committed change, one line each: the commit |
 //! | `db/` | the catalogue, a sled database that is derived from the history |
 //! | `objects/ab/…` | payloads by sha256 |
+//! | `reserve` | space that is given back to a disk that is full |
 //! | `incoming/` | uploads under way, swept when the store opens |
 //! | `state.json` | whether sled was closed, and in which run of the machine |
 //! | `lock` | the owner's process number, under a flock |
@@ -16,6 +17,8 @@
 
 pub mod artifact;
 mod catalogue;
+mod collect;
+mod compact;
 pub mod engine;
 mod engines;
 mod error;
@@ -25,12 +28,16 @@ mod key;
 mod lock;
 mod payload;
 mod publish;
+mod recovery;
 mod rollback;
+mod settings;
 mod sha;
 mod store;
 pub mod tree;
 
 pub use catalogue::{Changes, ENGINES_INODE, FIRST_FREE_INODE, ROOT_INODE, Untold, VERSIONS_INODE};
+pub use collect::{Candidate, Collected, Fate, Policy, Portion};
+pub use compact::Compacted;
 pub use engines::{EngineInfo, Moved};
 pub use error::{Error, Result};
 pub use info::{KeyInfo, VersionInfo, rfc3339};
@@ -39,5 +46,6 @@ pub use lock::Lock;
 pub use payload::{BLOCK, Staged, StagedSource};
 pub use publish::{Publish, Published, Source, Status};
 pub use rollback::Removed;
+pub use settings::{DEFAULT_INLINE_LIMIT, FORMAT, InlineLimit, Settings, Unlimited};
 pub use sha::Sha;
-pub use store::{DEFAULT_INLINE_LIMIT, FORMAT, InlineLimit, Settings, Store, Unlimited};
+pub use store::Store;

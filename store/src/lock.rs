@@ -1,7 +1,7 @@
 //! The right to a store: an flock(2) on its `lock` file.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, IoContext, Result, is_unwritable};
 use crate::store::check_owner;
 
 const LOCK: &str = "lock";
@@ -27,14 +27,14 @@ impl Lock {
     pub fn take(dir: &Path) -> Result<Lock> {
         check_owner(dir)?;
         let path = dir.join(LOCK);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .at("opening", &path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = match options.open(&path) {
+            // A store on a disk that can't be written can be read all the same.
+            Err(e) if is_unwritable(&e) => File::open(&path),
+            file => file,
+        }
+        .at("opening", &path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -44,10 +44,13 @@ impl Lock {
             }
             Err(e) => return Err(e).at("locking", &path),
         }
-        file.set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .at("writing", &path)?;
-        Ok(Lock(file))
+        match file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
+            // The number is for people; EINVAL is a file opened for reading.
+            Err(e) if !is_unwritable(&e) && e.kind() != io::ErrorKind::InvalidInput => {
+                Err(e).at("writing", &path)
+            }
+            _ => Ok(Lock(file)),
+        }
     }
 
     /// The right to the store in `dir`, from another process that has it.

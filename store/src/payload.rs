@@ -121,11 +121,11 @@ impl Payloads {
     pub(crate) fn open(store: &Path) -> Result<Payloads> {
         let (incoming, objects) = (store.join("incoming"), store.join("objects"));
         for dir in [&incoming, &objects] {
-            make_dir(dir)?;
+            unless_unwritable(make_dir(dir))?;
         }
-        for entry in fs::read_dir(&incoming).at("reading", &incoming)? {
+        for entry in fs::read_dir(&incoming).into_iter().flatten() {
             let path = entry.at("reading", &incoming)?.path();
-            fs::remove_file(&path).at("removing", &path)?;
+            unless_unwritable(fs::remove_file(&path).at("removing", &path))?;
         }
         Ok(Payloads {
             incoming,
@@ -256,13 +256,8 @@ impl Payloads {
         directories.iter().try_for_each(|dir| sync_dir(dir))
     }
 
-    /// Makes `uploads` durable as chunks inside sled, whose files are in `db`.
-    pub(crate) fn keep_inline(
-        &self,
-        catalogue: &Catalogue,
-        db: &Path,
-        uploads: &[&Upload],
-    ) -> Result<()> {
+    /// Makes `uploads` durable as chunks inside sled.
+    pub(crate) fn keep_inline(&self, catalogue: &Catalogue, uploads: &[&Upload]) -> Result<()> {
         for staged in uploads {
             let incoming = match &staged.waiting {
                 Waiting::InMemory { bytes, .. } => {
@@ -284,7 +279,7 @@ impl Payloads {
             }
         }
         catalogue.flush()?;
-        sync_files(db)
+        sync_files(catalogue.path())
     }
 
     /// Reads up to `len` bytes at `offset` of a payload of `size` bytes. Every
@@ -308,6 +303,30 @@ impl Payloads {
             at = start + upto as u64;
         }
         Ok(out)
+    }
+
+    /// Removes the object file of a payload that is gone.
+    pub(crate) fn remove_object(&self, sha256: &Sha) -> Result<()> {
+        self.forget(sha256);
+        let path = self.object(sha256);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).at("removing", &path),
+            _ => Ok(()),
+        }
+    }
+
+    /// Calls `each` with every directory of object files.
+    pub(crate) fn each_object_directory(
+        &self,
+        mut each: impl FnMut(&Path) -> Result<()>,
+    ) -> Result<()> {
+        for entry in fs::read_dir(&self.objects).at("reading", &self.objects)? {
+            let path = entry.at("reading", &self.objects)?.path();
+            if path.is_dir() {
+                each(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn forget(&self, sha256: &Sha) {
@@ -414,7 +433,7 @@ pub(crate) fn put_chunks(
     bytes: &[u8],
 ) -> Result<()> {
     for (index, chunk) in (first..).zip(bytes.chunks(CHUNK)) {
-        catalogue.tree().insert(chunk_key(sha256, index), chunk)?;
+        catalogue.put(&chunk_key(sha256, index), chunk)?;
     }
     Ok(())
 }
@@ -432,6 +451,11 @@ fn make_dir(path: &Path) -> Result<()> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e).at("making", path),
         _ => Ok(()),
     }
+}
+
+/// A disk that can't be written can be read all the same.
+fn unless_unwritable(result: Result<()>) -> Result<()> {
+    result.or_else(|e| if e.is_unwritable() { Ok(()) } else { Err(e) })
 }
 
 /// Reads until `buf` is full or the input ends.

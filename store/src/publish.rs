@@ -12,14 +12,14 @@ use crate::engine::printable;
 use crate::engines::{described, find_engine, plan_engine};
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, History, NewDirectory};
-use crate::info::VersionInfo;
+use crate::info::{VersionInfo, version_info};
 use crate::key::{Key, RESERVED};
 use crate::payload::{PayloadOf, Staged, StagedSource, Upload};
 use crate::sha::Sha;
 use crate::store::{Planned, Store};
 
 /// Free space that a commit leaves, in bytes: a disk that fills up under sled poisons it.
-const DISK_MARGIN: u64 = 8 << 20;
+pub(crate) const DISK_MARGIN: u64 = 8 << 20;
 
 /// An artifact to publish.
 #[derive(Debug)]
@@ -120,8 +120,7 @@ impl Store {
         requests: Vec<Publish>,
         together: bool,
     ) -> Result<(Vec<Result<Published>>, Changes)> {
-        let mut writer = self.writer();
-        let mut planned = Planned::new(self.catalogue()?);
+        let (mut writer, mut planned) = self.begin()?;
         let mut changes = Changes::default();
         let mut uploads = Uploads::default();
         let mut results = Vec::new();
@@ -148,7 +147,7 @@ impl Store {
         }
         self.payloads.keep_as_objects(&objects)?;
         if !inside.is_empty() {
-            self.payloads.keep_inline(self.catalogue()?, &self.db(), &inside)?;
+            self.payloads.keep_inline(planned.txn.base(), &inside)?;
         }
         self.commit(&mut writer, planned)?;
         let results = requests
@@ -166,7 +165,7 @@ impl Store {
         &self,
         request: &'a Publish,
         make_default: bool,
-        (planned, writer): (&mut Planned<'_>, &History),
+        (planned, writer): (&mut Planned, &History),
         uploads: &mut Uploads<'a>,
         changes: &mut Changes,
     ) -> Result<(Status, u64)> {
@@ -207,7 +206,7 @@ impl Store {
     fn plan_payload<'a>(
         &self,
         upload: &'a Upload,
-        (planned, writer): (&mut Planned<'_>, &History),
+        (planned, writer): (&mut Planned, &History),
         uploads: &mut Uploads<'a>,
     ) -> Result<Changes> {
         let Upload { sha256, size, kind, .. } = *upload;
@@ -221,7 +220,7 @@ impl Store {
                 planned.add(writer, Change::Payload { sha256, size, kind, inline, blocks })?;
         }
         if uploads.seen.insert(sha256)
-            && (known.is_none() || !self.has_payload(sha256, size, inline)?)
+            && (known.is_none() || !self.has_payload(&planned.txn, sha256, size, inline)?)
         {
             if inline { uploads.inside.push(upload) } else { uploads.objects.push(upload) }
         }
@@ -230,7 +229,7 @@ impl Store {
 
     pub(crate) fn published(&self, key: &Key, inode: u64, status: Status) -> Result<Published> {
         let catalogue = self.catalogue()?;
-        let version = self.version_info(inode)?;
+        let version = version_info(&catalogue, inode)?;
         let record: KeyRecord =
             catalogue.record(&key_key(key.as_str()))?.ok_or_else(|| Error::NoKey(key.clone()))?;
         let default_engine = catalogue.engine(record.default_engine)?.label;
@@ -246,8 +245,14 @@ impl Store {
         Ok(Published { status, version, path, default_engine, plain_name_serves })
     }
 
-    pub(crate) fn has_payload(&self, sha256: Sha, size: u64, inline: bool) -> Result<bool> {
-        self.payloads.is_whole(self.catalogue()?, &PayloadOf { sha256, size, inline })
+    pub(crate) fn has_payload(
+        &self,
+        txn: &Txn,
+        sha256: Sha,
+        size: u64,
+        inline: bool,
+    ) -> Result<bool> {
+        self.payloads.is_whole(txn.base(), &PayloadOf { sha256, size, inline })
     }
 
     /// Refuses to start what a full disk would interrupt: so many bytes, and a margin.
@@ -265,7 +270,7 @@ impl Store {
 
 /// Refuses what was compiled again if there is something newer that it would take the
 /// place of, and that is not the same.
-fn check_not_overtaken(txn: &Txn<'_>, request: &Publish) -> Result<()> {
+fn check_not_overtaken(txn: &Txn, request: &Publish) -> Result<()> {
     let Some(from) = request.recompiled_from else { return Ok(()) };
     let (key, upload) = (&request.key, &request.staged.upload);
     let source = request.source.as_ref().map(|source| match source {
@@ -288,7 +293,7 @@ fn check_not_overtaken(txn: &Txn<'_>, request: &Publish) -> Result<()> {
 }
 
 /// A key may not be a directory of another, nor the reverse.
-pub(crate) fn check_conflicts(txn: &Txn<'_>, key: &Key) -> Result<()> {
+pub(crate) fn check_conflicts(txn: &Txn, key: &Key) -> Result<()> {
     let conflict = |other: String| Err(Error::KeyConflict { key: key.clone(), other });
     for ancestor in key.ancestors() {
         if txn.has_versions(ancestor)? {
@@ -306,7 +311,7 @@ pub(crate) fn check_conflicts(txn: &Txn<'_>, key: &Key) -> Result<()> {
 }
 
 pub(crate) fn plan_version(
-    (planned, writer): (&mut Planned<'_>, &History),
+    (planned, writer): (&mut Planned, &History),
     key: &Key,
     contents: Contents,
     make_default: bool,
@@ -331,7 +336,7 @@ pub(crate) fn plan_version(
     }
     let mut next_inode = planned.txn.applied()?.next_inode;
     let mut directories = Vec::new();
-    let mut number_directory = |txn: &Txn<'_>, view, path: &str| -> Result<()> {
+    let mut number_directory = |txn: &Txn, view, path: &str| -> Result<()> {
         if txn.number(&directory_key(view, path))?.is_none() {
             directories.push(NewDirectory { view, path: path.to_owned(), inode: next_inode });
             next_inode += 1;
@@ -366,7 +371,7 @@ pub(crate) fn plan_version(
 
 /// Notes where a version comes from, if anything is known of it.
 fn plan_origin(
-    (planned, writer): (&mut Planned<'_>, &History),
+    (planned, writer): (&mut Planned, &History),
     key: &Key,
     version: u64,
     source: Option<Sha>,
@@ -381,7 +386,7 @@ fn plan_origin(
 /// Moves the plain names of what was planned: with one change, if it is all of one engine, as
 /// what one compiler made is.
 fn plan_defaults(
-    planned: &mut Planned<'_>,
+    planned: &mut Planned,
     writer: &History,
     requests: &[Publish],
     results: &[Result<(Status, u64)>],

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::history::Change;
 use crate::key::Key;
 use crate::publish::{Contents, Published, check_conflicts, plan_version};
-use crate::store::{Planned, Store};
+use crate::store::Store;
 
 /// What came of a removal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +26,7 @@ impl Store {
     /// the one before the version that the plain name serves. Rolling back
     /// twice goes back two versions.
     pub fn rollback(&self, key: &Key, version: Option<u64>) -> Result<(Published, Changes)> {
-        let mut writer = self.writer();
-        let mut planned = Planned::new(self.catalogue()?);
+        let (mut writer, mut planned) = self.begin()?;
         let mut changes = Changes::default();
         let target = match version {
             Some(version) => {
@@ -41,7 +40,8 @@ impl Store {
         };
         check_conflicts(&planned.txn, key)?;
         let payload = planned.txn.payload(&target.sha256)?;
-        let here = |p: PayloadRecord| self.has_payload(target.sha256, p.size, p.inline);
+        let here =
+            |p: PayloadRecord| self.has_payload(&planned.txn, target.sha256, p.size, p.inline);
         if !payload.map_or(Ok(false), here)? {
             return Err(Error::PayloadDamaged {
                 sha256: target.sha256.hex(),
@@ -66,8 +66,7 @@ impl Store {
     /// Takes away the names of one version of a key, or of all. The bytes stay
     /// for whoever uses them, and numbers are not given again.
     pub fn remove(&self, key: &Key, version: Option<u64>) -> Result<(Removed, Changes)> {
-        let mut writer = self.writer();
-        let mut planned = Planned::new(self.catalogue()?);
+        let (mut writer, mut planned) = self.begin()?;
         let live = live_versions(&planned.txn, key.as_str())?;
         let versions = match version {
             None if live.is_empty() => return Err(Error::NoKey(key.clone())),
@@ -87,7 +86,7 @@ impl Store {
 }
 
 /// The version to go back to from what the plain name serves.
-fn version_before_current(txn: &Txn<'_>, key: &Key) -> Result<VersionRecord> {
+fn version_before_current(txn: &Txn, key: &Key) -> Result<VersionRecord> {
     let name = key.as_str();
     let inode =
         txn.number(&name_key(View::Keys, name, 0))?.ok_or_else(|| Error::NoKey(key.clone()))?;

@@ -1,98 +1,23 @@
 //! The store: opening it, owning it, closing it.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{self, Catalogue, Txn, Untold, apply, sync_dir};
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, Entry, History, line_of};
 use crate::lock::Lock;
 use crate::payload::{Payloads, Staged, StagedSource};
-
-/// The format that this crate writes, and the newest it reads.
-pub const FORMAT: u64 = 1;
-/// Payloads up to this size, in bytes, are kept inside sled unless the store's settings say otherwise.
-pub const DEFAULT_INLINE_LIMIT: u64 = 16 << 10;
+use crate::recovery::Held;
+use crate::settings::{FORMAT, Settings, State, boot_id, read_settings, write_json};
 
 const SETTINGS: &str = "settings.json";
-const HISTORY: &str = "history";
-const STATE: &str = "state.json";
-
-/// The largest payload that is kept inside sled. Larger ones are object files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum InlineLimit {
-    /// So many bytes; 0 keeps nothing inside.
-    Bytes(u64),
-    /// Everything inside sled: `"unlimited"`.
-    Unlimited(Unlimited),
-}
-
-/// The word `unlimited`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Unlimited {
-    /// `"unlimited"`
-    Unlimited,
-}
-
-impl InlineLimit {
-    /// Everything inside sled.
-    pub const UNLIMITED: InlineLimit = InlineLimit::Unlimited(Unlimited::Unlimited);
-
-    pub(crate) fn admits(self, size: u64) -> bool {
-        match self {
-            InlineLimit::Bytes(limit) => size <= limit,
-            InlineLimit::Unlimited(_) => true,
-        }
-    }
-}
-
-/// `settings.json`: what a store is, and how its owner wants it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
-    /// The store's format.
-    pub format: u64,
-    /// The largest payload kept inside sled.
-    #[serde(default = "default_inline_limit")]
-    pub inline_limit: InlineLimit,
-}
-
-fn default_inline_limit() -> InlineLimit {
-    InlineLimit::Bytes(DEFAULT_INLINE_LIMIT)
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings { format: FORMAT, inline_limit: default_inline_limit() }
-    }
-}
-
-/// `state.json`: whether sled can be trusted when the store opens next.
-#[derive(Serialize, Deserialize)]
-struct State {
-    /// The machine's run that wrote this; nothing while sled is not to be trusted.
-    boot_id: Option<String>,
-    /// Whether sled was closed and synced.
-    closed: bool,
-}
-
-impl State {
-    fn is_of_this_boot(&self) -> bool {
-        self.boot_id.is_some() && self.boot_id == boot_id()
-    }
-}
-
-/// What tells this run of the machine from others (random(4)).
-fn boot_id() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().filter(|id| !id.is_empty())
-}
+pub(crate) const HISTORY: &str = "history";
+pub(crate) const STATE: &str = "state.json";
 
 /// Refuses a store of another user, and keeps others out of one's own.
 pub(crate) fn check_owner(dir: &Path) -> Result<()> {
@@ -112,9 +37,9 @@ pub(crate) fn check_owner(dir: &Path) -> Result<()> {
 pub struct Store {
     dir: PathBuf,
     settings: Settings,
-    catalogue: Option<Catalogue>,
+    pub(crate) catalogue: Held,
     pub(crate) payloads: Payloads,
-    writer: Mutex<History>,
+    pub(crate) writer: Mutex<History>,
     /// Released when the process ends, however it ends.
     _lock: Lock,
 }
@@ -188,29 +113,20 @@ impl Store {
     }
 
     fn open_with(dir: &Path, settings: Settings, lock: Lock) -> Result<Store> {
-        let state = dir.join(STATE);
-        let trusted = read_state(&state).is_some_and(|s| s.closed || s.is_of_this_boot());
-        // Open from here on; and until it is rebuilt, should that be interrupted, not to be trusted.
-        let boot_while_opening = if trusted { boot_id() } else { None };
-        write_json(&state, &State { boot_id: boot_while_opening, closed: false })?;
         let mut history = History::open(&dir.join(HISTORY))?;
         let payloads = Payloads::open(dir)?;
         sync_dir(dir)?;
-        let catalogue = catalogue::open(dir, &mut history, trusted)?;
-        if !trusted {
-            write_json(&state, &State { boot_id: boot_id(), closed: false })?;
-        }
+        let catalogue = Held::open(dir, &mut history)?;
         let store = Store {
             dir: dir.to_owned(),
             settings,
-            catalogue: Some(catalogue),
+            catalogue,
             payloads,
             writer: Mutex::new(history),
             _lock: lock,
         };
-        if store.writer().end().1 == 0 {
-            let mut writer = store.writer();
-            let mut planned = Planned::new(store.catalogue()?);
+        if store.last_change() == 0 {
+            let (mut writer, mut planned) = store.begin()?;
             planned.add(&writer, Change::Create)?;
             store.commit(&mut writer, planned)?;
         }
@@ -225,12 +141,15 @@ impl Store {
 
     fn close_catalogue(&mut self) -> Result<()> {
         if let Some(catalogue) = self.catalogue.take() {
+            if catalogue.is_elsewhere() {
+                return Ok(());
+            }
             // What failed while it was open is rebuilt by the next open.
-            let trusted = !catalogue.is_damaged() && !std::thread::panicking();
+            let trusted = catalogue.is_sound() && !std::thread::panicking();
             if !trusted {
                 Store::distrust_catalogue(&self.dir);
             }
-            catalogue::close(catalogue, &self.db())?;
+            catalogue::close(catalogue)?;
             if trusted {
                 let state = State { boot_id: boot_id(), closed: true };
                 write_json(&self.dir.join(STATE), &state)?;
@@ -268,10 +187,11 @@ impl Store {
 
     /// The names that changes after number `told` may have touched.
     pub fn untold_since(&self, told: u64) -> Result<Untold> {
+        let catalogue = self.catalogue()?;
         let entries = self.writer().entries_after(told)?;
         let mut untold = Untold::default();
         for entry in &entries {
-            untold.add(self.catalogue()?, entry)?;
+            untold.add(&catalogue, entry)?;
         }
         Ok(untold)
     }
@@ -287,33 +207,23 @@ impl Store {
         self.payloads.stage_source(from)
     }
 
-    pub(crate) fn db(&self) -> PathBuf {
-        self.dir.join("db")
-    }
-
-    pub(crate) fn catalogue(&self) -> Result<&Catalogue> {
-        self.catalogue.as_ref().ok_or_else(|| Error::Inconsistent("the store is closed".into()))
-    }
-
     /// The right to write. A writer that panicked left the history as it was.
     pub(crate) fn writer(&self) -> MutexGuard<'_, History> {
         self.writer.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Commits what was planned: history first, then the catalogue.
-    pub(crate) fn commit(&self, writer: &mut History, planned: Planned<'_>) -> Result<()> {
+    pub(crate) fn commit(&self, writer: &mut History, planned: Planned) -> Result<()> {
         if planned.is_empty() {
             return Ok(());
         }
         self.check_free_space(planned.weight())?;
         writer.append(&planned.lines, planned.count)?;
-        let tree = self.catalogue()?.tree();
-        for batch in planned.txn.batches() {
-            if let Err(e) = tree.apply_batch(batch) {
-                // Committed, but unknown to the catalogue: nothing may be applied after the gap.
-                writer.poison();
-                return Err(e.into());
-            }
+        let applied = planned.txn.apply();
+        if let Err(e) = applied {
+            // Committed, but unknown to the catalogue: opened again, it takes it from the history.
+            log::error!("the catalogue failed in a commit: {e}");
+            self.recover(writer)?;
         }
         Ok(())
     }
@@ -328,15 +238,15 @@ impl Drop for Store {
 }
 
 /// Changes with all their numbers given, to be committed together.
-pub(crate) struct Planned<'a> {
-    pub(crate) txn: Txn<'a>,
+pub(crate) struct Planned {
+    pub(crate) txn: Txn,
     /// Their lines in the history.
     lines: Vec<u8>,
     count: u64,
 }
 
-impl<'a> Planned<'a> {
-    pub(crate) fn new(catalogue: &'a Catalogue) -> Planned<'a> {
+impl Planned {
+    pub(crate) fn new(catalogue: &Arc<Catalogue>) -> Planned {
         Planned { txn: Txn::new(catalogue), lines: Vec::new(), count: 0 }
     }
 
@@ -370,42 +280,4 @@ pub(crate) fn now() -> u64 {
         .ok()
         .and_then(|d| u64::try_from(d.as_nanos()).ok())
         .unwrap_or(0)
-}
-
-fn read_settings(path: &Path) -> Result<Settings> {
-    let text = fs::read(path).at("reading", path)?;
-    // The format first: a newer one may have settings that this build can't read.
-    #[derive(Deserialize)]
-    struct Format {
-        format: u64,
-    }
-    let invalid = |source| Error::Settings { path: path.to_owned(), source };
-    let Format { format } = serde_json::from_slice(&text).map_err(invalid)?;
-    if format > FORMAT {
-        return Ok(Settings { format, ..Settings::default() });
-    }
-    serde_json::from_slice(&text).map_err(invalid)
-}
-
-fn read_state(path: &Path) -> Option<State> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
-}
-
-/// Writes a small file so that a crash leaves the old one or the new.
-fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|source| Error::Settings { path: path.to_owned(), source })?;
-    text.push(b'\n');
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)
-        .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
-        .at("writing", &new)?;
-    fs::rename(&new, path).at("renaming", &new)?;
-    sync_dir(path.parent().unwrap_or(Path::new("/")))
 }

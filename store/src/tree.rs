@@ -1,11 +1,11 @@
 //! What the mount reads: directories, files, and their bytes.
 //!
 //! Nothing here depends on an open directory or file: a place in a listing is
-//! the inode number of the entry before it, which means the same in every
-//! process that ever serves the store.
+//! an inode number that tells which entry was before it, and means the same in
+//! every process that ever serves the store.
 
 use crate::catalogue::records::*;
-use crate::catalogue::{ENGINES_INODE, Records, be_u64, live_directory};
+use crate::catalogue::{Catalogue, ENGINES_INODE, Records, be_u64, live_directory};
 use crate::engines::engine_entries;
 use crate::error::{Error, Result};
 use crate::info::rfc3339;
@@ -25,6 +25,9 @@ pub struct Entry {
     pub inode: u64,
     /// What is there.
     pub kind: EntryKind,
+    /// Where a listing that ends here goes on: the inode number of a directory that the entry
+    /// is, or that has its versions; or its own.
+    pub place: u64,
 }
 
 /// What an entry of a directory is.
@@ -74,7 +77,7 @@ impl Store {
         };
         match file {
             Some(inode) => Ok(Some((inode, false))),
-            None => Ok(live_directory(catalogue, view, &whole)?.map(|inode| (inode, true))),
+            None => Ok(live_directory(&catalogue, view, &whole)?.map(|inode| (inode, true))),
         }
     }
 
@@ -91,14 +94,14 @@ impl Store {
             return Ok(Some(alias.inode));
         }
         match catalogue.engine_number(&label_key(name))? {
-            Some(number) => live_directory(catalogue, View::Engine(number), ""),
+            Some(number) => live_directory(&catalogue, View::Engine(number), ""),
             None => Ok(None),
         }
     }
 
     /// Hands the entries of the directory `path` of a view to `each`, in the
     /// order of their names, until it returns false. Starts after the entry
-    /// that leads, or once led, to the inode number `after`.
+    /// whose [`Entry::place`] is `after`, whether it is still there or not.
     pub fn list(
         &self,
         view: View,
@@ -111,7 +114,7 @@ impl Store {
         let prefix = names_prefix(view, &under);
         let from = match after {
             None => prefix.clone(),
-            Some(inode) => match self.resume_after(view, &under, inode)? {
+            Some(inode) => match resume_after(&catalogue, view, &under, inode)? {
                 Some(rest) => [&prefix[..], &rest].concat(),
                 None => return Ok(()),
             },
@@ -121,8 +124,8 @@ impl Store {
             let (name, inode) = entry?;
             let Some(rest) = name.strip_prefix(&prefix[..]) else { break };
             let entry = if let [0, version @ ..] = rest {
-                let name = be_u64(version)?.to_string();
-                Entry { name, inode: be_u64(&inode)?, kind: EntryKind::File }
+                let (name, inode) = (be_u64(version)?.to_string(), be_u64(&inode)?);
+                Entry { name, inode, kind: EntryKind::File, place: inode }
             } else if let Some(slash) = rest.iter().position(|&b| b == b'/') {
                 // All that is in this directory is passed over with one seek.
                 let next = [&prefix[..], &rest[..slash], b"0"].concat();
@@ -134,33 +137,19 @@ impl Store {
                     )));
                 };
                 names = catalogue.range(next);
-                Entry { name, inode, kind: EntryKind::Directory }
+                Entry { name, inode, kind: EntryKind::Directory, place: inode }
             } else {
-                Entry { name: utf8(rest)?, inode: be_u64(&inode)?, kind: EntryKind::File }
+                let (name, inode) = (utf8(rest)?, be_u64(&inode)?);
+                // Versions come and go; the directory of a key's versions keeps its number.
+                let versions = directory_key(View::Versions, &join_path(path, &name));
+                let place = catalogue.number(&versions)?.unwrap_or(inode);
+                Entry { name, inode, kind: EntryKind::File, place }
             };
             if !each(entry) {
                 break;
             }
         }
         Ok(())
-    }
-
-    /// The least end of a name after the entry that leads to `inode`, in the
-    /// directory whose entries start with `under`; `None` if it can't be one of its.
-    fn resume_after(&self, view: View, under: &str, inode: u64) -> Result<Option<Vec<u8>>> {
-        Ok(match self.inode(inode)? {
-            Some(InodeRecord::Directory(record)) if record.view == view => {
-                record.path.strip_prefix(under).map(|name| [name.as_bytes(), b"0"].concat())
-            }
-            Some(InodeRecord::Version(record)) if view == View::Versions => {
-                let number = record.version.checked_add(1).map(u64::to_be_bytes);
-                number.map(|number| [&b"\0"[..], &number].concat())
-            }
-            Some(InodeRecord::Version(record)) => {
-                record.key.strip_prefix(under).map(|name| [name.as_bytes(), b"\0"].concat())
-            }
-            _ => None,
-        })
     }
 
     /// The engines that have a directory in the mount, and the links to them,
@@ -170,7 +159,7 @@ impl Store {
         after: Option<u64>,
         mut each: impl FnMut(Entry) -> bool,
     ) -> Result<()> {
-        for entry in engine_entries(self.catalogue()?)? {
+        for entry in engine_entries(&self.catalogue()?)? {
             if after.is_none_or(|after| entry.inode > after) && !each(entry) {
                 break;
             }
@@ -201,7 +190,7 @@ impl Store {
         let catalogue = self.catalogue()?;
         let Some(record) = catalogue.payload(sha256)? else { return Ok(None) };
         let payload = PayloadOf { sha256: *sha256, size: record.size, inline: record.inline };
-        self.payloads.read(catalogue, &payload, offset, len).map(Some)
+        self.payloads.read(&catalogue, &payload, offset, len).map(Some)
     }
 
     /// What the mount says of a version in extended attributes: names without
@@ -230,6 +219,46 @@ impl Store {
             free_inodes: stat.f_ffree,
         })
     }
+}
+
+/// The least end of a name after the entry that leads to `inode`, in the
+/// directory whose entries start with `under`; `None` if it can't be one of its.
+fn resume_after(
+    catalogue: &Catalogue,
+    view: View,
+    under: &str,
+    inode: u64,
+) -> Result<Option<Vec<u8>>> {
+    Ok(match catalogue.inode(inode)? {
+        Some(InodeRecord::Directory(record)) if record.view == view => {
+            record.path.strip_prefix(under).map(|name| [name.as_bytes(), b"0"].concat())
+        }
+        // A key, whose name is a file's here.
+        Some(InodeRecord::Directory(record)) if record.view == View::Versions => {
+            record.path.strip_prefix(under).map(|name| [name.as_bytes(), b"\0"].concat())
+        }
+        Some(InodeRecord::Version(record)) if view == View::Versions => {
+            let number = record.version.checked_add(1).map(u64::to_be_bytes);
+            number.map(|number| [&b"\0"[..], &number].concat())
+        }
+        // A version that is collected: later ones have greater numbers of both kinds.
+        None if view == View::Versions => {
+            let versions = [&names_prefix(view, under)[..], b"\0"].concat();
+            let mut later = None;
+            for entry in catalogue.scan(&versions) {
+                let (name, of) = entry?;
+                if be_u64(&of)? > inode {
+                    later = Some(name[versions.len() - 1..].to_vec());
+                    break;
+                }
+            }
+            later
+        }
+        Some(InodeRecord::Version(record)) => {
+            record.key.strip_prefix(under).map(|name| [name.as_bytes(), b"\0"].concat())
+        }
+        _ => None,
+    })
 }
 
 /// A version number as the mount writes it: no sign, no leading zero.

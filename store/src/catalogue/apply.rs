@@ -11,14 +11,15 @@ use super::touched::{Changes, Touched};
 use super::{ENGINES_INODE, ROOT_INODE, Records, Txn, VERSIONS_INODE};
 use crate::engine::{EngineDescription, decode};
 use crate::error::{Error, Result};
-use crate::history::{Change, Entry};
+use crate::history::{Change, CollectedVersion, Entry, NewDirectory};
 use crate::key::join_path;
 use crate::payload::HASHES_PER_RECORD;
+use crate::sha::Sha;
 
 /// Applies `entry`, the end of whose line is at byte `history_len`, as one
 /// atomic change of `txn`; one of many keys as one for each, and a last that says that
 /// the line is applied.
-pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Result<Changes> {
+pub(crate) fn apply(txn: &mut Txn, entry: &Entry, history_len: u64) -> Result<Changes> {
     let mut applied = txn.applied()?;
     let mut changes = Changes::default();
     match &entry.change {
@@ -31,7 +32,7 @@ pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Resul
                 DirectoryRecord { view: View::Engine(0), path: String::new(), mtime: entry.time };
             txn.set(inode_key(ENGINES_INODE), &InodeRecord::Directory(record))?;
         }
-        Change::Engine { number, inode, label, description, section } => {
+        Change::Engine { number, inode, label, description, section, producer, last_publish } => {
             let section = BASE64
                 .decode(section)
                 .map_err(|e| Error::Inconsistent(format!("the section of engine {label}: {e}")))?;
@@ -50,8 +51,10 @@ pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Resul
             if known.is_none() {
                 add_directory(txn, View::Engine(*number), "", *inode, entry.time)?;
             }
-            let (producer, last_publish) =
+            let (told_producer, told_publish) =
                 known.map_or((None, 0), |known| (known.producer, known.last_publish));
+            let producer = producer.clone().or(told_producer);
+            let last_publish = last_publish.unwrap_or(told_publish);
             let label = label.clone();
             let record = EngineRecord { label, description, producer, last_publish };
             txn.set(engine_key(*number), &record)?;
@@ -108,17 +111,15 @@ pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Resul
                 engine: *engine,
                 published: entry.time,
                 rollback_of: *rollback_of,
-                removed: false,
+                removed: None,
+                pinned: false,
                 source: None,
                 producer: None,
             };
             let mut compiled_by = txn.engine(*engine)?;
             compiled_by.last_publish = entry.time;
             txn.set(engine_key(*engine), &compiled_by)?;
-            txn.set(inode_key(*inode), &InodeRecord::Version(record))?;
-            txn.set_number(version_key(key, *version), *inode);
-            txn.set_number(name_key(View::Versions, key, *version), *inode);
-            txn.set_number(name_key(View::Engine(*engine), key, 0), *inode);
+            set_version(txn, *inode, record)?;
             let old: Option<KeyRecord> = txn.record(&key_key(key))?;
             let default_engine = match &old {
                 Some(old) if !default => old.default_engine,
@@ -132,7 +133,15 @@ pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Resul
             let Some((inode, mut record)) = txn.version(key, *version)? else {
                 return Err(Error::Inconsistent(format!("{key} has no version {version}")));
             };
+            if let (Some(source), Some(before)) = (source, record.source)
+                && *source != before
+            {
+                txn.remove(user_key(&before, inode));
+            }
             record.source = source.or(record.source);
+            if let Some(source) = record.source {
+                txn.set_bytes(user_key(&source, inode), Vec::new());
+            }
             if producer.is_some() {
                 record.producer = producer.clone();
                 let mut engine = txn.engine(record.engine)?;
@@ -157,6 +166,68 @@ pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Resul
                 txn.end_change();
             }
         }
+        Change::Pin { key, version } => set_pinned(txn, key, *version, true)?,
+        Change::Unpin { key, version } => set_pinned(txn, key, *version, false)?,
+        Change::Collect { versions, payloads } => {
+            // Piece by piece, as with many plain names.
+            for gone in versions {
+                collect(txn, gone, entry.time, &mut changes)?;
+                txn.end_change();
+            }
+            for sha256 in payloads {
+                remove_payload(txn, sha256)?;
+            }
+        }
+        Change::Snapshot { next_inode, next_engine, .. } => {
+            applied.next_inode = *next_inode;
+            applied.next_engine = *next_engine;
+        }
+        Change::Directory { directory: NewDirectory { view, path, inode } } => {
+            if *inode == ENGINES_INODE {
+                let record = DirectoryRecord { view: *view, path: path.clone(), mtime: entry.time };
+                txn.set(inode_key(*inode), &InodeRecord::Directory(record))?;
+            } else {
+                add_directory(txn, *view, path, *inode, entry.time)?;
+            }
+        }
+        Change::Link { inode, target } => {
+            let link = LinkRecord { target: target.clone(), made: entry.time };
+            txn.set(inode_key(*inode), &InodeRecord::Alias(link))?;
+        }
+        Change::Key { key, default, last_version } => {
+            let record = KeyRecord { default_engine: *default, last_version: *last_version };
+            txn.set(key_key(key), &record)?;
+        }
+        Change::Version {
+            key,
+            version,
+            inode,
+            sha256,
+            size,
+            engine,
+            rollback_of,
+            removed,
+            pinned,
+            source,
+            producer,
+        } => {
+            let record = VersionRecord {
+                key: key.clone(),
+                version: *version,
+                sha256: *sha256,
+                size: *size,
+                engine: *engine,
+                published: entry.time,
+                rollback_of: *rollback_of,
+                removed: *removed,
+                pinned: *pinned,
+                source: *source,
+                producer: producer.clone(),
+            };
+            set_version(txn, *inode, record)?;
+            point_plain_name(txn, key)?;
+        }
+        Change::SnapshotEnd { .. } => {}
     }
     applied.seq = entry.seq;
     applied.history_len = history_len;
@@ -165,14 +236,73 @@ pub(crate) fn apply(txn: &mut Txn<'_>, entry: &Entry, history_len: u64) -> Resul
     Ok(changes)
 }
 
-fn add_directory(txn: &mut Txn<'_>, view: View, path: &str, inode: u64, time: u64) -> Result<()> {
+fn add_directory(txn: &mut Txn, view: View, path: &str, inode: u64, time: u64) -> Result<()> {
     txn.set_number(directory_key(view, path), inode);
     let record = DirectoryRecord { view, path: path.to_owned(), mtime: time };
     txn.set(inode_key(inode), &InodeRecord::Directory(record))
 }
 
+/// Puts a version in, newer than any other of its engine; its names lead to it unless they were
+/// taken away.
+fn set_version(txn: &mut Txn, inode: u64, record: VersionRecord) -> Result<()> {
+    let VersionRecord { key, version, engine, .. } = &record;
+    txn.set_number(version_key(key, *version), inode);
+    if record.removed.is_none() {
+        txn.set_number(name_key(View::Versions, key, *version), inode);
+        txn.set_number(name_key(View::Engine(*engine), key, 0), inode);
+    }
+    for payload in [Some(record.sha256), record.source].into_iter().flatten() {
+        txn.set_bytes(user_key(&payload, inode), Vec::new());
+    }
+    txn.set(inode_key(inode), &InodeRecord::Version(record))
+}
+
+fn set_pinned(txn: &mut Txn, key: &str, version: u64, pinned: bool) -> Result<()> {
+    let Some((inode, record)) = txn.version(key, version)? else {
+        return Err(Error::Inconsistent(format!("{key} has no version {version}")));
+    };
+    txn.set(inode_key(inode), &InodeRecord::Version(VersionRecord { pinned, ..record }))
+}
+
+/// Gives a version up. It is nobody's newest: no name but its own leads to it.
+fn collect(txn: &mut Txn, gone: &CollectedVersion, time: u64, changes: &mut Changes) -> Result<()> {
+    let CollectedVersion { key, version, inode } = gone;
+    // It may be applied already.
+    let Some((found, record)) = txn.version(key, *version)? else { return Ok(()) };
+    if found != *inode {
+        return Err(Error::Inconsistent(format!("{key} version {version} is not inode {inode}")));
+    }
+    let touched = Touched::before(txn, key, &BTreeSet::new(), &[*version])?;
+    txn.remove(name_key(View::Versions, key, *version));
+    txn.remove(version_key(key, *version));
+    txn.remove(inode_key(*inode));
+    for payload in [Some(record.sha256), record.source].into_iter().flatten() {
+        txn.remove(user_key(&payload, *inode));
+    }
+    touched.after(txn, time, changes)
+}
+
+/// Takes a payload's records away, and its bytes if they are kept inside; in small pieces, since
+/// whoever reads waits for a batch.
+fn remove_payload(txn: &mut Txn, sha256: &Sha) -> Result<()> {
+    for prefix in [chunks_prefix(sha256), blocks_prefix(sha256)] {
+        let mut keys = Vec::new();
+        super::for_each_under(txn, &prefix, |key, _| {
+            keys.push(key.to_vec());
+            Ok(())
+        })?;
+        for key in keys {
+            txn.remove(key);
+            txn.end_change();
+        }
+    }
+    txn.remove(payload_key(sha256));
+    txn.end_change();
+    Ok(())
+}
+
 fn remove(
-    txn: &mut Txn<'_>,
+    txn: &mut Txn,
     key: &str,
     version: Option<u64>,
     time: u64,
@@ -186,7 +316,7 @@ fn remove(
     let numbers: Vec<_> = gone.iter().map(|(_, record)| record.version).collect();
     let touched = Touched::before(txn, key, &engines, &numbers)?;
     for (inode, mut record) in gone {
-        record.removed = true;
+        record.removed = Some(time);
         txn.remove(name_key(View::Versions, key, record.version));
         txn.set(inode_key(inode), &InodeRecord::Version(record))?;
     }
@@ -221,7 +351,7 @@ pub(crate) fn live_versions(records: &impl Records, key: &str) -> Result<Vec<u64
 }
 
 /// The plain name leads where the name of the key's default engine leads.
-fn point_plain_name(txn: &mut Txn<'_>, key: &str) -> Result<()> {
+fn point_plain_name(txn: &mut Txn, key: &str) -> Result<()> {
     let Some(record) = txn.record::<KeyRecord>(&key_key(key))? else { return Ok(()) };
     let plain = name_key(View::Keys, key, 0);
     match txn.number(&name_key(View::Engine(record.default_engine), key, 0))? {

@@ -9,6 +9,8 @@ pub(crate) mod records;
 mod touched;
 mod txn;
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
@@ -19,7 +21,7 @@ use crate::sha::Sha;
 use records::*;
 
 pub(crate) use apply::{apply, live_directory, live_versions};
-pub(crate) use open::{close, open, sync_dir, sync_files};
+pub(crate) use open::{close, open, open_elsewhere, quietly, sync_dir, sync_files};
 pub use touched::{Changes, Untold};
 pub(crate) use txn::Txn;
 
@@ -141,25 +143,61 @@ pub(crate) trait Records {
 /// The sled database and its one tree.
 pub(crate) struct Catalogue {
     db: sled::Db,
-    /// Set when sled or a record failed: the next open must not trust it.
+    /// Where its files are.
+    path: PathBuf,
+    /// A copy that can only be read, while the store's own can't be opened.
+    elsewhere: bool,
+    /// Set when sled could not read or write: opened again, it may be able to.
+    failed: AtomicBool,
+    /// Set when a record can't be what was written, or sled says so: it must not be trusted.
     damaged: AtomicBool,
 }
 
 impl Catalogue {
-    pub(crate) fn tree(&self) -> &sled::Tree {
-        &self.db
+    /// Notes how much of the history it holds, which has another shape now.
+    pub(crate) fn note_applied(&self, applied: &Applied) -> Result<()> {
+        self.put(APPLIED, &encode(applied)?)
     }
 
-    /// Whether anything in it failed since it was opened.
+    /// Puts a record in by itself, outside of any transaction: part of a payload.
+    pub(crate) fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.checked(self.db.insert(key, value)).map(drop)
+    }
+
+    /// The directory of its files.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether nothing in it failed since it was opened.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.is_damaged() && !self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Whether a record turned out wrong since it was opened.
     pub(crate) fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Relaxed)
     }
 
+    /// Whether it is a copy that can only be read.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.elsewhere
+    }
+
     fn checked<T>(&self, result: sled::Result<T>) -> Result<T> {
         result.map_err(|e| {
-            self.note_damage();
+            match e {
+                // What a full or failing disk leaves; whatever was asked before is refused as well.
+                sled::Error::Io(_) => self.failed.store(true, Ordering::Relaxed),
+                _ => self.note_damage(),
+            }
             e.into()
         })
+    }
+
+    /// Takes a record away by itself.
+    fn remove(&self, key: &[u8]) -> Result<()> {
+        self.checked(self.db.remove(key)).map(drop)
     }
 
     /// Makes what was inserted visible to a successor; sled's `flush` writes
@@ -200,6 +238,20 @@ impl Records for Catalogue {
             Some((key, value)) if key.starts_with(prefix) => Ok(Some((key, value))),
             _ => Ok(None),
         }
+    }
+}
+
+impl<R: Records> Records for Arc<R> {
+    fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>> {
+        (**self).get(key)
+    }
+
+    fn note_damage(&self) {
+        (**self).note_damage();
+    }
+
+    fn first_from(&self, prefix: &[u8], from: &[u8]) -> Result<Option<(sled::IVec, sled::IVec)>> {
+        (**self).first_from(prefix, from)
     }
 }
 

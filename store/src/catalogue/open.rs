@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use rustix::fs::RenameFlags;
 
 use super::records::*;
 use super::{Catalogue, Records, Txn, apply};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, IoContext, Result, is_unwritable};
 use crate::history::History;
 use crate::payload;
 
@@ -39,21 +40,25 @@ pub(crate) fn open(dir: &Path, history: &mut History, trusted: bool) -> Result<C
     let shown = places.db.display();
     let existed = places.db.exists();
     let old = match open_sled(&places.db) {
-        Ok(catalogue) => catalogue,
+        Ok(catalogue) => Arc::new(catalogue),
         // Never beside another process that has it open.
-        Err(reason) if is_locked(&reason) => {
+        Err(Unopened::Locked) => {
             return Err(Error::InUse { dir: dir.to_owned(), pid: None });
         }
+        // Nothing is wrong with it that could be mended here.
+        Err(Unopened::Disk(source)) => return Err(unopened(&places.db, source)),
         // A panic or an error inside sled, not of ours: the history has everything.
-        Err(reason) => {
+        Err(Unopened::Broken(reason)) => {
             log::error!("{shown}: the catalogue can't be opened ({reason}); rebuilding it");
             return rebuild(&places, history, None);
         }
     };
     if trusted || !existed {
         match quietly(|| Ok(catch_up(&old, history, 0))) {
-            Ok(Ok(())) => return Ok(old),
-            Ok(Err(e @ Error::HistoryDamaged { .. })) => return Err(e),
+            Ok(Ok(())) => return sole(old),
+            Ok(Err(e)) if e.is_unwritable() || matches!(e, Error::HistoryDamaged { .. }) => {
+                return Err(e);
+            }
             Ok(Err(e)) => log::error!("{shown}: {e}; rebuilding the catalogue"),
             Err(panic) => log::error!("{shown}: {panic}; rebuilding the catalogue"),
         }
@@ -63,51 +68,113 @@ pub(crate) fn open(dir: &Path, history: &mut History, trusted: bool) -> Result<C
     rebuild(&places, history, Some(old))
 }
 
+/// Opens the catalogue of `dir` as a copy in memory, or one made from the history alone, that
+/// nothing is written to: for when the store's own can't be.
+pub(crate) fn open_elsewhere(dir: &Path, history: &mut History) -> Result<Catalogue> {
+    let shm = Path::new("/dev/shm");
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("wasmfs-");
+    let place = if shm.is_dir() { builder.tempdir_in(shm) } else { builder.tempdir() };
+    let place = place.at("making a directory in", shm)?;
+    let copy = || -> Result<Catalogue> {
+        for entry in fs::read_dir(dir.join("db")).at("reading", dir)? {
+            let from = entry.at("reading", dir)?.path();
+            if from.is_file() {
+                fs::copy(&from, place.path().join(from.file_name().unwrap_or_default()))
+                    .at("copying", &from)?;
+            }
+        }
+        open_sled(place.path()).map_err(|e| e.of(place.path()))
+    };
+    let mut opened = copy();
+    if let Err(e) = &opened {
+        log::error!("{}: the catalogue can't be copied ({e}); rebuilding it", dir.display());
+        remove_dir(place.path())?;
+        opened = open_sled(place.path()).map_err(|e| e.of(place.path()));
+    }
+    let catalogue = Arc::new(Catalogue { elsewhere: true, ..opened? });
+    catch_up(&catalogue, history, 0)?;
+    // sled has its file open; so nothing is left behind, however this process ends.
+    sole(catalogue)
+}
+
+/// Why sled did not open.
+enum Unopened {
+    /// Another process has it.
+    Locked,
+    /// The disk is full, read-only, or doesn't answer.
+    Disk(io::Error),
+    /// sled can't make anything of it.
+    Broken(String),
+}
+
+impl Unopened {
+    fn of(self, path: &Path) -> Error {
+        unopened(
+            path,
+            match self {
+                Unopened::Locked => io::ErrorKind::WouldBlock.into(),
+                Unopened::Disk(e) => e,
+                Unopened::Broken(reason) => io::Error::other(reason),
+            },
+        )
+    }
+}
+
+fn unopened(path: &Path, source: io::Error) -> Error {
+    Error::Io { action: "opening the catalogue in", path: path.to_owned(), source }
+}
+
 /// Opens sled in `path`; a panic inside it is an error like any other.
-fn open_sled(path: &Path) -> std::result::Result<Catalogue, String> {
+fn open_sled(path: &Path) -> std::result::Result<Catalogue, Unopened> {
     // A kill while sled writes a snapshot leaves this file, and every later open fails.
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().ends_with(".generating") {
             let _ = fs::remove_file(entry.path());
         }
     }
-    let attempt = || {
-        quietly(|| {
-            sled::Config::new()
-                .path(path)
-                .cache_capacity(SLED_CACHE)
-                .open()
-                .map_err(|e| e.to_string())
-        })
-        .map(|db| Catalogue { db, damaged: AtomicBool::new(false) })
+    let attempt = || -> std::result::Result<sled::Db, Unopened> {
+        let config = sled::Config::new().path(path).cache_capacity(SLED_CACHE);
+        match quietly(|| Ok(config.open())).map_err(Unopened::Broken)? {
+            Ok(db) => Ok(db),
+            // sled found its flock taken (sled 0.34.7, `Config::try_lock`).
+            Err(e) if e.to_string().contains("could not acquire lock") => Err(Unopened::Locked),
+            Err(sled::Error::Io(e)) if is_unwritable(&e) => Err(Unopened::Disk(e)),
+            Err(e) => Err(Unopened::Broken(e.to_string())),
+        }
     };
     let start = Instant::now();
     let mut opened = attempt();
     // sled lets go a moment after it was dropped.
-    while opened.as_ref().is_err_and(|e| is_locked(e)) && start.elapsed() < PATIENCE {
+    while matches!(opened, Err(Unopened::Locked)) && start.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_millis(5));
         opened = attempt();
     }
-    opened.or_else(|first| {
-        if is_locked(&first) {
-            return Err(first);
-        }
+    if let Err(Unopened::Broken(_)) = opened {
         for entry in fs::read_dir(path).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with("snap.") {
                 let _ = fs::remove_file(entry.path());
             }
         }
-        attempt().map_err(|_| first)
+        opened = attempt().or(opened);
+    }
+    opened.map(|db| Catalogue {
+        db,
+        path: path.to_owned(),
+        elsewhere: false,
+        failed: AtomicBool::new(false),
+        damaged: AtomicBool::new(false),
     })
 }
 
-/// Whether sled found its flock taken (sled 0.34.7, `Config::try_lock`).
-fn is_locked(reason: &str) -> bool {
-    reason.contains("could not acquire lock")
+/// A catalogue that nobody else has.
+fn sole(catalogue: Arc<Catalogue>) -> Result<Catalogue> {
+    Arc::into_inner(catalogue)
+        .ok_or_else(|| Error::Inconsistent("it is in use while it is opened".into()))
 }
 
 /// Runs what may panic inside sled, whose pages are read when they are needed.
-fn quietly<T>(
+pub(crate) fn quietly<T>(
     f: impl FnOnce() -> std::result::Result<T, String>,
 ) -> std::result::Result<T, String> {
     match catch_unwind(AssertUnwindSafe(f)) {
@@ -122,8 +189,13 @@ fn quietly<T>(
 
 /// Applies what the history has and the catalogue lacks. Lines up to
 /// `acknowledged` must be there.
-fn catch_up(catalogue: &Catalogue, history: &mut History, acknowledged: u64) -> Result<()> {
-    let applied = catalogue.applied()?;
+fn catch_up(catalogue: &Arc<Catalogue>, history: &mut History, acknowledged: u64) -> Result<()> {
+    let mut applied = catalogue.applied()?;
+    if let Some((len, seq)) = history.snapshot_of(applied.seq)? {
+        // The history was compacted, and this is what it was compacted from.
+        (applied.history_len, applied.seq) = (len, seq);
+        catalogue.note_applied(&applied)?;
+    }
     if !history.has_line_ending_at(applied.history_len, applied.seq)? {
         return Err(Error::Inconsistent(format!(
             "the history has no line {} where the catalogue saw it",
@@ -136,7 +208,7 @@ fn catch_up(catalogue: &Catalogue, history: &mut History, acknowledged: u64) -> 
         for (entry, len) in pending.drain(..) {
             apply(&mut txn, &entry, len)?;
         }
-        txn.batches().into_iter().try_for_each(|batch| Ok(catalogue.tree().apply_batch(batch)?))
+        txn.apply()
     };
     let mut flushed = applied.history_len;
     history.replay(applied.history_len, applied.seq, acknowledged, |entry, len| {
@@ -152,12 +224,12 @@ fn catch_up(catalogue: &Catalogue, history: &mut History, acknowledged: u64) -> 
 
 /// Makes a catalogue from the history alone, and brings over what payloads the
 /// old one holds inside, as far as they are what they should be.
-fn rebuild(places: &Places, history: &mut History, old: Option<Catalogue>) -> Result<Catalogue> {
-    let new = open_sled(&places.new).map_err(|reason| Error::Io {
-        action: "making a catalogue in",
-        path: places.new.clone(),
-        source: io::Error::other(reason),
-    })?;
+fn rebuild(
+    places: &Places,
+    history: &mut History,
+    old: Option<Arc<Catalogue>>,
+) -> Result<Catalogue> {
+    let new = Arc::new(open_sled(&places.new).map_err(|e| e.of(&places.new))?);
     // sled only ever holds what was on disk in the history before.
     let acknowledged =
         old.as_ref().and_then(|old| quietly(|| old.applied_seq().map_err(|e| e.to_string())).ok());
@@ -176,7 +248,7 @@ fn rebuild(places: &Places, history: &mut History, old: Option<Catalogue>) -> Re
             None => {
                 // Without its record the payload reads as missing, and is stored again when
                 // somebody publishes it again.
-                new.tree().remove(key)?;
+                new.remove(&key)?;
                 lost += 1;
             }
         }
@@ -187,7 +259,7 @@ fn rebuild(places: &Places, history: &mut History, old: Option<Catalogue>) -> Re
         drop(old);
         Ok(())
     });
-    close(new, &places.new)?;
+    close(sole(new)?)?;
     if places.db.exists() {
         let cwd = rustix::fs::CWD;
         rustix::fs::renameat_with(cwd, &places.new, cwd, &places.db, RenameFlags::EXCHANGE)
@@ -207,18 +279,15 @@ fn rebuild(places: &Places, history: &mut History, old: Option<Catalogue>) -> Re
         );
     }
     sync_dir(places.db.parent().unwrap_or(&places.db))?;
-    open_sled(&places.db).map_err(|reason| Error::Io {
-        action: "opening the catalogue in",
-        path: places.db.clone(),
-        source: io::Error::other(reason),
-    })
+    open_sled(&places.db).map_err(|e| e.of(&places.db))
 }
 
 /// Closes a catalogue so that all of it is on disk.
-pub(crate) fn close(catalogue: Catalogue, path: &Path) -> Result<()> {
+pub(crate) fn close(catalogue: Catalogue) -> Result<()> {
+    let path = catalogue.path.clone();
     catalogue.flush()?;
     drop(catalogue);
-    sync_files(path)
+    sync_files(&path)
 }
 
 /// Syncs every file of a sled directory, and the directory.

@@ -18,6 +18,7 @@
 //! | `p` sha256 | [`PayloadRecord`] |
 //! | `b` sha256 index | 127 block hashes |
 //! | `c` sha256 index | 4 KiB of a payload kept inside sled |
+//! | `r` sha256 inode | nothing: that version is, or was compiled from, that payload |
 //!
 //! Numbers are big-endian, so that sled's order is theirs. Values are postcard
 //! and stay under 4 KiB: sled 0.34 moves values over some 8 KiB to files that
@@ -55,7 +56,7 @@ impl View {
 
 /// The layout of the records, and of the tables of engines' settings that they were made
 /// with; from 2 to 127. [`Applied`] starts alike in every layout: 0, the layout, the sequence number.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// How much of the history the catalogue holds, and the numbers it gives next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,8 +143,10 @@ pub struct VersionRecord {
     pub published: u64,
     /// The version whose payload a rollback brought back.
     pub rollback_of: Option<u64>,
-    /// Whether its names were taken away.
-    pub removed: bool,
+    /// When its names were taken away, in nanoseconds since 1970, if they were.
+    pub removed: Option<u64>,
+    /// Whether it is protected from collection.
+    pub pinned: bool,
     /// The payload that is the WebAssembly it was compiled from.
     pub source: Option<Sha>,
     /// What compiled it.
@@ -254,6 +257,23 @@ pub(crate) fn payload_key(sha256: &Sha) -> Vec<u8> {
 
 pub(crate) fn blocks_key(sha256: &Sha, index: u32) -> Vec<u8> {
     [&b"b"[..], &sha256.0, &index.to_be_bytes()].concat()
+}
+
+pub(crate) fn blocks_prefix(sha256: &Sha) -> Vec<u8> {
+    [&b"b"[..], &sha256.0].concat()
+}
+
+pub(crate) fn chunks_prefix(sha256: &Sha) -> Vec<u8> {
+    [&b"c"[..], &sha256.0].concat()
+}
+
+/// The versions that need a payload.
+pub(crate) fn users_prefix(sha256: &Sha) -> Vec<u8> {
+    [&b"r"[..], &sha256.0].concat()
+}
+
+pub(crate) fn user_key(sha256: &Sha, inode: u64) -> Vec<u8> {
+    [&users_prefix(sha256)[..], &inode.to_be_bytes()].concat()
 }
 
 pub(crate) fn chunk_key(sha256: &Sha, index: u32) -> Vec<u8> {

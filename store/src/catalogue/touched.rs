@@ -71,7 +71,23 @@ impl Untold {
             Change::Unalias { name, engine } => {
                 return self.add_places(catalogue, alias_places(name, [Some(*engine), None]));
             }
+            Change::Collect { versions, .. } => {
+                for gone in versions {
+                    let places = places(&gone.key, &BTreeSet::new(), &[gone.version]);
+                    self.add_places(catalogue, places)?;
+                }
+                return Ok(());
+            }
+            // A snapshot changes nothing.
             Change::Create
+            | Change::Pin { .. }
+            | Change::Unpin { .. }
+            | Change::Snapshot { .. }
+            | Change::Directory { .. }
+            | Change::Link { .. }
+            | Change::Key { .. }
+            | Change::Version { .. }
+            | Change::SnapshotEnd { .. }
             | Change::Engine { .. }
             | Change::Payload { .. }
             | Change::Origin { .. } => return Ok(()),
@@ -134,7 +150,7 @@ fn alias_places(name: &str, engines: [Option<EngineNumber>; 2]) -> Vec<Place> {
 
 impl Touched {
     pub(super) fn before(
-        txn: &Txn<'_>,
+        txn: &Txn,
         key: &str,
         engines: &BTreeSet<EngineNumber>,
         versions: &[u64],
@@ -144,20 +160,20 @@ impl Touched {
 
     /// An alias, and the directories of the engines that it leads to before and after.
     pub(super) fn alias_before(
-        txn: &Txn<'_>,
+        txn: &Txn,
         name: &str,
         engines: [Option<EngineNumber>; 2],
     ) -> Result<Touched> {
         Touched::of(txn, alias_places(name, engines))
     }
 
-    fn of(txn: &Txn<'_>, places: Vec<Place>) -> Result<Touched> {
+    fn of(txn: &Txn, places: Vec<Place>) -> Result<Touched> {
         let lead = |place: Place| place.leads_to(txn).map(|inode| (place, inode));
         Ok(Touched { names: places.into_iter().map(lead).collect::<Result<_>>()? })
     }
 
     /// Notes every name that leads elsewhere now, and sets its directory's time.
-    pub(super) fn after(&self, txn: &mut Txn<'_>, time: u64, changes: &mut Changes) -> Result<()> {
+    pub(super) fn after(&self, txn: &mut Txn, time: u64, changes: &mut Changes) -> Result<()> {
         for (place, before) in &self.names {
             if place.leads_to(txn)? == *before {
                 continue;

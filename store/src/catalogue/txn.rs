@@ -1,6 +1,7 @@
 //! Changes that are decided but not yet in the catalogue.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -10,10 +11,10 @@ use crate::error::Result;
 /// Changes in one batch of sled, which writes to its file for each.
 const CHANGES_PER_BATCH: usize = 64;
 
-/// An overlay over the catalogue: reads see its writes, and [`Txn::batches`]
+/// An overlay over the catalogue: reads see its writes, and [`Txn::apply`]
 /// hands them over, once the history has them on disk.
-pub(crate) struct Txn<'a> {
-    base: &'a Catalogue,
+pub(crate) struct Txn {
+    base: Arc<Catalogue>,
     overlay: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     open: sled::Batch,
     /// Whole changes in `open`.
@@ -23,10 +24,10 @@ pub(crate) struct Txn<'a> {
     batches: Vec<sled::Batch>,
 }
 
-impl<'a> Txn<'a> {
-    pub(crate) fn new(base: &'a Catalogue) -> Self {
+impl Txn {
+    pub(crate) fn new(base: &Arc<Catalogue>) -> Self {
         Txn {
-            base,
+            base: base.clone(),
             overlay: BTreeMap::new(),
             open: sled::Batch::default(),
             changes: 0,
@@ -80,16 +81,26 @@ impl<'a> Txn<'a> {
         self.changes = 0;
     }
 
-    /// What was written, in order; what is atomic is whole in one batch.
-    pub(crate) fn batches(mut self) -> Vec<sled::Batch> {
+    /// The catalogue under it.
+    pub(crate) fn base(&self) -> &Arc<Catalogue> {
+        &self.base
+    }
+
+    /// Hands what was written to sled, in order; what is atomic is whole in one batch. When
+    /// this returns, it is in sled's file, so that nothing is left that a disk which fills up
+    /// could keep from getting there.
+    pub(crate) fn apply(mut self) -> Result<()> {
         if self.changes > 0 {
             self.end_batch();
         }
-        self.batches
+        for batch in std::mem::take(&mut self.batches) {
+            self.base.checked(self.base.db.apply_batch(batch))?;
+        }
+        self.base.flush()
     }
 }
 
-impl Records for Txn<'_> {
+impl Records for Txn {
     fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>> {
         match self.overlay.get(key) {
             Some(value) => Ok(value.as_deref().map(sled::IVec::from)),

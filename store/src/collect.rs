@@ -1,0 +1,379 @@
+//! Collection: giving up versions that nobody needs, and the payloads that only
+//! they had.
+//!
+//! What the store knows is decided here: what is newest, pinned, or kept by the
+//! policy. Whether somebody has a version open or mapped only the kernel knows;
+//! whoever serves mounts asks it before [`Store::collect`].
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue::records::*;
+use crate::catalogue::{Changes, Records, be_u64, for_each_under};
+use crate::error::{Error, IoContext, Result};
+use crate::history::{Change, CollectedVersion, Entry};
+use crate::key::Key;
+use crate::payload::sha_of_key;
+use crate::sha::Sha;
+use crate::store::{Store, now};
+
+/// Keys looked at for one [`Portion`], and versions in it, at most.
+const PORTION: (usize, usize) = (10_000, 256);
+
+/// What collection leaves alone, though nobody uses it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// How many versions of each key and engine stay, the newest included; at least 1.
+    #[serde(default = "one")]
+    pub keep: u64,
+    /// How long a version stays after a newer one came or its names were taken away.
+    #[serde(default, with = "duration")]
+    pub older_than: Duration,
+}
+
+fn one() -> u64 {
+    1
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy { keep: one(), older_than: Duration::ZERO }
+    }
+}
+
+/// Durations as people write them: `30d`, `12h 30m`.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_duration(*duration))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        humantime::parse_duration(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+/// Why the store keeps a version, or that it need not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// It is the newest of its engine.
+    Current,
+    /// It is pinned.
+    Pinned,
+    /// It is among the newest that the policy keeps.
+    Newest,
+    /// It has not been superseded, or removed, for long enough.
+    Recent,
+    /// Nothing in the store keeps it.
+    Free,
+}
+
+/// A version, and what becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The key.
+    pub key: Key,
+    /// Its number.
+    pub version: u64,
+    /// Its inode number.
+    pub inode: u64,
+    /// Its payload.
+    pub sha256: Sha,
+    /// The payload's size in bytes.
+    pub size: u64,
+    /// Whether its names were taken away.
+    pub removed: bool,
+    /// What becomes of it.
+    pub fate: Fate,
+}
+
+/// Versions that nothing in the store keeps.
+#[derive(Clone, Debug)]
+pub struct Portion {
+    /// The versions.
+    pub candidates: Vec<Candidate>,
+    /// The last change that this was found with.
+    pub seen: u64,
+    /// The key to go on after; nothing at the end.
+    pub next: Option<String>,
+}
+
+/// What was given up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// How many versions.
+    pub versions: u64,
+    /// How many payloads.
+    pub payloads: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
+}
+
+impl Collected {
+    /// Adds what was given up later.
+    pub fn add(&mut self, later: &Collected) {
+        self.versions += later.versions;
+        self.payloads += later.payloads;
+        self.bytes += later.bytes;
+    }
+}
+
+impl Store {
+    /// Some of the versions that nothing in the store keeps: of keys after `after`.
+    pub fn collectable(&self, policy: &Policy, after: Option<&str>) -> Result<Portion> {
+        let seen = self.last_change();
+        let catalogue = self.catalogue()?;
+        let from = match after {
+            Some(key) => [&key_key(key)[..], b"\0"].concat(),
+            None => key_key(""),
+        };
+        let mut portion = Portion { candidates: Vec::new(), seen, next: None };
+        let now = now();
+        for (count, entry) in catalogue.range(from).enumerate() {
+            let (name, _) = entry?;
+            if !name.starts_with(&key_key("")) {
+                break;
+            }
+            let key = String::from_utf8_lossy(&name[1..]).into_owned();
+            let fates = fates(&catalogue, &key, policy, now)?;
+            portion.candidates.extend(fates.into_iter().filter(|c| c.fate == Fate::Free));
+            if count + 1 >= PORTION.0 || portion.candidates.len() >= PORTION.1 {
+                portion.next = Some(key);
+                break;
+            }
+        }
+        Ok(portion)
+    }
+
+    /// Every version of a key, oldest first, and what becomes of it.
+    pub fn fates(&self, key: &Key, policy: &Policy) -> Result<Vec<Candidate>> {
+        fates(&*self.catalogue()?, key.as_str(), policy, now())
+    }
+
+    /// The versions that are, or were compiled from, a payload.
+    pub fn users(&self, sha256: &Sha) -> Result<Vec<(Key, u64)>> {
+        let catalogue = self.catalogue()?;
+        if catalogue.payload(sha256)?.is_none() {
+            return Err(Error::NoPayload(*sha256));
+        }
+        let users = users(&*catalogue, sha256)?;
+        let version = |inode| {
+            let version = catalogue.version_at(inode)?;
+            Ok((Key::new(version.key)?, version.version))
+        };
+        users.into_iter().map(version).collect()
+    }
+
+    /// Gives up those of `candidates`, found when change number `seen` was the last, to which
+    /// nothing has happened since; and the payloads that only they had. Nobody may have them
+    /// open or mapped, nor be able to get at them by a name.
+    pub fn collect(&self, candidates: &[Candidate], seen: u64) -> Result<(Collected, Changes)> {
+        let (mut writer, planned) = self.begin()?;
+        let changed = writer.entries_after(seen)?;
+        let changed: HashSet<&str> = changed.iter().flat_map(changed_keys).collect();
+        let mut versions = Vec::new();
+        let mut payloads = Vec::new();
+        for candidate in candidates.iter().filter(|c| !changed.contains(c.key.as_str())) {
+            let Candidate { key, version, inode, .. } = candidate;
+            if let Some((found, record)) = planned.txn.version(key.as_str(), *version)?
+                && found == *inode
+            {
+                payloads.extend([Some(record.sha256), record.source].into_iter().flatten());
+                let (key, version, inode) = (key.to_string(), *version, *inode);
+                versions.push(CollectedVersion { key, version, inode });
+            }
+        }
+        let gone: HashSet<u64> = versions.iter().map(|v| v.inode).collect();
+        payloads.sort_unstable();
+        payloads.dedup();
+        let mut kept = Vec::new();
+        for sha256 in payloads {
+            if users(&planned.txn, &sha256)?.iter().all(|user| gone.contains(user)) {
+                kept.push(sha256);
+            }
+        }
+        self.give_up(&mut writer, planned, versions, kept)
+    }
+
+    /// Gives up payloads that no version has, and object files that no payload has: what a crash
+    /// left, and sources whose version was never kept.
+    pub fn collect_orphans(&self) -> Result<Collected> {
+        let mut total = Collected::default();
+        let mut from = payload_key(&Sha::default());
+        loop {
+            let (mut writer, planned) = self.begin()?;
+            let mut orphans = Vec::new();
+            let mut next = None;
+            for (count, entry) in planned.txn.base().range(from).enumerate() {
+                let (key, _) = entry?;
+                if !key.starts_with(b"p") {
+                    break;
+                }
+                if count >= PORTION.0 || orphans.len() >= PORTION.1 {
+                    next = Some(key.to_vec());
+                    break;
+                }
+                let sha256 = sha_of_key(&key)?;
+                if !planned.txn.any_under(&users_prefix(&sha256))? {
+                    orphans.push(sha256);
+                }
+            }
+            total.add(&self.give_up(&mut writer, planned, Vec::new(), orphans)?.0);
+            drop(writer);
+            match next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        self.payloads.each_object_directory(|directory| {
+            // With the right to write: whoever publishes puts an object in place first.
+            let (_writer, planned) = self.begin()?;
+            for entry in fs::read_dir(directory).at("reading", directory)? {
+                let path = entry.at("reading", directory)?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let Ok(sha256) = name.parse::<Sha>() else { continue };
+                let known = planned.txn.payload(&sha256)?;
+                if known.is_none_or(|record| record.inline) {
+                    total.bytes += path.metadata().map_or(0, |file| file.len());
+                    total.payloads += 1;
+                    fs::remove_file(&path).at("removing", &path)?;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(total)
+    }
+
+    /// Commits that versions and payloads are gone, then removes the bytes: a crash in between
+    /// leaves object files that the next collection finds.
+    fn give_up(
+        &self,
+        writer: &mut crate::history::History,
+        mut planned: crate::store::Planned,
+        versions: Vec<CollectedVersion>,
+        payloads: Vec<Sha>,
+    ) -> Result<(Collected, Changes)> {
+        if versions.is_empty() && payloads.is_empty() {
+            return Ok((Collected::default(), Changes::default()));
+        }
+        let mut collected = Collected {
+            versions: versions.len() as u64,
+            payloads: payloads.len() as u64,
+            bytes: 0,
+        };
+        let mut objects = Vec::new();
+        for sha256 in &payloads {
+            if let Some(record) = planned.txn.payload(sha256)? {
+                collected.bytes += record.size;
+                if !record.inline {
+                    objects.push(*sha256);
+                }
+            }
+        }
+        let changes = planned.add(writer, Change::Collect { versions, payloads })?;
+        self.commit(writer, planned)?;
+        // Still with the right to write: nobody can have published the same bytes again.
+        objects.iter().try_for_each(|sha256| self.payloads.remove_object(sha256))?;
+        Ok((collected, changes))
+    }
+
+    /// Protects a version from collection, whatever becomes of its names.
+    pub fn pin(&self, key: &Key, version: u64) -> Result<bool> {
+        self.set_pinned(key, version, true)
+    }
+
+    /// Takes the protection away.
+    pub fn unpin(&self, key: &Key, version: u64) -> Result<bool> {
+        self.set_pinned(key, version, false)
+    }
+
+    /// Whether it changed.
+    fn set_pinned(&self, key: &Key, version: u64, pinned: bool) -> Result<bool> {
+        let (mut writer, mut planned) = self.begin()?;
+        let Some((_, record)) = planned.txn.version(key.as_str(), version)? else {
+            return Err(Error::NoVersion { key: key.clone(), version });
+        };
+        if record.pinned == pinned {
+            return Ok(false);
+        }
+        let key = key.to_string();
+        let change = match pinned {
+            true => Change::Pin { key, version },
+            false => Change::Unpin { key, version },
+        };
+        planned.add(&writer, change)?;
+        self.commit(&mut writer, planned)?;
+        Ok(true)
+    }
+}
+
+/// The keys whose versions another change may have made newest, or have made somebody's.
+fn changed_keys(entry: &Entry) -> Vec<&str> {
+    match &entry.change {
+        Change::Publish { key, .. }
+        | Change::Remove { key, .. }
+        | Change::Pin { key, .. }
+        | Change::Unpin { key, .. } => vec![key],
+        Change::Default { keys, .. } => keys.iter().map(String::as_str).collect(),
+        Change::Collect { versions, .. } => versions.iter().map(|v| v.key.as_str()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn users(records: &impl Records, sha256: &Sha) -> Result<Vec<u64>> {
+    let prefix = users_prefix(sha256);
+    let mut users = Vec::new();
+    for_each_under(records, &prefix, |key, _| {
+        users.push(be_u64(&key[prefix.len()..])?);
+        Ok(())
+    })?;
+    Ok(users)
+}
+
+/// Every version of a key, oldest first, and what becomes of it.
+fn fates(records: &impl Records, key: &str, policy: &Policy, now: u64) -> Result<Vec<Candidate>> {
+    let prefix = versions_prefix(key);
+    let mut found = Vec::new();
+    for_each_under(records, &prefix, |_, inode| {
+        let inode = be_u64(inode)?;
+        found.push((inode, records.version_at(inode)?));
+        Ok(())
+    })?;
+    let patience = u64::try_from(policy.older_than.as_nanos()).unwrap_or(u64::MAX);
+    let mut candidates = Vec::new();
+    // Of each engine: how many live versions are newer, and when the next newer one came.
+    let mut newer: BTreeMap<EngineNumber, (u64, u64)> = BTreeMap::new();
+    for (inode, record) in found.into_iter().rev() {
+        let (live, superseded) = newer.entry(record.engine).or_insert((0, u64::MAX));
+        let over = record.removed.unwrap_or(u64::MAX).min(*superseded);
+        let fate = match record.removed {
+            None if *live == 0 => Fate::Current,
+            _ if record.pinned => Fate::Pinned,
+            None if *live < policy.keep => Fate::Newest,
+            _ if now.saturating_sub(over) < patience => Fate::Recent,
+            _ => Fate::Free,
+        };
+        if record.removed.is_none() {
+            *live += 1;
+        }
+        *superseded = record.published;
+        candidates.push(Candidate {
+            key: Key::new(record.key)?,
+            version: record.version,
+            inode,
+            sha256: record.sha256,
+            size: record.size,
+            removed: record.removed.is_some(),
+            fate,
+        });
+    }
+    candidates.reverse();
+    Ok(candidates)
+}

@@ -1,0 +1,203 @@
+//! Compaction: the history written anew, as what all its lines came to.
+
+use std::fs::OpenOptions;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue::records::*;
+use crate::catalogue::{Catalogue, Records, be_u64, decode, for_each_under};
+use crate::error::{Error, IoContext, Result};
+use crate::history::{Change, Entry, NewDirectory, line_of};
+use crate::payload::sha_of_key;
+use crate::store::Store;
+
+/// A history is compacted if that leaves less than this part of its lines.
+const WORTHWHILE: f64 = 0.5;
+/// Shorter histories are left alone: readable files of a few seconds of publishing.
+const SHORT: u64 = 1000;
+
+/// What compaction did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compacted {
+    /// The length of the history before, in bytes.
+    pub before: u64,
+    /// After.
+    pub after: u64,
+}
+
+impl Store {
+    /// Writes the history anew, as what its lines came to, if much of it is about what is gone,
+    /// or if it is `wanted` anyway. Puts the new one in the old one's place atomically. Every kernel cache has to
+    /// know of change number `told`, and nothing may have happened since; else nothing is done.
+    pub fn compact(&self, told: u64, wanted: bool) -> Result<Option<Compacted>> {
+        let (mut writer, planned) = self.begin()?;
+        let (before, last) = writer.end();
+        if last != told {
+            return Ok(None);
+        }
+        let catalogue = planned.txn.base();
+        if !wanted && !is_worthwhile(catalogue, writer.lines()?)? {
+            return Ok(None);
+        }
+        let path = writer.successor();
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(&path).at("making", &path)?;
+        let mut snapshot = Snapshot { out: BufWriter::new(&file), before: last, seq: last, len: 0 };
+        let written = snapshot.write(catalogue).and_then(|()| {
+            snapshot.out.flush().at("writing", &path)?;
+            Ok((snapshot.len, snapshot.seq))
+        });
+        drop(snapshot);
+        let (len, seq) = written.inspect_err(|_| {
+            // Half a file has no use; if it stays, the next compaction starts it over.
+            let _ = std::fs::remove_file(&path);
+        })?;
+        let applied = Applied { seq, history_len: len, ..catalogue.applied()? };
+        writer.replace(file, len, seq)?;
+        // Should this be lost, opening finds out: the snapshot stands for what was applied.
+        catalogue.note_applied(&applied)?;
+        Ok(Some(Compacted { before, after: len }))
+    }
+}
+
+fn is_worthwhile(catalogue: &Catalogue, lines: u64) -> Result<bool> {
+    if lines < SHORT {
+        return Ok(false);
+    }
+    let limit = (lines as f64 * WORTHWHILE) as u64;
+    let mut needed = 0;
+    for prefix in [b"i", b"k", b"p", b"e", b"a"] {
+        for entry in catalogue.scan(prefix) {
+            entry?;
+            needed += 1;
+            if needed > limit {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+struct Snapshot<W> {
+    out: W,
+    /// The last line that it stands for.
+    before: u64,
+    seq: u64,
+    len: u64,
+}
+
+impl<W: Write> Snapshot<W> {
+    fn line(&mut self, time: u64, change: Change) -> Result<()> {
+        self.seq += 1;
+        let line = line_of(&Entry { seq: self.seq, after: self.before, time, change })?;
+        self.len += line.len() as u64;
+        self.out.write_all(&line).map_err(|source| Error::Io {
+            action: "writing",
+            path: "a compacted history".into(),
+            source,
+        })
+    }
+
+    /// Everything that the catalogue knows, in an order in which it can be applied.
+    fn write(&mut self, catalogue: &Catalogue) -> Result<()> {
+        let Applied { next_inode, next_engine, .. } = catalogue.applied()?;
+        let before = self.before;
+        self.line(crate::store::now(), Change::Snapshot { before, next_inode, next_engine })?;
+        self.engines(catalogue)?;
+        for entry in catalogue.scan(b"p") {
+            let (key, value) = entry?;
+            let sha256 = sha_of_key(&key)?;
+            let PayloadRecord { size, kind, inline } = decode(&value)?;
+            let mut blocks = Vec::new();
+            for_each_under(catalogue, &blocks_prefix(&sha256), |_, hashes| {
+                blocks.extend_from_slice(hashes);
+                Ok(())
+            })?;
+            let blocks = BASE64.encode(blocks);
+            self.line(0, Change::Payload { sha256, size, kind, inline, blocks })?;
+        }
+        for entry in catalogue.scan(b"k") {
+            let (key, value) = entry?;
+            let key = String::from_utf8_lossy(&key[1..]).into_owned();
+            let KeyRecord { default_engine: default, last_version } = decode(&value)?;
+            self.line(0, Change::Key { key: key.clone(), default, last_version })?;
+            for version in catalogue.scan(&versions_prefix(&key)) {
+                self.version(catalogue, be_u64(&version?.1)?)?;
+            }
+        }
+        // Last, since the times of directories are what they are.
+        for entry in catalogue.scan(b"i") {
+            let (key, value) = entry?;
+            let inode = be_u64(&key[1..])?;
+            if let InodeRecord::Directory(DirectoryRecord { view, path, mtime }) = decode(&value)? {
+                let directory = NewDirectory { view, path, inode };
+                self.line(mtime, Change::Directory { directory })?;
+            }
+        }
+        self.line(crate::store::now(), Change::SnapshotEnd { before })
+    }
+
+    fn engines(&mut self, catalogue: &Catalogue) -> Result<()> {
+        for entry in catalogue.scan(&engines_prefix()) {
+            let (key, value) = entry?;
+            let number = crate::engines::engine_number_of(&key)?;
+            let EngineRecord { label, description, producer, last_publish } = decode(&value)?;
+            let mut section = Vec::new();
+            for_each_under(catalogue, &section_prefix(number), |_, piece| {
+                section.extend_from_slice(piece);
+                Ok(())
+            })?;
+            let inode = catalogue.number(&directory_key(View::Engine(number), ""))?;
+            let inode =
+                inode.ok_or_else(|| Error::Inconsistent(format!("{label} has no inode")))?;
+            let (section, last_publish) = (BASE64.encode(section), Some(last_publish));
+            let engine = Change::Engine {
+                number,
+                inode,
+                label,
+                description,
+                section,
+                producer,
+                last_publish,
+            };
+            self.line(0, engine)?;
+        }
+        for entry in catalogue.scan(b"i") {
+            let (key, value) = entry?;
+            if let InodeRecord::Alias(LinkRecord { target, made }) = decode(&value)? {
+                self.line(made, Change::Link { inode: be_u64(&key[1..])?, target })?;
+            }
+        }
+        for (name, AliasRecord { engine, inode }) in catalogue.aliases()? {
+            let made = match catalogue.inode(inode)? {
+                Some(InodeRecord::Alias(link)) => link.made,
+                _ => return Err(Error::Inconsistent(format!("alias {name} has no link"))),
+            };
+            self.line(made, Change::Alias { name, engine, inode, before: None })?;
+        }
+        Ok(())
+    }
+
+    fn version(&mut self, catalogue: &Catalogue, inode: u64) -> Result<()> {
+        let record = catalogue.version_at(inode)?;
+        let change = Change::Version {
+            key: record.key,
+            version: record.version,
+            inode,
+            sha256: record.sha256,
+            size: record.size,
+            engine: record.engine,
+            rollback_of: record.rollback_of,
+            removed: record.removed,
+            pinned: record.pinned,
+            source: record.source,
+            producer: record.producer,
+        };
+        self.line(record.published, change)
+    }
+}
