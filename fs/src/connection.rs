@@ -23,6 +23,7 @@ const THREADS: usize = 4;
 const MIN_READ_BUFFER: usize = 8192;
 /// `struct fuse_out_header` (include/uapi/linux/fuse.h): length, error, unique.
 const OUT_HEADER: usize = 16;
+const NOTIFY_INVAL_INODE: i32 = 2;
 const NOTIFY_INVAL_ENTRY: i32 = 3;
 const NOTIFY_RESEND: i32 = 7;
 /// Has the kernel ask again what a name leads to, without dropping it (Linux
@@ -98,6 +99,20 @@ impl Connection {
     /// FUSE_INIT is answered.
     pub(crate) fn resend(&self) -> io::Result<()> {
         notify(self.device.as_fd(), NOTIFY_RESEND, &[])
+    }
+
+    /// Whether the kernel has an inode: because somebody has it open or mapped, or a name leads
+    /// to it. A negative offset touches no page (fs/fuse/inode.c, `fuse_reverse_inval_inode`).
+    pub(crate) fn knows(&self, inode: u64) -> io::Result<bool> {
+        let mut body = inode.to_ne_bytes().to_vec();
+        body.extend((-1i64).to_ne_bytes());
+        body.extend(0i64.to_ne_bytes());
+        match notify(self.device.as_fd(), NOTIFY_INVAL_INODE, &body) {
+            Ok(()) => Ok(true),
+            // The second: the mount is gone, and nobody can be answered any more.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Has the kernel ask again what `name` leads to.

@@ -12,6 +12,9 @@ pub enum Error {
     /// No such name, or no such inode.
     #[error("no such name")]
     NotFound,
+    /// A version that may be given up at any moment: not found, but not for good either.
+    #[error("it is just being collected")]
+    Hidden,
     /// A file where a directory was expected.
     #[error("not a directory")]
     NotADirectory,
@@ -110,7 +113,7 @@ impl Error {
     /// always EIO: never ENOENT, which the kernel and hosts would believe.
     pub fn errno(&self) -> Errno {
         match self {
-            Error::NotFound => Errno::ENOENT,
+            Error::NotFound | Error::Hidden => Errno::ENOENT,
             Error::NotADirectory => Errno::ENOTDIR,
             Error::IsADirectory => Errno::EISDIR,
             Error::NotALink => Errno::EINVAL,

@@ -1,7 +1,8 @@
 //! The filesystem over a store. It needs no kernel: names and inode numbers
 //! go in, attributes and bytes come out.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use wasmfs_store::tree::{EntryKind, InodeRecord, LinkRecord, Space, VersionRecord, View};
@@ -50,6 +51,17 @@ pub struct Entry {
 /// The filesystem. Every method can be called from any thread.
 pub struct Filesystem {
     store: Arc<Store>,
+    /// Versions that no name of their own leads to, while it is found out whether they are in use.
+    hidden: RwLock<HashSet<u64>>,
+}
+
+/// While it lives, no name of their own leads to some versions.
+pub struct Hidden<'a>(&'a Filesystem);
+
+impl Drop for Hidden<'_> {
+    fn drop(&mut self) {
+        self.0.hidden.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 /// What an inode number means to the mount.
@@ -70,7 +82,18 @@ const AFTER_DOT_DOT: u64 = RESERVED_INODE;
 impl Filesystem {
     /// A filesystem over `store`.
     pub fn new(store: Arc<Store>) -> Filesystem {
-        Filesystem { store }
+        Filesystem { store, hidden: RwLock::default() }
+    }
+
+    /// Has no name of their own lead to these versions; one collection at a time. That they can't be found
+    /// is nothing for the kernel to remember.
+    pub fn hide(&self, inodes: HashSet<u64>) -> Hidden<'_> {
+        *self.hidden.write().unwrap_or_else(PoisonError::into_inner) = inodes;
+        Hidden(self)
+    }
+
+    fn is_hidden(&self, inode: u64) -> bool {
+        self.hidden.read().unwrap_or_else(PoisonError::into_inner).contains(&inode)
     }
 
     fn node(&self, inode: u64) -> Result<Node> {
@@ -106,7 +129,12 @@ impl Filesystem {
                 CACHEDIR_TAG_INODE
             }
             Node::Directory { view, path, .. } => {
-                self.store.child(view, &path, name)?.ok_or(Error::NotFound)?.0
+                let inode = self.store.child(view, &path, name)?.ok_or(Error::NotFound)?.0;
+                // Another name leads to it only after a commit, and then it is not given up.
+                if view == View::Versions && self.is_hidden(inode) {
+                    return Err(Error::Hidden);
+                }
+                inode
             }
             Node::File(_) | Node::CachedirTag | Node::Link(_) => return Err(Error::NotADirectory),
         };

@@ -5,6 +5,7 @@
 
 mod channel;
 mod charge;
+pub mod collect;
 mod connection;
 mod descriptors;
 mod error;

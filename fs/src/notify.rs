@@ -18,6 +18,7 @@ use std::time::Instant;
 use fuser::{INodeNo, Notifier, Session};
 use wasmfs_store::{Changes, Store, Untold};
 
+use crate::collect::Probe;
 use crate::connection::Connection;
 use crate::descriptors;
 use crate::fuse::Layer;
@@ -30,13 +31,15 @@ pub(crate) enum News {
     Changes(Changes),
     /// What commits may have changed, of which a dead worker may not have told.
     Untold(Arc<Untold>),
+    /// Nothing new: names are dropped to find out what is in use.
+    Probe(Arc<Probe>),
 }
 
 /// News to tell, and whom to tell that it was done.
 struct Order {
     news: News,
     done: Sender<()>,
-    _ticket: Arc<Ticket>,
+    _ticket: Option<Arc<Ticket>>,
 }
 
 /// The queue of one mount.
@@ -68,6 +71,7 @@ impl Queue {
                 match &order.news {
                     News::Changes(changes) => tell(&notifier, changes),
                     News::Untold(untold) => tell_untold(&notifier, &connection, untold),
+                    News::Probe(asked) => probe(&notifier, &connection, asked),
                 }
                 // Nobody waits any more: a slow kernel was waited for long enough.
                 let _ = order.done.send(());
@@ -76,7 +80,7 @@ impl Queue {
         Ok(Queue(sender))
     }
 
-    pub(crate) fn tell(&self, news: News, ticket: Arc<Ticket>) -> Telling {
+    pub(crate) fn tell(&self, news: News, ticket: Option<Arc<Ticket>>) -> Telling {
         let (done, wait) = channel();
         // A mount that ended has no queue; then `done` is dropped, and waiting ends at once.
         let _ = self.0.send(Order { news, done, _ticket: ticket });
@@ -136,6 +140,21 @@ fn tell_untold(notifier: &Notifier, connection: &Connection, untold: &Untold) {
     }
 }
 
+fn probe(notifier: &Notifier, connection: &Connection, asked: &Probe) {
+    for (directory, name) in &asked.names {
+        drop_entry(notifier, *directory, name);
+    }
+    for inode in &asked.inodes {
+        let knows = connection.knows(*inode).unwrap_or_else(|e| {
+            log::warn!("asking the kernel for inode {inode}: {e}");
+            true
+        });
+        if knows {
+            asked.known.lock().unwrap_or_else(|e| e.into_inner()).insert(*inode);
+        }
+    }
+}
+
 /// Keeps the journal's "told" at what every kernel cache knows of.
 pub(crate) struct Ledger {
     store: Arc<Store>,
@@ -163,6 +182,11 @@ impl Ledger {
 
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Whether nothing is under way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().tickets.is_empty()
     }
 
     /// Begins a commit, or the telling of what came after change number `told`.

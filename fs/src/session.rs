@@ -9,16 +9,17 @@ use fuser::Session;
 use wasmfs_store::{Changes, Store};
 
 use crate::channel::Suspect;
+use crate::collect::Activity;
 use crate::connection::{Connection, Handshake};
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::filesystem::{Filesystem, chain};
 use crate::fuse::Layer;
 use crate::journal::{InHand, Journal};
-use crate::notify::{Ledger, News, Queue};
+use crate::notify::{Ledger, News, Queue, Telling, Ticket};
 
 /// How long a commit waits for the kernel to be told of it.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The mounts of one store: at most one that is attached to a path, and those
 /// that were detached but are still in use.
@@ -28,6 +29,8 @@ pub struct Mounts {
     in_hand: Arc<InHand>,
     ledger: Arc<Ledger>,
     mounts: Mutex<Vec<Arc<Mount>>>,
+    /// One collection at a time.
+    pub(crate) collecting: Mutex<()>,
 }
 
 /// One mount.
@@ -47,6 +50,10 @@ impl Mount {
     pub fn is_attached(&self) -> bool {
         self.connection.record.is_attached()
     }
+
+    pub(crate) fn tell(&self, news: News, ticket: Option<&Arc<Ticket>>) -> Telling {
+        self.queue.tell(news, ticket.cloned())
+    }
 }
 
 impl Mounts {
@@ -55,7 +62,8 @@ impl Mounts {
         let filesystem = Arc::new(Filesystem::new(store.clone()));
         let in_hand = Arc::new(InHand::new(journal, suspects));
         let ledger = Arc::new(Ledger::new(store.clone(), in_hand.clone()));
-        Mounts { store, filesystem, in_hand, ledger, mounts: Mutex::default() }
+        let (mounts, collecting) = (Mutex::default(), Mutex::default());
+        Mounts { store, filesystem, in_hand, ledger, mounts, collecting }
     }
 
     /// The store they all show.
@@ -75,6 +83,20 @@ impl Mounts {
     /// The mount that can be found at its path, if there is one.
     pub fn attached(&self) -> Option<Arc<Mount>> {
         self.all().into_iter().find(|mount| mount.is_attached())
+    }
+
+    pub(crate) fn filesystem(&self) -> &Filesystem {
+        &self.filesystem
+    }
+
+    /// Whether every kernel cache knows of everything up to change number `last`.
+    pub(crate) fn is_settled(&self, last: u64) -> bool {
+        self.ledger.is_empty() && self.journal().told() == Some(last)
+    }
+
+    /// How much has happened since this process began to serve.
+    pub(crate) fn activity(&self) -> Activity {
+        Activity { requests: self.in_hand.requests(), changes: self.store.last_change() }
     }
 
     /// What is noted of requests in hand, for whoever comes next.
@@ -166,7 +188,7 @@ impl Mounts {
         let deadline = Instant::now() + PATIENCE;
         let news = News::Changes(changes);
         let tellings: Vec<_> =
-            self.all().iter().map(|mount| mount.queue.tell(news.clone(), ticket.clone())).collect();
+            self.all().iter().map(|mount| mount.tell(news.clone(), Some(&ticket))).collect();
         Ok((result, tellings.iter().all(|telling| telling.wait(deadline))))
     }
 
@@ -180,7 +202,7 @@ impl Mounts {
         if told < last {
             let untold = Arc::new(self.store.untold_since(told)?);
             for mount in self.all() {
-                mount.queue.tell(News::Untold(untold.clone()), ticket.clone());
+                mount.tell(News::Untold(untold.clone()), Some(&ticket));
             }
         }
         Ok(())

@@ -105,6 +105,11 @@ impl Worker {
             .spawn(move || listening.listen(&door))
             .map_err(Error::Session)?;
         worker.mounts.catch_up()?;
+        if let Some(policy) = worker.mounts.store().settings().collect.clone()
+            && let Err(e) = worker.mounts.start_policy(policy)
+        {
+            log::error!("nothing is collected by itself: {e}");
+        }
         worker.say(&Message::Ready, &[]);
         Ok(worker)
     }

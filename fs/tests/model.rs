@@ -1,5 +1,5 @@
 //! The filesystem against a reference model, under random publishes,
-//! removals, rollbacks and reopenings; and a model of the kernel's cache, which
+//! removals, rollbacks, collections, compactions and reopenings; and a model of the kernel's cache, which
 //! is told exactly what a commit says it changed and must stay right.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
@@ -14,7 +14,9 @@ use proptest::prelude::*;
 use support::{artifact, key, with_both_limits};
 use wasmfs_fs::{Error, Filesystem};
 use wasmfs_store::tree::EntryKind;
-use wasmfs_store::{Changes, Error as StoreError, Publish, Settings, Store};
+use wasmfs_store::{
+    Changes, Error as StoreError, InlineLimit, Policy, Portion, Publish, Settings, Store,
+};
 
 const ROOT: u64 = 1;
 const KEYS: [&str; 8] = ["a", "b", "a/x", "a/y/z", "a/y/w", "c/d", "a-b", "a/y"];
@@ -23,14 +25,49 @@ const ALIASES: [&str; 2] = ["prod", "dev"];
 
 #[derive(Clone, Debug)]
 enum Operation {
-    Publish { key: usize, engine: u8, content: u32, default: bool },
-    RemoveKey { key: usize },
-    RemoveVersion { key: usize, version: u64 },
-    Rollback { key: usize, version: u64 },
-    Default { keys: Option<Vec<usize>>, engine: u8 },
-    Alias { name: usize, engine: u8 },
-    Unalias { name: usize },
-    Reopen { close: bool },
+    Publish {
+        key: usize,
+        engine: u8,
+        content: u32,
+        default: bool,
+    },
+    RemoveKey {
+        key: usize,
+    },
+    RemoveVersion {
+        key: usize,
+        version: u64,
+    },
+    Rollback {
+        key: usize,
+        version: u64,
+    },
+    Default {
+        keys: Option<Vec<usize>>,
+        engine: u8,
+    },
+    Alias {
+        name: usize,
+        engine: u8,
+    },
+    Unalias {
+        name: usize,
+    },
+    Pin {
+        key: usize,
+        version: u64,
+        pinned: bool,
+    },
+    /// With some versions held: every one whose inode number is divisible by `held`.
+    Collect {
+        keep: u64,
+        held: u64,
+    },
+    Compact,
+    Reopen {
+        close: bool,
+        rebuild: bool,
+    },
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -40,12 +77,16 @@ fn operation() -> impl Strategy<Value = Operation> {
             |(key, engine, content, default)| Operation::Publish { key, engine, content, default }),
         2 => key.clone().prop_map(|key| Operation::RemoveKey { key }),
         2 => (key.clone(), 1..5u64).prop_map(|(key, version)| Operation::RemoveVersion { key, version }),
-        1 => (key, 1..5u64).prop_map(|(key, version)| Operation::Rollback { key, version }),
+        1 => (key.clone(), 1..5u64).prop_map(|(key, version)| Operation::Rollback { key, version }),
+        1 => (key, 1..5u64, prop::bool::weighted(0.7))
+            .prop_map(|(key, version, pinned)| Operation::Pin { key, version, pinned }),
+        2 => (1..4u64, 2..5u64).prop_map(|(keep, held)| Operation::Collect { keep, held }),
+        1 => Just(Operation::Compact),
         1 => (prop::option::of(prop::collection::vec(0..KEYS.len(), 1..4)), 0..ENGINES)
             .prop_map(|(keys, engine)| Operation::Default { keys, engine }),
         1 => (0..ALIASES.len(), 0..ENGINES).prop_map(|(name, engine)| Operation::Alias { name, engine }),
         1 => (0..ALIASES.len()).prop_map(|name| Operation::Unalias { name }),
-        1 => any::<bool>().prop_map(|close| Operation::Reopen { close }),
+        1 => any::<(bool, bool)>().prop_map(|(close, rebuild)| Operation::Reopen { close, rebuild }),
     ]
 }
 
@@ -55,6 +96,14 @@ struct Version {
     content: u32,
     inode: u64,
     removed: bool,
+    pinned: bool,
+    collected: bool,
+}
+
+impl Version {
+    fn is_live(&self) -> bool {
+        !self.removed && !self.collected
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -65,11 +114,11 @@ struct Key {
 
 impl Key {
     fn is_live(&self) -> bool {
-        self.versions.iter().any(|v| !v.removed)
+        self.versions.iter().any(Version::is_live)
     }
 
     fn current(&self, engine: u8) -> Option<&Version> {
-        self.versions.iter().rev().find(|v| v.engine == engine && !v.removed)
+        self.versions.iter().rev().find(|v| v.engine == engine && v.is_live())
     }
 }
 
@@ -102,7 +151,7 @@ impl Model {
                     files.insert(format!(".wasmfs/engines/{label}/{name}"), version.clone());
                 }
             }
-            for (n, version) in key.versions.iter().enumerate().filter(|(_, v)| !v.removed) {
+            for (n, version) in key.versions.iter().enumerate().filter(|(_, v)| v.is_live()) {
                 files.insert(format!(".wasmfs/versions/{name}/{}", n + 1), version.clone());
             }
         }
@@ -293,7 +342,7 @@ impl<'a> Run<'a> {
             }
             Operation::RemoveVersion { key: k, version } => {
                 let model = self.model.keys.entry(KEYS[k]).or_default();
-                let found = model.versions.get_mut(version as usize - 1).filter(|v| !v.removed);
+                let found = model.versions.get_mut(version as usize - 1).filter(|v| v.is_live());
                 match (self.store.remove(&key(KEYS[k]), Some(version)), found) {
                     (Ok((_, changes)), Some(found)) => {
                         found.removed = true;
@@ -307,6 +356,7 @@ impl<'a> Run<'a> {
                 let name = KEYS[k];
                 let found =
                     self.model.keys.get(name).and_then(|m| m.versions.get(version as usize - 1));
+                let found = found.filter(|v| !v.collected);
                 match (self.store.rollback(&key(name), Some(version)), found.cloned()) {
                     (Ok((published, changes)), Some(v)) => {
                         assert!(!self.model.conflicts(name));
@@ -352,11 +402,87 @@ impl<'a> Run<'a> {
                     (result, known) => panic!("{result:?} for {known:?}"),
                 }
             }
-            Operation::Reopen { close } => {
-                self.reopen(close);
+            Operation::Pin { key: k, version, pinned } => {
+                let model = self.model.keys.entry(KEYS[k]).or_default();
+                let found = model.versions.get_mut(version as usize - 1).filter(|v| !v.collected);
+                let key = key(KEYS[k]);
+                let result = match pinned {
+                    true => self.store.pin(&key, version),
+                    false => self.store.unpin(&key, version),
+                };
+                match (result, found) {
+                    (Ok(changed), Some(found)) => {
+                        assert_eq!(changed, found.pinned != pinned);
+                        found.pinned = pinned;
+                    }
+                    (Err(StoreError::NoVersion { .. }), None) => {}
+                    (result, found) => panic!("{result:?} for {found:?}"),
+                }
+                Changes::default()
+            }
+            Operation::Collect { keep, held } => self.collect(keep, held),
+            Operation::Compact => {
+                let last = self.store.last_change();
+                assert_eq!(self.store.compact(last + 1, true).unwrap(), None);
+                let compacted = self.store.compact(last, true).unwrap();
+                assert!(compacted.is_some() && self.store.last_change() > last);
+                // Nothing has changed that a kernel would have to be told.
+                let untold = self.store.untold_since(last).unwrap();
+                assert!(untold.files.is_empty() && untold.directories.is_empty());
+                Changes::default()
+            }
+            Operation::Reopen { close, rebuild } => {
+                self.reopen(close, rebuild);
                 Changes::default()
             }
         }
+    }
+
+    fn collect(&mut self, keep: u64, held: u64) -> Changes {
+        let policy = Policy { keep, ..Policy::default() };
+        let Portion { candidates, seen, next } = self.store.collectable(&policy, None).unwrap();
+        assert_eq!(next, None);
+        let mut expected = BTreeSet::new();
+        for key in self.model.keys.values() {
+            for (n, version) in key.versions.iter().enumerate().filter(|(_, v)| !v.collected) {
+                let newer = key.versions[n + 1..].iter();
+                let newer = newer.filter(|v| v.engine == version.engine && v.is_live()).count();
+                let kept = version.is_live() && (newer as u64) < keep;
+                if !kept && !version.pinned {
+                    expected.insert(version.inode);
+                }
+            }
+        }
+        let found: BTreeSet<u64> = candidates.iter().map(|c| c.inode).collect();
+        assert_eq!(found, expected);
+        let free: Vec<_> = candidates.into_iter().filter(|c| c.inode % held != 0).collect();
+        let (collected, changes) = self.store.collect(&free, seen).unwrap();
+        assert_eq!(collected.versions, free.len() as u64);
+        for version in self.model.keys.values_mut().flat_map(|key| &mut key.versions) {
+            version.collected |= free.iter().any(|c| c.inode == version.inode);
+            if version.collected {
+                assert_eq!(self.store.inode(version.inode).unwrap(), None);
+            }
+        }
+        self.check_objects();
+        changes
+    }
+
+    /// The store has the payloads of versions it has, and no others.
+    fn check_objects(&self) {
+        let versions = self.model.keys.values().flat_map(|key| &key.versions);
+        let versions = versions.filter(|v| !v.collected);
+        let needed: BTreeSet<_> = versions.map(|v| (v.engine, v.content)).collect();
+        let inside = |size: usize| match self.settings.inline_limit {
+            InlineLimit::Bytes(limit) => size as u64 <= limit,
+            InlineLimit::Unlimited(_) => true,
+        };
+        let needed = needed.iter().filter(|(engine, content)| {
+            !inside(artifact(*engine, *content, 100 + *content as usize * 70_000).len())
+        });
+        let dirs = std::fs::read_dir(self.dir.join("objects")).unwrap();
+        let files = dirs.flat_map(|dir| std::fs::read_dir(dir.unwrap().path()).unwrap());
+        assert_eq!(files.count(), needed.count());
     }
 
     fn set_default(&mut self, keys: Option<&[usize]>, engine: u8) -> Changes {
@@ -407,7 +533,8 @@ impl<'a> Run<'a> {
         let inode = published.version.inode;
         if !unchanged {
             assert!(self.inodes.insert(inode), "inode {inode} was given twice");
-            model.versions.push(Version { engine, content, inode, removed: false });
+            let (removed, pinned, collected) = (false, false, false);
+            model.versions.push(Version { engine, content, inode, removed, pinned, collected });
             assert_eq!(published.version.version, model.versions.len() as u64);
             assert_eq!(published.version.rollback_of.is_some(), rollback_of.is_some());
         }
@@ -418,7 +545,7 @@ impl<'a> Run<'a> {
     }
 
     /// Opens the store anew; the kernel's cache stays, as it does when a server is replaced.
-    fn reopen(&mut self, close: bool) {
+    fn reopen(&mut self, close: bool, rebuild: bool) {
         let empty = tempfile::tempdir().unwrap();
         let spare = Arc::new(support::open(empty.path(), self.settings));
         self.filesystem = Filesystem::new(spare.clone());
@@ -428,6 +555,9 @@ impl<'a> Run<'a> {
             store.close().unwrap();
         } else {
             drop(store);
+        }
+        if rebuild {
+            Store::distrust_catalogue(self.dir);
         }
         self.store = Arc::new(Store::open(self.dir).unwrap());
         self.filesystem = Filesystem::new(self.store.clone());
@@ -485,6 +615,7 @@ impl<'a> Run<'a> {
             };
             let changed = entries(before) != entries(&now);
             assert_eq!(mtime > old_mtime, changed, "{path:?}");
+            assert!(mtime >= old_mtime, "{path:?}");
             assert_eq!(changes.directories.contains(inode), changed, "{path:?}");
         }
         self.cache.is_told(&self.filesystem, changes);

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::sync_dir;
+use crate::collect::Policy;
 use crate::error::{Error, IoContext, Result};
 
 /// The format that this crate writes, and the newest it reads.
@@ -54,6 +55,9 @@ pub struct Settings {
     /// The largest payload kept inside sled.
     #[serde(default = "default_inline_limit")]
     pub inline_limit: InlineLimit,
+    /// What is collected by itself while the store is mounted and nothing happens; by default nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collect: Option<Policy>,
 }
 
 fn default_inline_limit() -> InlineLimit {
@@ -62,7 +66,7 @@ fn default_inline_limit() -> InlineLimit {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { format: FORMAT, inline_limit: default_inline_limit() }
+        Settings { format: FORMAT, inline_limit: default_inline_limit(), collect: None }
     }
 }
 

@@ -1,0 +1,230 @@
+//! Collecting what nobody uses: who does, only the kernel knows.
+//!
+//! Names first, then the question. While a version is looked into, no lookup
+//! leads to it; then each mount's notifying thread, which comes after every
+//! lookup that was answered before (see [`crate::notify`]), drops its name and
+//! asks whether the kernel still has its inode: open, mapped, or on the way.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use wasmfs_store::tree::View;
+use wasmfs_store::{Candidate, Changes, Collected, Compacted, Policy, Portion, Store};
+
+use crate::notify::News;
+use crate::session::{Mounts, PATIENCE};
+
+/// How long nothing may happen before the policy is carried out, and how far apart its two looks are.
+const QUIET: Duration = Duration::from_secs(60);
+/// Requests a minute that are as good as nothing: somebody who looks around.
+const FEW: u64 = 100;
+/// How often the policy is carried out.
+const INTERVAL: Duration = Duration::from_secs(3600);
+
+/// What came of looking at some keys.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Collection {
+    /// What was given up, or would be.
+    pub collected: Collected,
+    /// What the store would give up, but somebody has open or mapped.
+    pub in_use: Vec<Candidate>,
+    /// The key to go on after; nothing at the end.
+    pub next: Option<String>,
+}
+
+/// What came of tidying up.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Tidied {
+    /// Payloads and files that no version had.
+    pub orphans: Collected,
+    /// What compaction did to the history, if it was due.
+    pub compacted: Option<Compacted>,
+}
+
+/// What the kernel is asked, and its answer.
+#[derive(Default)]
+pub(crate) struct Probe {
+    /// Names to drop first: the inode number of their directory, and the name in it.
+    pub(crate) names: BTreeSet<(u64, String)>,
+    /// The inodes that it is asked for.
+    pub(crate) inodes: Vec<u64>,
+    /// Those that it knows.
+    pub(crate) known: Mutex<HashSet<u64>>,
+}
+
+impl Mounts {
+    /// Gives up versions that neither the store keeps nor anybody uses, of some keys after
+    /// `after`; or says which it would. Only those `among` some inode numbers, if they are given.
+    pub fn collect(
+        &self,
+        policy: &Policy,
+        after: Option<&str>,
+        dry_run: bool,
+        among: Option<&HashSet<u64>>,
+    ) -> wasmfs_store::Result<Collection> {
+        self.collect_noting(policy, after, dry_run, among, &mut HashSet::new())
+    }
+
+    fn collect_noting(
+        &self,
+        policy: &Policy,
+        after: Option<&str>,
+        dry_run: bool,
+        among: Option<&HashSet<u64>>,
+        unused: &mut HashSet<u64>,
+    ) -> wasmfs_store::Result<Collection> {
+        let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Portion { mut candidates, seen, next } = self.store().collectable(policy, after)?;
+        candidates.retain(|candidate| among.is_none_or(|among| among.contains(&candidate.inode)));
+        if candidates.is_empty() {
+            return Ok(Collection { next, ..Collection::default() });
+        }
+        let hidden = candidates.iter().map(|candidate| candidate.inode).collect();
+        let _hidden = self.filesystem().hide(hidden);
+        let known = self.ask_kernel(&candidates)?;
+        let (in_use, free): (Vec<_>, Vec<_>) = candidates
+            .into_iter()
+            .partition(|c| known.as_ref().is_none_or(|k| k.contains(&c.inode)));
+        unused.extend(free.iter().map(|candidate| candidate.inode));
+        let collected = match dry_run {
+            true => would_give_up(self.store(), &free)?,
+            false => self.commit(|store| store.collect(&free, seen))?.0,
+        };
+        Ok(Collection { collected, in_use, next })
+    }
+
+    /// Which candidates the kernel knows; nothing if it could not be asked in time.
+    fn ask_kernel(&self, candidates: &[Candidate]) -> wasmfs_store::Result<Option<HashSet<u64>>> {
+        let mut names = BTreeSet::new();
+        for Candidate { key, version, .. } in candidates.iter().filter(|c| !c.removed) {
+            let directory = self.store().directory(View::Versions, key.as_str())?;
+            names.extend(directory.map(|directory| (directory, version.to_string())));
+        }
+        let inodes = candidates.iter().map(|candidate| candidate.inode).collect();
+        let probe = Arc::new(Probe { names, inodes, known: Mutex::default() });
+        let deadline = Instant::now() + PATIENCE;
+        let mounts = self.all();
+        let tellings: Vec<_> =
+            mounts.iter().map(|mount| mount.tell(News::Probe(probe.clone()), None)).collect();
+        if !tellings.iter().all(|telling| telling.wait(deadline)) {
+            log::warn!("nothing is collected: a lookup in the mount is not answered");
+            return Ok(None);
+        }
+        let known = probe.known.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Some(known.clone()))
+    }
+
+    /// Removes what no version has, and compacts the history if that is due.
+    pub fn tidy(&self) -> wasmfs_store::Result<Tidied> {
+        let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let orphans = self.store().collect_orphans()?;
+        self.settle()?;
+        let last = self.store().last_change();
+        let compacted = match self.is_settled(last) {
+            true => self.store().compact(last, false)?,
+            false => None,
+        };
+        self.settle()?;
+        Ok(Tidied { orphans, compacted })
+    }
+
+    /// Has the journal say that the kernel knows of everything, if it does.
+    fn settle(&self) -> wasmfs_store::Result<()> {
+        self.commit(|_| Ok(((), Changes::default()))).map(drop)
+    }
+
+    /// Carries out the policy of the store's settings, when nothing else happens.
+    pub(crate) fn start_policy(self: &Arc<Self>, policy: Policy) -> std::io::Result<()> {
+        let mounts = Arc::downgrade(self);
+        let run = move || carry_out(&mounts, &policy);
+        std::thread::Builder::new().name("policy".into()).spawn(run).map(drop)
+    }
+}
+
+/// What giving up `free` would free: of payloads, those that nothing else has.
+pub fn would_give_up(store: &Store, free: &[Candidate]) -> wasmfs_store::Result<Collected> {
+    let mut collected = Collected { versions: free.len() as u64, ..Collected::default() };
+    let mut versions: BTreeMap<_, (u64, u64)> = BTreeMap::new();
+    for candidate in free {
+        let (count, size) = versions.entry(candidate.sha256).or_default();
+        *count += 1;
+        *size = candidate.size;
+    }
+    for (sha256, (count, size)) in versions {
+        if store.users(&sha256)?.len() as u64 == count {
+            collected.payloads += 1;
+            collected.bytes += size;
+        }
+    }
+    Ok(collected)
+}
+
+fn carry_out(mounts: &Weak<Mounts>, policy: &Policy) {
+    let mut activity = None;
+    let mut last_run: Option<Instant> = None;
+    loop {
+        std::thread::sleep(QUIET);
+        let Some(mounts) = mounts.upgrade() else { return };
+        let now = mounts.activity();
+        let quiet = activity.is_some_and(|before| now.is_near(before));
+        activity = Some(now);
+        if !quiet || last_run.is_some_and(|last| last.elapsed() < INTERVAL) {
+            continue;
+        }
+        last_run = Some(Instant::now());
+        match look_twice(mounts, policy) {
+            Ok(None) => {}
+            Ok(Some(Collected { versions, payloads, bytes })) => {
+                log::info!("collected {versions} versions and {payloads} payloads of {bytes} bytes")
+            }
+            Err(e) => log::error!("collecting: {}", crate::filesystem::chain(&e)),
+        }
+    }
+}
+
+/// Gives up what is unused now and a minute later; nothing if there is nothing.
+fn look_twice(mounts: Arc<Mounts>, policy: &Policy) -> wasmfs_store::Result<Option<Collected>> {
+    let mut unused = HashSet::new();
+    let mut after = None;
+    loop {
+        let looked = mounts.collect_noting(policy, after.as_deref(), true, None, &mut unused)?;
+        after = looked.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    if unused.is_empty() {
+        return Ok(None);
+    }
+    // Whoever ends the server need not wait for this.
+    let waiting = Arc::downgrade(&mounts);
+    drop(mounts);
+    std::thread::sleep(QUIET);
+    let Some(mounts) = waiting.upgrade() else { return Ok(None) };
+    let mut total = Collected::default();
+    loop {
+        let done = mounts.collect(policy, after.as_deref(), false, Some(&unused))?;
+        total.add(&done.collected);
+        after = done.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    total.add(&mounts.tidy()?.orphans);
+    Ok(Some(total))
+}
+
+/// How much has happened.
+#[derive(Clone, Copy)]
+pub(crate) struct Activity {
+    pub(crate) requests: u64,
+    pub(crate) changes: u64,
+}
+
+impl Activity {
+    fn is_near(self, before: Activity) -> bool {
+        self.changes == before.changes && self.requests - before.requests < FEW
+    }
+}
