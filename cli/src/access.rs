@@ -9,14 +9,18 @@ use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::DeserializeOwned;
+use wasmfs_fs::collect::{self, Collection, Kept, Tidied};
 use wasmfs_store::{
-    EngineInfo, Error as StoreError, Key, KeyInfo, Publish, Sha, Source, Staged, StagedSource,
-    Store, VersionInfo,
+    EngineInfo, Error as StoreError, Key, KeyInfo, Policy, Publish, Sha, Source, Staged,
+    StagedSource, Store, VersionInfo,
 };
 
 use crate::control::changes::{Change, Committed};
 use crate::control::client::{Client, was_lost};
-use crate::control::{Piece, PublishAnswer, PublishItem, PublishRequest, SourceItem, Terms, piece};
+use crate::control::{
+    CollectRequest, MountStatus, Piece, PublishAnswer, PublishItem, PublishRequest, SourceItem,
+    Terms, piece, policy_of,
+};
 use crate::failure::Failure;
 
 /// How long a command waits for another that has the store open.
@@ -241,6 +245,51 @@ impl Access {
                 Ok(Committed { outcome, visible: true })
             }
             Access::Server(client) => client.change(&change),
+        }
+    }
+
+    /// Gives up what nobody needs, of some keys; or says what that is.
+    pub fn collect(&self, request: &CollectRequest) -> Result<Collection> {
+        match self {
+            Access::Direct(store) => {
+                let CollectRequest { policy, after, dry_run } = request;
+                let policy = policy_of(store, policy.clone());
+                Ok(collect::collect_unmounted(store, &policy, after.as_deref(), *dry_run)?)
+            }
+            Access::Server(client) => client.collect(request),
+        }
+    }
+
+    /// Removes what no version has, and compacts the history if that is due.
+    pub fn tidy(&self) -> Result<Tidied> {
+        match self {
+            Access::Direct(store) => Ok(collect::tidy_unmounted(store)?),
+            Access::Server(client) => client.tidy(),
+        }
+    }
+
+    /// What keeps each version of a key.
+    pub fn fates(&self, key: &Key, policy: Option<&Policy>) -> Result<Vec<Kept>> {
+        let mut query = vec![("key", key.to_string())];
+        if let Some(policy) = policy {
+            query.push(("policy", serde_json::to_string(policy)?));
+        }
+        self.ask("/v1/fates", &query, |store| {
+            let fates = store.fates(key, &policy_of(store, policy.cloned()))?;
+            Ok(fates.into_iter().map(|candidate| Kept { candidate, in_use: false }).collect())
+        })
+    }
+
+    /// The versions that are, or were compiled from, a payload.
+    pub fn users(&self, sha256: &Sha) -> Result<Vec<(Key, u64)>> {
+        self.ask("/v1/users", &[("sha256", sha256.hex())], |store| store.users(sha256))
+    }
+
+    /// The mounts of the store, attached and detached.
+    pub fn mounts(&self) -> Result<Vec<MountStatus>> {
+        match self {
+            Access::Direct(_) => Ok(Vec::new()),
+            Access::Server(client) => Ok(client.status()?.mounts),
         }
     }
 

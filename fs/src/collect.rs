@@ -5,13 +5,13 @@
 //! lookup that was answered before (see [`crate::notify`]), drops its name and
 //! asks whether the kernel still has its inode: open, mapped, or on the way.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use wasmfs_store::tree::View;
-use wasmfs_store::{Candidate, Changes, Collected, Compacted, Policy, Portion, Store};
+use wasmfs_store::{Candidate, Changes, Collected, Compacted, Fate, Key, Policy, Portion, Store};
 
 use crate::notify::News;
 use crate::session::{Mounts, PATIENCE};
@@ -28,6 +28,8 @@ const INTERVAL: Duration = Duration::from_secs(3600);
 pub struct Collection {
     /// What was given up, or would be.
     pub collected: Collected,
+    /// Which versions that was.
+    pub versions: Vec<Candidate>,
     /// What the store would give up, but somebody has open or mapped.
     pub in_use: Vec<Candidate>,
     /// The key to go on after; nothing at the end.
@@ -41,6 +43,38 @@ pub struct Tidied {
     pub orphans: Collected,
     /// What compaction did to the history, if it was due.
     pub compacted: Option<Compacted>,
+}
+
+/// A version, and what keeps it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Kept {
+    /// The version, and what of the store keeps it.
+    #[serde(flatten)]
+    pub candidate: Candidate,
+    /// Whether somebody has it open or mapped. Asked only for what nothing else keeps.
+    pub in_use: bool,
+}
+
+/// Gives up versions that nothing keeps, of some keys after `after`, in a store that is not
+/// mounted, so that nobody uses it; or says which it would.
+pub fn collect_unmounted(
+    store: &Store,
+    policy: &Policy,
+    after: Option<&str>,
+    dry_run: bool,
+) -> wasmfs_store::Result<Collection> {
+    let Portion { candidates, seen, next } = store.collectable(policy, after)?;
+    let collected = match dry_run {
+        true => store.would_collect(&candidates)?,
+        false => store.collect(&candidates, seen)?.0,
+    };
+    Ok(Collection { collected, versions: candidates, in_use: Vec::new(), next })
+}
+
+/// Removes what no version has, and compacts the history if that is due, in a store that is not mounted.
+pub fn tidy_unmounted(store: &Store) -> wasmfs_store::Result<Tidied> {
+    let orphans = store.collect_orphans()?;
+    Ok(Tidied { orphans, compacted: store.compact(store.last_change(), false)? })
 }
 
 /// What the kernel is asked, and its answer.
@@ -89,10 +123,23 @@ impl Mounts {
             .partition(|c| known.as_ref().is_none_or(|k| k.contains(&c.inode)));
         unused.extend(free.iter().map(|candidate| candidate.inode));
         let collected = match dry_run {
-            true => would_give_up(self.store(), &free)?,
+            true => self.store().would_collect(&free)?,
             false => self.commit(|store| store.collect(&free, seen))?.0,
         };
-        Ok(Collection { collected, in_use, next })
+        Ok(Collection { collected, versions: free, in_use, next })
+    }
+
+    /// What becomes of each version of a key, oldest first.
+    pub fn fates(&self, key: &Key, policy: &Policy) -> wasmfs_store::Result<Vec<Kept>> {
+        let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let fates = self.store().fates(key, policy)?;
+        let free: Vec<_> = fates.iter().filter(|c| c.fate == Fate::Free).cloned().collect();
+        let _hidden = self.filesystem().hide(free.iter().map(|c| c.inode).collect());
+        let known = self.ask_kernel(&free)?;
+        let in_use = |c: &Candidate| {
+            c.fate == Fate::Free && known.as_ref().is_none_or(|known| known.contains(&c.inode))
+        };
+        Ok(fates.into_iter().map(|c| Kept { in_use: in_use(&c), candidate: c }).collect())
     }
 
     /// Which candidates the kernel knows; nothing if it could not be asked in time.
@@ -141,24 +188,6 @@ impl Mounts {
         let run = move || carry_out(&mounts, &policy);
         std::thread::Builder::new().name("policy".into()).spawn(run).map(drop)
     }
-}
-
-/// What giving up `free` would free: of payloads, those that nothing else has.
-pub fn would_give_up(store: &Store, free: &[Candidate]) -> wasmfs_store::Result<Collected> {
-    let mut collected = Collected { versions: free.len() as u64, ..Collected::default() };
-    let mut versions: BTreeMap<_, (u64, u64)> = BTreeMap::new();
-    for candidate in free {
-        let (count, size) = versions.entry(candidate.sha256).or_default();
-        *count += 1;
-        *size = candidate.size;
-    }
-    for (sha256, (count, size)) in versions {
-        if store.users(&sha256)?.len() as u64 == count {
-            collected.payloads += 1;
-            collected.bytes += size;
-        }
-    }
-    Ok(collected)
 }
 
 fn carry_out(mounts: &Weak<Mounts>, policy: &Policy) {

@@ -21,16 +21,16 @@ pub struct Holder {
     pub path: String,
 }
 
-/// The processes that use the file system with this device number; for each
-/// the first use found.
-pub fn holders(device: (u32, u32)) -> Vec<Holder> {
+/// The processes that use the file system with this device number, or one inode
+/// of it; for each the first use found.
+pub fn holders(device: (u32, u32), inode: Option<u64>) -> Vec<Holder> {
     let mut found: Vec<Holder> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-            let (how, path) = first_use(&entry.path(), device)?;
+            let (how, path) = first_use(&entry.path(), device, inode)?;
             let command = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             Some(Holder { pid, command: command.trim_end().to_owned(), how, path })
         })
@@ -39,18 +39,22 @@ pub fn holders(device: (u32, u32)) -> Vec<Holder> {
     found
 }
 
-fn first_use(process: &Path, device: (u32, u32)) -> Option<(&'static str, String)> {
+fn first_use(
+    process: &Path,
+    device: (u32, u32),
+    inode: Option<u64>,
+) -> Option<(&'static str, String)> {
     let target = |link: &Path| {
         fs::read_link(link).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
     };
     for (link, how) in [("cwd", "working directory"), ("root", "root directory")] {
         let link = process.join(link);
-        if is_on(&link, device) {
+        if is_on(&link, device, inode) {
             return Some((how, target(&link)));
         }
     }
     for entry in fs::read_dir(process.join("fd")).into_iter().flatten().flatten() {
-        if is_on(&entry.path(), device) {
+        if is_on(&entry.path(), device, inode) {
             return Some(("open", target(&entry.path())));
         }
     }
@@ -58,13 +62,21 @@ fn first_use(process: &Path, device: (u32, u32)) -> Option<(&'static str, String
     let number = format!("{:02x}:{:02x}", device.0, device.1);
     maps.lines().find_map(|line| {
         let mut fields = line.split_ascii_whitespace();
-        let path = (fields.nth(3)? == number).then(|| fields.nth(1).unwrap_or_default())?;
+        let on = fields.nth(3)? == number;
+        let this = fields.next()?;
+        if !on || inode.is_some_and(|inode| this.parse() != Ok(inode)) {
+            return None;
+        }
+        // What was superseded shows as deleted.
+        let path = fields.next().unwrap_or_default();
         Some(("mapped", path.to_owned()))
     })
 }
 
 /// Asks what the kernel knows already, never the server behind the file.
-fn is_on(link: &Path, device: (u32, u32)) -> bool {
-    statx(CWD.as_fd(), link, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())
-        .is_ok_and(|stat| (stat.stx_dev_major, stat.stx_dev_minor) == device)
+fn is_on(link: &Path, device: (u32, u32), inode: Option<u64>) -> bool {
+    statx(CWD.as_fd(), link, AtFlags::STATX_DONT_SYNC, StatxFlags::empty()).is_ok_and(|stat| {
+        (stat.stx_dev_major, stat.stx_dev_minor) == device
+            && inode.is_none_or(|inode| stat.stx_ino == inode)
+    })
 }

@@ -80,7 +80,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (key.clone(), 1..5u64).prop_map(|(key, version)| Operation::Rollback { key, version }),
         1 => (key, 1..5u64, prop::bool::weighted(0.7))
             .prop_map(|(key, version, pinned)| Operation::Pin { key, version, pinned }),
-        2 => (1..4u64, 2..5u64).prop_map(|(keep, held)| Operation::Collect { keep, held }),
+        3 => (1..3u64, 2..5u64).prop_map(|(keep, held)| Operation::Collect { keep, held }),
         1 => Just(Operation::Compact),
         1 => (prop::option::of(prop::collection::vec(0..KEYS.len(), 1..4)), 0..ENGINES)
             .prop_map(|(keys, engine)| Operation::Default { keys, engine }),
@@ -629,7 +629,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_filesystem_is_what_was_published(operations in prop::collection::vec(operation(), 1..24)) {
+    fn the_filesystem_is_what_was_published(operations in prop::collection::vec(operation(), 1..40)) {
         with_both_limits(|settings| {
             let dir = tempfile::tempdir().unwrap();
             let mut run = Run::new(dir.path(), settings);

@@ -178,28 +178,16 @@ impl Store {
         let (mut writer, planned) = self.begin()?;
         let changed = writer.entries_after(seen)?;
         let changed: HashSet<&str> = changed.iter().flat_map(changed_keys).collect();
-        let mut versions = Vec::new();
-        let mut payloads = Vec::new();
-        for candidate in candidates.iter().filter(|c| !changed.contains(c.key.as_str())) {
-            let Candidate { key, version, inode, .. } = candidate;
-            if let Some((found, record)) = planned.txn.version(key.as_str(), *version)?
-                && found == *inode
-            {
-                payloads.extend([Some(record.sha256), record.source].into_iter().flatten());
-                let (key, version, inode) = (key.to_string(), *version, *inode);
-                versions.push(CollectedVersion { key, version, inode });
-            }
-        }
-        let gone: HashSet<u64> = versions.iter().map(|v| v.inode).collect();
-        payloads.sort_unstable();
-        payloads.dedup();
-        let mut kept = Vec::new();
-        for sha256 in payloads {
-            if users(&planned.txn, &sha256)?.iter().all(|user| gone.contains(user)) {
-                kept.push(sha256);
-            }
-        }
-        self.give_up(&mut writer, planned, versions, kept)
+        let unchanged = candidates.iter().filter(|c| !changed.contains(c.key.as_str()));
+        let (versions, payloads) = gone_with(&planned.txn, unchanged)?;
+        self.give_up(&mut writer, planned, versions, payloads)
+    }
+
+    /// What giving up `candidates` would free.
+    pub fn would_collect(&self, candidates: &[Candidate]) -> Result<Collected> {
+        let catalogue = self.catalogue()?;
+        let (versions, payloads) = gone_with(&catalogue, candidates.iter())?;
+        collected(&catalogue, &versions, &payloads)
     }
 
     /// Gives up payloads that no version has, and object files that no payload has: what a crash
@@ -263,20 +251,8 @@ impl Store {
         if versions.is_empty() && payloads.is_empty() {
             return Ok((Collected::default(), Changes::default()));
         }
-        let mut collected = Collected {
-            versions: versions.len() as u64,
-            payloads: payloads.len() as u64,
-            bytes: 0,
-        };
-        let mut objects = Vec::new();
-        for sha256 in &payloads {
-            if let Some(record) = planned.txn.payload(sha256)? {
-                collected.bytes += record.size;
-                if !record.inline {
-                    objects.push(*sha256);
-                }
-            }
-        }
+        let collected = collected(&planned.txn, &versions, &payloads)?;
+        let objects = payloads.clone();
         let changes = planned.add(writer, Change::Collect { versions, payloads })?;
         self.commit(writer, planned)?;
         // Still with the right to write: nobody can have published the same bytes again.
@@ -325,6 +301,48 @@ fn changed_keys(entry: &Entry) -> Vec<&str> {
         Change::Collect { versions, .. } => versions.iter().map(|v| v.key.as_str()).collect(),
         _ => Vec::new(),
     }
+}
+
+/// Those of `candidates` that are still there, and the payloads that nothing else has.
+fn gone_with<'a>(
+    records: &impl Records,
+    candidates: impl Iterator<Item = &'a Candidate>,
+) -> Result<(Vec<CollectedVersion>, Vec<Sha>)> {
+    let (mut versions, mut payloads) = (Vec::new(), Vec::new());
+    for Candidate { key, version, inode, .. } in candidates {
+        if let Some((found, record)) = records.version(key.as_str(), *version)?
+            && found == *inode
+        {
+            payloads.extend([Some(record.sha256), record.source].into_iter().flatten());
+            let (key, version, inode) = (key.to_string(), *version, *inode);
+            versions.push(CollectedVersion { key, version, inode });
+        }
+    }
+    payloads.sort_unstable();
+    payloads.dedup();
+    let gone: HashSet<u64> = versions.iter().map(|v| v.inode).collect();
+    let mut unused = Vec::new();
+    for sha256 in payloads {
+        if users(records, &sha256)?.iter().all(|user| gone.contains(user)) {
+            unused.push(sha256);
+        }
+    }
+    Ok((versions, unused))
+}
+
+fn collected(
+    records: &impl Records,
+    versions: &[CollectedVersion],
+    payloads: &[Sha],
+) -> Result<Collected> {
+    let mut collected = Collected { versions: versions.len() as u64, ..Collected::default() };
+    for sha256 in payloads {
+        if let Some(record) = records.payload(sha256)? {
+            collected.payloads += 1;
+            collected.bytes += record.size;
+        }
+    }
+    Ok(collected)
 }
 
 fn users(records: &impl Records, sha256: &Sha) -> Result<Vec<u64>> {

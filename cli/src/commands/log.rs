@@ -45,6 +45,9 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             if let Some(version) = v.rollback_of {
                 notes.push(format!("rollback of @{version}"));
             }
+            if v.pinned {
+                notes.push("pinned".to_owned());
+            }
             if v.removed {
                 notes.push("removed".to_owned());
             }

@@ -3,12 +3,14 @@
 mod capture;
 mod default;
 mod engines;
+mod gc;
 mod import;
 mod keeper;
 mod link;
 mod log;
 mod ls;
 mod mount;
+mod pin;
 mod publish;
 mod recompile;
 mod reload;
@@ -60,6 +62,9 @@ enum Command {
     Show(show::Args),
     Rollback(rollback::Args),
     Rm(rm::Args),
+    Gc(gc::Args),
+    Pin(pin::PinArgs),
+    Unpin(pin::UnpinArgs),
     Status(status::Args),
     Reload(reload::Args),
     Keeper(keeper::Args),
@@ -100,6 +105,9 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Show(args) => show::run(&store, args),
         Command::Rollback(args) => rollback::run(&store, args),
         Command::Rm(args) => rm::run(&store, args),
+        Command::Gc(args) => gc::run(&store, args),
+        Command::Pin(args) => pin::pin(&store, args),
+        Command::Unpin(args) => pin::unpin(&store, args),
         Command::Status(args) => status::run(&store, args),
         Command::Reload(args) => reload::run(&store, args),
         Command::Keeper(args) => keeper::run(&store, args),

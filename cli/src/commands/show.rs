@@ -43,6 +43,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         ["rollback of".into(), v.rollback_of.map_or("-".into(), |n| format!("@{n}"))],
         ["plain name".into(), yes_no(v.served_by_plain_name)],
         ["removed".into(), yes_no(v.removed)],
+        ["pinned".into(), yes_no(v.pinned)],
     ])?;
     Ok(Outcome::Done)
 }

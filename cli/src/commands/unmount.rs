@@ -43,7 +43,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     };
     match unmount(&mount_point, args.lazy) {
         Err(FsError::Busy(path)) => {
-            let users = holders(mounted.device);
+            let users = holders(mounted.device, None);
             failure::print(&FsError::Busy(path).into());
             for user in &users {
                 output::note(format_args!(

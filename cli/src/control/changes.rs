@@ -91,6 +91,44 @@ impl Change for SetDefault {
     }
 }
 
+/// Protect a version from collection, or not any more.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pin {
+    /// The key.
+    pub key: Key,
+    /// The version.
+    pub version: u64,
+    /// Whether it is protected.
+    pub pinned: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pinned {
+    /// What was asked for.
+    #[serde(flatten)]
+    pub pin: Pin,
+    /// Whether it was not so before.
+    pub changed: bool,
+}
+
+impl Change for Pin {
+    const PATH: &str = "/v1/pin";
+    type Outcome = Pinned;
+
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, store: &Store) -> Result<(Pinned, Changes)> {
+        let changed = match self.pinned {
+            true => store.pin(&self.key, self.version)?,
+            false => store.unpin(&self.key, self.version)?,
+        };
+        Ok((Pinned { pin: self.clone(), changed }, Changes::default()))
+    }
+}
+
 /// Change the other names of engines.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase")]

@@ -19,12 +19,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+use wasmfs_fs::collect::{Collection, Tidied};
 use wasmfs_fs::short_path;
 
 use super::changes::{Change, Committed};
 use super::{
-    MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishRequest, ReloadAnswer, Status,
-    Upload,
+    CollectRequest, MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishRequest,
+    ReloadAnswer, Status, Upload,
 };
 use crate::failure::Failure;
 use crate::paths::{LOG, SOCKET};
@@ -277,6 +278,16 @@ impl Client {
     /// Publishes uploads.
     pub fn publish(&self, request: &PublishRequest) -> Result<PublishAnswer> {
         self.post("/v1/publish", request)
+    }
+
+    /// Has what nobody needs of some keys given up.
+    pub fn collect(&self, request: &CollectRequest) -> Result<Collection> {
+        self.ask("/v1/collect", request, true)
+    }
+
+    /// Has what no version has removed.
+    pub fn tidy(&self) -> Result<Tidied> {
+        self.ask("/v1/tidy", &(), true)
     }
 
     /// Has the server replaced by what is on disk now; returns when it lets go.

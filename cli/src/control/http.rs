@@ -11,7 +11,7 @@ use hyper::{Request, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use wasmfs_store::{Key, Sha};
+use wasmfs_store::{Key, Policy, Sha};
 
 use crate::failure::Failure;
 
@@ -50,6 +50,13 @@ impl Query {
     pub(super) fn of(request: &Request<Incoming>) -> Query {
         let query = request.uri().query().unwrap_or_default();
         Query(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    }
+
+    /// The policy that is asked for, in JSON.
+    pub(super) fn policy(&self) -> Result<Option<Policy>> {
+        let Some(text) = self.text("policy") else { return Ok(None) };
+        let wrong = |e| Failure::usage(format!("that is no policy: {e}"), "see ARCHITECTURE.md");
+        Ok(Some(serde_json::from_str(&text).map_err(wrong)?))
     }
 
     pub(super) fn text(&self, name: &str) -> Option<String> {

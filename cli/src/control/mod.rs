@@ -1,7 +1,7 @@
 //! The control socket: how commands reach the server that owns the store.
 //!
 //! HTTP/1.1 with JSON over a Unix socket, so that `curl --unix-socket` can
-//! speak it. Both sides send `wasmfs-protocol: 3`.
+//! speak it. Both sides send `wasmfs-protocol: 4`.
 //!
 //! | request | answer |
 //! | --- | --- |
@@ -16,7 +16,11 @@
 //! | `POST /v1/uploads`, an artifact's bytes | [`Upload`], kept until the connection ends |
 //! | `POST /v1/uploads?of=source`, WebAssembly | likewise |
 //! | `POST /v1/publish`, [`PublishRequest`] | [`PublishAnswer`] |
-//! | `POST /v1/rollback`, `/v1/remove`, `/v1/default`, `/v1/alias`: a [`changes::Change`] | [`changes::Committed`] |
+//! | `GET /v1/fates?key=K&policy=P` | `[Kept]`: what keeps each version; without `policy`, by the store's |
+//! | `GET /v1/users?sha256=S` | the versions that have a payload |
+//! | `POST /v1/collect`, [`CollectRequest`] | `Collection`, of some keys |
+//! | `POST /v1/tidy` | `Tidied` |
+//! | `POST /v1/rollback`, `/v1/remove`, `/v1/default`, `/v1/alias`, `/v1/pin`: a [`changes::Change`] | [`changes::Committed`] |
 //! | `POST /v1/mount`, [`MountRequest`] | [`Status`] |
 //! | `POST /v1/reload` | [`ReloadAnswer`], when the server lets go for its successor |
 //!
@@ -36,12 +40,12 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
-use wasmfs_store::{Key, Published, Sha, Store};
+use wasmfs_store::{Key, Policy, Published, Sha, Store};
 
 use crate::failure::Failure;
 
 /// The version of the protocol.
-pub const PROTOCOL: &str = "3";
+pub const PROTOCOL: &str = "4";
 /// The header that carries it.
 pub const PROTOCOL_HEADER: &str = "wasmfs-protocol";
 
@@ -183,6 +187,22 @@ pub struct PublishAnswer {
 pub struct Piece {
     /// The bytes, base64; none at its end.
     pub base64: String,
+}
+
+/// What to collect.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CollectRequest {
+    /// What to leave alone; by default the store's own policy.
+    pub policy: Option<Policy>,
+    /// The key to go on after.
+    pub after: Option<String>,
+    /// Whether only to say what would be collected.
+    pub dry_run: bool,
+}
+
+/// The policy that is meant: the store's own, if none is given.
+pub fn policy_of(store: &Store, given: Option<Policy>) -> Policy {
+    given.or_else(|| store.settings().collect.clone()).unwrap_or_default()
 }
 
 /// That a server lets go for its successor.

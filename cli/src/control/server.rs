@@ -20,12 +20,12 @@ use tokio::sync::{oneshot, watch};
 use wasmfs_fs::{Mounts, Worker};
 use wasmfs_store::{Publish, Source, Staged, StagedSource, Store};
 
-use super::changes::{Alias, Change, Committed, Remove, Rollback, SetDefault};
+use super::changes::{Alias, Change, Committed, Pin, Remove, Rollback, SetDefault};
 use super::http::{Answer, Query, blocking, json, read, stream};
 use super::status::status;
 use super::{
-    MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem, PublishRequest,
-    ReloadAnswer, SourceItem, Upload, piece,
+    CollectRequest, MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem,
+    PublishRequest, ReloadAnswer, SourceItem, Upload, piece, policy_of,
 };
 use crate::failure::Failure;
 
@@ -200,6 +200,31 @@ impl Connection {
             (&Method::POST, Remove::PATH) => self.change::<Remove>(request).await,
             (&Method::POST, SetDefault::PATH) => self.change::<SetDefault>(request).await,
             (&Method::POST, Alias::PATH) => self.change::<Alias>(request).await,
+            (&Method::POST, Pin::PATH) => self.change::<Pin>(request).await,
+            (&Method::GET, "/v1/fates") => {
+                let (key, policy) = (query.key()?, query.policy()?);
+                blocking(move || {
+                    let mounts = self.server.mounts();
+                    json(&mounts.fates(&key, &policy_of(mounts.store(), policy))?)
+                })
+                .await
+            }
+            (&Method::GET, "/v1/users") => {
+                let sha256 = query.sha("sha256")?;
+                self.store(move |store| json(&store.users(&sha256)?)).await
+            }
+            (&Method::POST, "/v1/collect") => {
+                let CollectRequest { policy, after, dry_run } = read(request).await?;
+                blocking(move || {
+                    let mounts = self.server.mounts();
+                    let policy = policy_of(mounts.store(), policy);
+                    json(&mounts.collect(&policy, after.as_deref(), dry_run, None)?)
+                })
+                .await
+            }
+            (&Method::POST, "/v1/tidy") => {
+                blocking(move || json(&self.server.mounts().tidy()?)).await
+            }
             (&Method::POST, "/v1/mount") => {
                 let MountRequest { mount_point, allow_other } = read(request).await?;
                 blocking(move || {

@@ -1,0 +1,200 @@
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Serialize;
+use wasmfs_fs::collect::{Collection, Kept, Tidied};
+use wasmfs_fs::{Holder, holders};
+use wasmfs_store::{Candidate, Collected, Fate, Key, Policy, Sha};
+
+use super::{KeyVersion, Outcome};
+use crate::access::Access;
+use crate::control::changes::VersionOf;
+use crate::control::{CollectRequest, MountStatus};
+use crate::output;
+
+/// Give up versions that nobody needs, and free their space
+///
+/// Superseded and removed versions, that is, and sources that only they were compiled from. What
+/// a process has open or mapped stays, and so do the newest version of each engine and what is
+/// pinned. Without --keep and --older-than, the policy in the store's settings decides, if there is one.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Keep this many versions of each key and engine, the newest included [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    keep: Option<u64>,
+    /// Keep what was superseded or removed since then: 30d, 12h
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    older_than: Option<Duration>,
+    /// Only say what would be given up
+    #[arg(long)]
+    dry_run: bool,
+    /// Only say what keeps the versions of a key, one version, or a payload by its sha256
+    #[arg(long, value_name = "KEY[@VERSION]|SHA256", conflicts_with = "dry_run")]
+    why: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    dry_run: bool,
+    collected: Collected,
+    versions: Vec<Candidate>,
+    in_use: Vec<Candidate>,
+    tidied: Tidied,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let policy = match (args.keep, args.older_than) {
+        (None, None) => None,
+        (keep, older_than) => Some(Policy {
+            keep: keep.unwrap_or(1),
+            older_than: older_than.unwrap_or(Duration::ZERO),
+        }),
+    };
+    let access = Access::open(store)?;
+    if let Some(what) = &args.why {
+        return why(&access, what, policy.as_ref(), args.json);
+    }
+    let mut request = CollectRequest { policy, after: None, dry_run: args.dry_run };
+    let mut report = Report {
+        dry_run: args.dry_run,
+        collected: Collected::default(),
+        versions: Vec::new(),
+        in_use: Vec::new(),
+        tidied: Tidied::default(),
+    };
+    loop {
+        let Collection { collected, versions, in_use, next } = access.collect(&request)?;
+        report.collected.add(&collected);
+        report.versions.extend(versions);
+        report.in_use.extend(in_use);
+        request.after = next;
+        if request.after.is_none() {
+            break;
+        }
+    }
+    if !args.dry_run {
+        report.tidied = access.tidy()?;
+    }
+    access.close()?;
+    if args.json {
+        output::json(&report)?;
+    } else {
+        print(&report)?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn print(report: &Report) -> Result<()> {
+    let Report { dry_run, collected, versions, in_use, tidied } = report;
+    if *dry_run {
+        for Candidate { key, version, size, removed, .. } in versions {
+            let how = if *removed { "removed" } else { "superseded" };
+            output::line(format_args!("{key}@{version}: {how}, {}", output::size(*size)))?;
+        }
+    }
+    for Candidate { key, version, .. } in in_use {
+        output::line(format_args!("{key}@{version} stays: it is in use"))?;
+    }
+    let mut total = collected.clone();
+    total.add(&tidied.orphans);
+    let done = if *dry_run { "would be freed" } else { "freed" };
+    output::line(format_args!(
+        "{} versions and {} payloads given up, {} {done}",
+        total.versions,
+        total.payloads,
+        output::size(total.bytes)
+    ))?;
+    if let Some(compacted) = &tidied.compacted {
+        output::line(format_args!(
+            "the history was compacted from {} to {}",
+            output::size(compacted.before),
+            output::size(compacted.after)
+        ))?;
+    }
+    Ok(())
+}
+
+/// A version, and what keeps it.
+#[derive(Serialize)]
+struct Why {
+    #[serde(flatten)]
+    kept: Kept,
+    /// The processes that use it, as far as the caller may see them.
+    used_by: Vec<Process>,
+}
+
+#[derive(Serialize)]
+struct Process {
+    pid: u32,
+    command: String,
+    how: &'static str,
+}
+
+fn why(access: &Access, what: &str, policy: Option<&Policy>, json: bool) -> Result<Outcome> {
+    let mut versions = Vec::new();
+    let is_key = Key::new(what).is_ok_and(|key| access.versions(&key).is_ok());
+    match what.parse::<Sha>() {
+        Ok(sha256) if !is_key => {
+            for (key, version) in access.users(&sha256)? {
+                versions.extend(of_key(access, VersionOf { key, version: Some(version) }, policy)?);
+            }
+        }
+        _ => {
+            let of = what.parse::<KeyVersion>()?.resolve(access);
+            versions = of_key(access, of, policy)?;
+        }
+    }
+    let mounts = access.mounts()?;
+    let found: Vec<_> = versions
+        .into_iter()
+        .map(|kept| Why { used_by: users(&mounts, kept.candidate.inode), kept })
+        .collect();
+    if json {
+        output::json(&found)?;
+        return Ok(Outcome::Done);
+    }
+    if found.is_empty() {
+        output::line(format_args!("nothing has it: `wasmfs gc` gives it up"))?;
+    }
+    for Why { kept: Kept { candidate, in_use }, used_by } in &found {
+        let reason = match candidate.fate {
+            Fate::Current => "it is the newest of its engine",
+            Fate::Pinned => "it is pinned",
+            Fate::Newest => "it is among the newest, by the policy",
+            Fate::Recent => "it was superseded or removed too recently, by the policy",
+            Fate::Free if *in_use => "it is in use",
+            Fate::Free => "nothing keeps it: `wasmfs gc` gives it up",
+        };
+        output::line(format_args!("{}@{}: {reason}", candidate.key, candidate.version))?;
+        for Process { pid, command, how } in used_by {
+            output::line(format_args!("  process {pid} ({command}) has it {how}"))?;
+        }
+        if *in_use && used_by.is_empty() {
+            output::line(format_args!("  by a process that only root can see, or for a moment"))?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn of_key(access: &Access, of: VersionOf, policy: Option<&Policy>) -> Result<Vec<Kept>> {
+    let mut kept = access.fates(&of.key, policy)?;
+    if let Some(version) = of.version {
+        kept.retain(|kept| kept.candidate.version == version);
+        if kept.is_empty() {
+            return Err(wasmfs_store::Error::NoVersion { key: of.key, version }.into());
+        }
+    }
+    if kept.is_empty() {
+        return Err(wasmfs_store::Error::NoKey(of.key).into());
+    }
+    Ok(kept)
+}
+
+fn users(mounts: &[MountStatus], inode: u64) -> Vec<Process> {
+    let holders = mounts.iter().flat_map(|mount| holders((0, mount.connection), Some(inode)));
+    holders.map(|Holder { pid, command, how, .. }| Process { pid, command, how }).collect()
+}

@@ -1,0 +1,66 @@
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{KeyVersion, Outcome};
+use crate::access::Access;
+use crate::control::changes::{Pin, VersionOf};
+use crate::failure::Failure;
+use crate::output;
+
+/// Protect a version from `wasmfs gc`, whatever is published over it
+#[derive(clap::Args, Debug)]
+pub struct PinArgs {
+    #[command(flatten)]
+    of: Of,
+}
+
+/// Let `wasmfs gc` have a version that was pinned
+#[derive(clap::Args, Debug)]
+pub struct UnpinArgs {
+    #[command(flatten)]
+    of: Of,
+}
+
+#[derive(clap::Args, Debug)]
+struct Of {
+    /// The version; without @VERSION, what the plain name serves
+    #[arg(value_name = "KEY[@VERSION]")]
+    of: KeyVersion,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn pin(store: &Path, args: PinArgs) -> Result<Outcome> {
+    run(store, args.of, true)
+}
+
+pub fn unpin(store: &Path, args: UnpinArgs) -> Result<Outcome> {
+    run(store, args.of, false)
+}
+
+fn run(store: &Path, args: Of, pinned: bool) -> Result<Outcome> {
+    let access = Access::open(store)?;
+    let VersionOf { key, version } = args.of.resolve(&access);
+    let version = match version {
+        Some(version) => version,
+        None => access.version(&key, None)?.version,
+    };
+    let answer = access.change(Pin { key: key.clone(), version, pinned })?;
+    access.close()?;
+    if !pinned && !answer.outcome.changed {
+        return Err(Failure::new(
+            format!("{key}@{version} was not pinned"),
+            format!("`wasmfs log {key}` shows which versions are"),
+        )
+        .into());
+    }
+    if args.json {
+        output::json(&answer)?;
+    } else {
+        let done = if pinned { "pinned" } else { "not pinned any more" };
+        output::line(format_args!("{key}@{version} is {done}"))?;
+    }
+    Ok(Outcome::Done)
+}
