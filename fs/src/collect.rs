@@ -43,6 +43,8 @@ pub struct Tidied {
     pub orphans: Collected,
     /// What compaction did to the history, if it was due.
     pub compacted: Option<Compacted>,
+    /// What copying did to the catalogue, if it was due.
+    pub shrunk: Option<Compacted>,
 }
 
 /// A version, and what keeps it.
@@ -71,10 +73,11 @@ pub fn collect_unmounted(
     Ok(Collection { collected, versions: candidates, in_use: Vec::new(), next })
 }
 
-/// Removes what no version has, and compacts the history if that is due, in a store that is not mounted.
+/// Removes what no version has, and compacts what is due, in a store that is not mounted.
 pub fn tidy_unmounted(store: &Store) -> wasmfs_store::Result<Tidied> {
     let orphans = store.collect_orphans()?;
-    Ok(Tidied { orphans, compacted: store.compact(store.last_change(), false)? })
+    let compacted = store.compact(store.last_change(), false)?;
+    Ok(Tidied { orphans, compacted, shrunk: store.shrink()? })
 }
 
 /// What the kernel is asked, and its answer.
@@ -163,7 +166,7 @@ impl Mounts {
         Ok(Some(known.clone()))
     }
 
-    /// Removes what no version has, and compacts the history if that is due.
+    /// Removes what no version has, and compacts what is due.
     pub fn tidy(&self) -> wasmfs_store::Result<Tidied> {
         let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
         let orphans = self.store().collect_orphans()?;
@@ -174,7 +177,7 @@ impl Mounts {
             false => None,
         };
         self.settle()?;
-        Ok(Tidied { orphans, compacted })
+        Ok(Tidied { orphans, compacted, shrunk: self.store().shrink()? })
     }
 
     /// Has the journal say that the kernel knows of everything, if it does.

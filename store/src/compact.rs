@@ -1,8 +1,10 @@
-//! Compaction: the history written anew, as what all its lines came to.
+//! Compaction: the history written anew, as what all its lines came to; and the
+//! catalogue copied, when sled keeps too much room for it.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -20,10 +22,15 @@ const WORTHWHILE: f64 = 0.5;
 /// Shorter histories are left alone: readable files of a few seconds of publishing.
 const SHORT: u64 = 1000;
 
-/// What compaction did.
+/// How many times its content a catalogue may take on the disk.
+const SLED_OVERHEAD: u64 = 3;
+/// Smaller catalogues are left alone, in bytes: sled works in segments of 512 KiB.
+const SMALL_CATALOGUE: u64 = 16 << 20;
+
+/// What compaction did, of the history or of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compacted {
-    /// The length of the history before, in bytes.
+    /// The length before, in bytes.
     pub before: u64,
     /// After.
     pub after: u64,
@@ -55,7 +62,7 @@ impl Store {
         drop(snapshot);
         let (len, seq) = written.inspect_err(|_| {
             // Half a file has no use; if it stays, the next compaction starts it over.
-            let _ = std::fs::remove_file(&path);
+            let _ = fs::remove_file(&path);
         })?;
         let applied = Applied { seq, history_len: len, ..catalogue.applied()? };
         writer.replace(file, len, seq)?;
@@ -63,6 +70,37 @@ impl Store {
         catalogue.note_applied(&applied)?;
         Ok(Some(Compacted { before, after: len }))
     }
+}
+
+impl Store {
+    /// Copies the catalogue if that leaves much less of it on the disk: sled gives nothing back.
+    /// Readers wait for the moment in which the copy is opened.
+    pub fn shrink(&self) -> Result<Option<Compacted>> {
+        let (mut writer, planned) = self.begin()?;
+        let catalogue = planned.txn.base().clone();
+        drop(planned);
+        let before = size_of(catalogue.path())?;
+        let content = catalogue.content()?;
+        if before < SMALL_CATALOGUE || before < content.saturating_mul(SLED_OVERHEAD) {
+            return Ok(None);
+        }
+        self.check_free_space(content.saturating_mul(2))?;
+        crate::catalogue::copy(&catalogue, self.dir())?;
+        drop(catalogue);
+        self.take_copy(&mut writer)?;
+        let after = size_of(&self.dir().join("db"))?;
+        Ok(Some(Compacted { before, after }))
+    }
+}
+
+/// How much disk a directory of files takes, in bytes.
+fn size_of(dir: &Path) -> Result<u64> {
+    let mut size = 0;
+    for entry in fs::read_dir(dir).at("reading", dir)? {
+        let metadata = entry.and_then(|entry| entry.metadata()).at("reading", dir)?;
+        size += metadata.blocks() * 512;
+    }
+    Ok(size)
 }
 
 fn is_worthwhile(catalogue: &Catalogue, lines: u64) -> Result<bool> {

@@ -139,7 +139,7 @@ impl Store {
     pub fn latest(&self, limit: usize) -> Result<Vec<VersionInfo>> {
         let catalogue = self.catalogue()?;
         let mut versions = Vec::new();
-        for entry in catalogue.scan(b"i").rev() {
+        for entry in catalogue.scan_backwards(b"i")? {
             let (key, value) = entry?;
             if versions.len() == limit {
                 break;

@@ -114,8 +114,18 @@ impl Store {
         self.reopen(writer)
     }
 
-    /// Opens the catalogue again, while every reader waits.
+    /// Has the catalogue that [`catalogue::copy`] made take the place of this one.
+    pub(crate) fn take_copy(&self, writer: &mut History) -> Result<()> {
+        self.replace(writer, true)
+    }
+
+    /// Opens the catalogue again.
     fn reopen(&self, writer: &mut History) -> Result<()> {
+        self.replace(writer, false)
+    }
+
+    /// Closes the catalogue and opens it again, or a copy of it, while every reader waits.
+    fn replace(&self, writer: &mut History, by_copy: bool) -> Result<()> {
         let mut place = self.catalogue.current.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = place.take() {
             match alone(old) {
@@ -135,13 +145,11 @@ impl Store {
                 }
             }
         }
+        let placed = if by_copy { catalogue::put_in_place(self.dir()) } else { Ok(()) };
         let (catalogue, why) = open(self.dir(), writer)?;
         *place = Some(Arc::new(catalogue));
-        match why {
-            None => log::warn!("the catalogue of {} was opened again", self.dir().display()),
-            Some(why) => return Err(why),
-        }
-        Ok(())
+        log::info!("the catalogue of {} was opened again", self.dir().display());
+        placed.and(why.map_or(Ok(()), Err))
     }
 }
 

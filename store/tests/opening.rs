@@ -384,7 +384,10 @@ fn a_catalogue_that_failed_while_it_was_open_is_rebuilt_by_the_next_open() {
     let inode = store.latest(1).unwrap()[0].inode;
     store.close().unwrap();
     let db = sled::open(dir.path().join("db")).unwrap();
-    db.insert([&b"i"[..], &inode.to_be_bytes()].concat(), &b"\xff\xff\xff"[..]).unwrap();
+    // The block that the inode's record is in: see `catalogue/packed.rs`.
+    let (block, _) =
+        db.get_lt([&b"\x01i"[..], &(inode + 1).to_be_bytes()].concat()).unwrap().unwrap();
+    db.insert(block, &b"\xff\xff\xff"[..]).unwrap();
     drop(db);
     let store = open(dir.path(), &Default::default());
     assert!(matches!(store.inode(inode), Err(Error::Inconsistent(_))));

@@ -108,12 +108,14 @@ fn print(report: &Report) -> Result<()> {
         total.payloads,
         output::size(total.bytes)
     ))?;
-    if let Some(compacted) = &tidied.compacted {
-        output::line(format_args!(
-            "the history was compacted from {} to {}",
-            output::size(compacted.before),
-            output::size(compacted.after)
-        ))?;
+    for (what, compacted) in [("history", &tidied.compacted), ("catalogue", &tidied.shrunk)] {
+        if let Some(compacted) = compacted {
+            output::line(format_args!(
+                "the {what} was compacted from {} to {}",
+                output::size(compacted.before),
+                output::size(compacted.after)
+            ))?;
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod apply;
 mod open;
+mod packed;
 pub(crate) mod records;
 mod touched;
 mod txn;
@@ -18,10 +19,13 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::sha::Sha;
+use packed::Writes;
 use records::*;
 
 pub(crate) use apply::{apply, live_directory, live_versions};
-pub(crate) use open::{close, open, open_elsewhere, quietly, sync_dir, sync_files};
+pub(crate) use open::{
+    close, copy, open, open_elsewhere, put_in_place, quietly, sync_dir, sync_files,
+};
 pub use touched::{Changes, Untold};
 pub(crate) use txn::Txn;
 
@@ -154,14 +158,31 @@ pub(crate) struct Catalogue {
 }
 
 impl Catalogue {
+    /// How much its records need, in bytes, without what sled adds.
+    pub(crate) fn content(&self) -> Result<u64> {
+        let mut total = 0;
+        for entry in self.db.iter() {
+            let (key, value) = self.checked(entry.map_err(Error::from))?;
+            total += (key.len() + value.len()) as u64;
+        }
+        Ok(total)
+    }
+
     /// Notes how much of the history it holds, which has another shape now.
     pub(crate) fn note_applied(&self, applied: &Applied) -> Result<()> {
         self.put(APPLIED, &encode(applied)?)
     }
 
-    /// Puts a record in by itself, outside of any transaction: part of a payload.
+    /// Puts a record in that stands by itself, outside of any transaction: part of a payload.
     pub(crate) fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.checked(self.db.insert(key, value)).map(drop)
+        debug_assert!(packed::is_alone(key));
+        self.checked(self.db.insert(key, value).map_err(Error::from)).map(drop)
+    }
+
+    /// Makes some writes at once. One thread at a time.
+    fn write(&self, writes: Writes) -> Result<()> {
+        let batch = self.checked(packed::batch(&self.db, writes))?;
+        self.checked(self.db.apply_batch(batch).map_err(Error::from))
     }
 
     /// The directory of its files.
@@ -184,49 +205,61 @@ impl Catalogue {
         self.elsewhere
     }
 
-    fn checked<T>(&self, result: sled::Result<T>) -> Result<T> {
-        result.map_err(|e| {
-            match e {
-                // What a full or failing disk leaves; whatever was asked before is refused as well.
-                sled::Error::Io(_) => self.failed.store(true, Ordering::Relaxed),
-                _ => self.note_damage(),
-            }
-            e.into()
+    fn checked<T>(&self, result: Result<T>) -> Result<T> {
+        result.inspect_err(|e| match e {
+            // What a full or failing disk leaves; whatever is asked after that is refused as well.
+            Error::Catalogue(sled::Error::Io(_)) => self.failed.store(true, Ordering::Relaxed),
+            _ => self.note_damage(),
         })
     }
 
     /// Takes a record away by itself.
     fn remove(&self, key: &[u8]) -> Result<()> {
-        self.checked(self.db.remove(key)).map(drop)
+        self.write([(key.to_vec(), None)].into())
     }
 
     /// Makes what was inserted visible to a successor; sled's `flush` writes
     /// but does not sync.
     pub(crate) fn flush(&self) -> Result<()> {
-        self.checked(self.db.flush())?;
-        Ok(())
+        self.checked(self.db.flush().map_err(Error::from)).map(drop)
     }
 
-    /// Every entry whose key starts with `prefix`, in order.
+    /// Every entry whose key starts with `prefix`, in order. Not of records that stand by themselves.
     pub(crate) fn scan(
         &self,
         prefix: &[u8],
-    ) -> impl DoubleEndedIterator<Item = Result<(sled::IVec, sled::IVec)>> + use<'_> {
-        self.db.scan_prefix(prefix).map(|entry| self.checked(entry))
+    ) -> impl Iterator<Item = Result<(sled::IVec, sled::IVec)>> + use<'_> {
+        let prefix = prefix.to_vec();
+        self.range(prefix.clone()).take_while(move |entry| {
+            entry.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix))
+        })
     }
 
-    /// Every entry whose key is at least `from`, in order.
+    /// The same, the last first.
+    pub(crate) fn scan_backwards(
+        &self,
+        prefix: &[u8],
+    ) -> Result<impl Iterator<Item = Result<(sled::IVec, sled::IVec)>> + use<'_>> {
+        let entries = self.checked(packed::backwards(&self.db, prefix))?;
+        Ok(entries.map(|entry| self.checked(entry)))
+    }
+
+    /// Every entry whose key is at least `from`, in order. Not of records that stand by themselves.
     pub(crate) fn range(
         &self,
         from: Vec<u8>,
     ) -> impl Iterator<Item = Result<(sled::IVec, sled::IVec)>> + use<'_> {
-        self.db.range(from..).map(|entry| self.checked(entry))
+        let (entries, error) = match self.checked(packed::range(&self.db, from)) {
+            Ok(entries) => (Some(entries), None),
+            Err(e) => (None, Some(Err(e))),
+        };
+        error.into_iter().chain(entries.into_iter().flatten().map(|entry| self.checked(entry)))
     }
 }
 
 impl Records for Catalogue {
     fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>> {
-        self.checked(self.db.get(key))
+        self.checked(packed::get(&self.db, key))
     }
 
     fn note_damage(&self) {
@@ -234,10 +267,14 @@ impl Records for Catalogue {
     }
 
     fn first_from(&self, prefix: &[u8], from: &[u8]) -> Result<Option<(sled::IVec, sled::IVec)>> {
-        match self.range(from.to_vec()).next().transpose()? {
-            Some((key, value)) if key.starts_with(prefix) => Ok(Some((key, value))),
-            _ => Ok(None),
-        }
+        let first = match packed::is_alone(prefix) {
+            true => {
+                let first = self.db.range(from.to_vec()..).next();
+                self.checked(first.transpose().map_err(Error::from))?
+            }
+            false => self.checked(packed::first_from(&self.db, from))?,
+        };
+        Ok(first.filter(|(key, _)| key.starts_with(prefix)))
     }
 }
 

@@ -260,13 +260,7 @@ fn rebuild(
         Ok(())
     });
     close(sole(new)?)?;
-    if places.db.exists() {
-        let cwd = rustix::fs::CWD;
-        rustix::fs::renameat_with(cwd, &places.new, cwd, &places.db, RenameFlags::EXCHANGE)
-            .at("exchanging", &places.new)?;
-    } else {
-        fs::rename(&places.new, &places.db).at("renaming", &places.new)?;
-    }
+    exchange(&places)?;
     if readable && lost == 0 {
         remove_dir(&places.new)?;
     } else if places.new.exists() {
@@ -280,6 +274,39 @@ fn rebuild(
     }
     sync_dir(places.db.parent().unwrap_or(&places.db))?;
     open_sled(&places.db).map_err(|e| e.of(&places.db))
+}
+
+/// Puts the catalogue at `new` in the place of the one at `db`, which ends up at `new`.
+fn exchange(places: &Places) -> Result<()> {
+    if places.db.exists() {
+        let cwd = rustix::fs::CWD;
+        rustix::fs::renameat_with(cwd, &places.new, cwd, &places.db, RenameFlags::EXCHANGE)
+            .at("exchanging", &places.new)?;
+    } else {
+        fs::rename(&places.new, &places.db).at("renaming", &places.new)?;
+    }
+    Ok(())
+}
+
+/// Copies every record into a new catalogue beside the old one in `dir`. It takes no more space
+/// than it needs.
+pub(crate) fn copy(catalogue: &Catalogue, dir: &Path) -> Result<()> {
+    let new = dir.join("db.new");
+    remove_dir(&new)?;
+    let copy = open_sled(&new).map_err(|e| e.of(&new))?;
+    for entry in catalogue.db.iter() {
+        let (key, value) = catalogue.checked(entry.map_err(Error::from))?;
+        copy.checked(copy.db.insert(key, value).map_err(Error::from))?;
+    }
+    close(copy)
+}
+
+/// Puts what [`copy`] made in the place of the catalogue in `dir`, which is closed.
+pub(crate) fn put_in_place(dir: &Path) -> Result<()> {
+    let places = Places { db: dir.join("db"), new: dir.join("db.new") };
+    exchange(&places)?;
+    sync_dir(dir)?;
+    remove_dir(&places.new)
 }
 
 /// Closes a catalogue so that all of it is on disk.

@@ -20,8 +20,8 @@
 //! | `c` sha256 index | 4 KiB of a payload kept inside sled |
 //! | `r` sha256 inode | nothing: that version is, or was compiled from, that payload |
 //!
-//! Numbers are big-endian, so that sled's order is theirs. Values are postcard
-//! and stay under 4 KiB: sled 0.34 moves values over some 8 KiB to files that
+//! Numbers are big-endian, so that the order of keys is theirs. How records share
+//! those of sled is in [`super::packed`]. Values are postcard and stay under 4 KiB: sled 0.34 moves values over some 8 KiB to files that
 //! it neither syncs nor reclaims.
 
 use serde::{Deserialize, Serialize};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::packed::Writes;
 use super::{Catalogue, Records, encode};
 use crate::error::Result;
 
@@ -16,12 +17,12 @@ const CHANGES_PER_BATCH: usize = 64;
 pub(crate) struct Txn {
     base: Arc<Catalogue>,
     overlay: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    open: sled::Batch,
+    open: Writes,
     /// Whole changes in `open`.
     changes: usize,
     /// Keys and values, in bytes.
     size: u64,
-    batches: Vec<sled::Batch>,
+    batches: Vec<Writes>,
 }
 
 impl Txn {
@@ -29,7 +30,7 @@ impl Txn {
         Txn {
             base: base.clone(),
             overlay: BTreeMap::new(),
-            open: sled::Batch::default(),
+            open: Writes::new(),
             changes: 0,
             size: 0,
             batches: Vec::new(),
@@ -55,10 +56,7 @@ impl Txn {
 
     fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
         self.size += (key.len() + value.as_ref().map_or(0, Vec::len)) as u64;
-        match &value {
-            Some(value) => self.open.insert(key.as_slice(), value.as_slice()),
-            None => self.open.remove(key.as_slice()),
-        }
+        self.open.insert(key.clone(), value.clone());
         self.overlay.insert(key, value);
     }
 
@@ -94,7 +92,7 @@ impl Txn {
             self.end_batch();
         }
         for batch in std::mem::take(&mut self.batches) {
-            self.base.checked(self.base.db.apply_batch(batch))?;
+            self.base.write(batch)?;
         }
         self.base.flush()
     }
@@ -119,19 +117,18 @@ impl Records for Txn {
             .take_while(|(key, _)| key.starts_with(prefix))
             .find_map(|(key, value)| Some((key, value.as_deref()?)));
         let mut stored = None;
-        for entry in self.base.range(from.to_vec()) {
-            let (key, value) = entry?;
+        let mut at = from.to_vec();
+        while let Some((key, value)) = self.base.first_from(prefix, &at)? {
             // Beyond what was added nothing stored is first: a commit of many names in one
             // directory would look at all of them for each.
-            if !key.starts_with(prefix)
-                || added.is_some_and(|(first, _)| key.as_ref() >= &first[..])
-            {
+            if added.is_some_and(|(first, _)| key.as_ref() >= &first[..]) {
                 break;
             }
             if !self.overlay.contains_key(key.as_ref()) {
                 stored = Some((key, value));
                 break;
             }
+            at = [&key[..], b"\0"].concat();
         }
         Ok(match (added, stored) {
             (Some((key, _)), Some(stored)) if stored.0.as_ref() < key.as_slice() => Some(stored),
