@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::DeserializeOwned;
 use wasmfs_fs::collect::{self, Collection, Kept, Tidied};
 use wasmfs_store::{
@@ -196,7 +194,7 @@ impl Access {
             if part.base64.is_empty() {
                 return Ok(bytes);
             }
-            bytes.extend(BASE64.decode(part.base64)?);
+            bytes.extend(part.bytes()?);
         }
     }
 

@@ -187,16 +187,22 @@ fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::NotWasm => "name a .wasm file".into(),
         StoreError::DiskFull { .. } => "free some space and try again; nothing was changed".into(),
         StoreError::HistoryDamaged { .. } => {
-            "nothing was changed; restore the store's directory from a backup, or start another \
-             store with --store and publish again"
+            "nothing was changed; `wasmfs verify --repair` keeps all that can be read, or restore \
+             the store from a backup"
                 .into()
         }
-        StoreError::HistoryPoisoned | StoreError::Catalogue(_) | StoreError::Inconsistent(_) => {
-            "unmount and mount again: opening the store repairs its catalogue from the history"
+        StoreError::HistoryPoisoned
+        | StoreError::NoCatalogue
+        | StoreError::Catalogue(_)
+        | StoreError::Inconsistent(_) => {
+            "try again: the catalogue is repaired from the history by itself; `wasmfs verify` says \
+             what is wrong"
                 .into()
         }
         StoreError::PayloadDamaged { .. } => {
-            "check the disk; publish the artifact again from its source under the same key".into()
+            "check the disk; publish the artifact again from its source under the same key; \
+             `wasmfs verify` finds whatever else is damaged"
+                .into()
         }
         // It says what to do by itself.
         StoreError::NotAnArtifact(_) => return None,

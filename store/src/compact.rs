@@ -1,7 +1,7 @@
 //! Compaction: the history written anew, as what all its lines came to; and the
 //! catalogue copied, when sled keeps too much room for it.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -54,13 +54,7 @@ impl Store {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
         let file = options.open(&path).at("making", &path)?;
-        let mut snapshot = Snapshot { out: BufWriter::new(&file), before: last, seq: last, len: 0 };
-        let written = snapshot.write(catalogue).and_then(|()| {
-            snapshot.out.flush().at("writing", &path)?;
-            Ok((snapshot.len, snapshot.seq))
-        });
-        drop(snapshot);
-        let (len, seq) = written.inspect_err(|_| {
+        let (len, seq) = write_snapshot(catalogue, &file, last).inspect_err(|_| {
             // Half a file has no use; if it stays, the next compaction starts it over.
             let _ = fs::remove_file(&path);
         })?;
@@ -121,6 +115,23 @@ fn is_worthwhile(catalogue: &Catalogue, lines: u64) -> Result<bool> {
     Ok(true)
 }
 
+/// Writes what the catalogue knows after change number `before` as a history, and returns its length
+/// in bytes and its last sequence number.
+pub(crate) fn write_snapshot(
+    catalogue: &Catalogue,
+    file: &File,
+    before: u64,
+) -> Result<(u64, u64)> {
+    let mut snapshot = Snapshot { out: BufWriter::new(file), before, seq: before, len: 0 };
+    snapshot.write(catalogue)?;
+    snapshot.out.flush().map_err(unwritten)?;
+    Ok((snapshot.len, snapshot.seq))
+}
+
+fn unwritten(source: std::io::Error) -> Error {
+    Error::Io { action: "writing", path: "a compacted history".into(), source }
+}
+
 struct Snapshot<W> {
     out: W,
     /// The last line that it stands for.
@@ -134,11 +145,7 @@ impl<W: Write> Snapshot<W> {
         self.seq += 1;
         let line = line_of(&Entry { seq: self.seq, after: self.before, time, change })?;
         self.len += line.len() as u64;
-        self.out.write_all(&line).map_err(|source| Error::Io {
-            action: "writing",
-            path: "a compacted history".into(),
-            source,
-        })
+        self.out.write_all(&line).map_err(unwritten)
     }
 
     /// Everything that the catalogue knows, in an order in which it can be applied.

@@ -336,6 +336,8 @@ pub(crate) struct History {
     seq: u64,
     /// Set when an error leaves the end of the file uncertain.
     poisoned: bool,
+    /// Nothing is cut off: somebody else may be writing it.
+    looking: bool,
 }
 
 impl History {
@@ -348,7 +350,14 @@ impl History {
             file => (file, false),
         };
         let file = file.at("opening", path)?;
-        Ok(History { path: path.to_owned(), file, len: 0, seq: 0, poisoned })
+        Ok(History { path: path.to_owned(), file, len: 0, seq: 0, poisoned, looking: false })
+    }
+
+    /// Opens the file to be read only, whoever else writes it.
+    pub(crate) fn look(path: &Path) -> Result<History> {
+        let file = File::open(path).at("opening", path)?;
+        let path = path.to_owned();
+        Ok(History { path, file, len: 0, seq: 0, poisoned: true, looking: true })
     }
 
     /// How many lines there are.
@@ -480,7 +489,9 @@ impl History {
             let reason = unreadable.unwrap_or_else(|| "it ends there".into());
             return Err(self.damaged(format!("{reason}; line {acknowledged} was acknowledged")));
         }
-        if let Some(reason) = unreadable {
+        if let Some(reason) = unreadable
+            && !self.looking
+        {
             log::warn!(
                 "{}: cutting off an unfinished end at byte {} ({reason})",
                 self.path.display(),
@@ -510,6 +521,23 @@ impl History {
                 return Err(Error::HistoryDamaged { path: path.to_owned(), offset, reason });
             }
             offset += line.len() as u64;
+            line.clear();
+        }
+        Ok(())
+    }
+
+    /// Hands every line of the file at `path` to `each`: the change, or why it can't be read.
+    pub(crate) fn salvage(
+        path: &Path,
+        mut each: impl FnMut(std::result::Result<Entry, String>),
+    ) -> Result<()> {
+        let file = File::open(path).at("opening", path)?;
+        let mut reader = BufReader::with_capacity(1 << 16, file);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).at("reading", path)? > 0 {
+            each(decode(&line).map_err(|bad| match bad {
+                BadLine::Unreadable(reason) | BadLine::Unknown(reason) => reason,
+            }));
             line.clear();
         }
         Ok(())

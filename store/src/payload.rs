@@ -17,6 +17,7 @@ use crate::catalogue::records::{blocks_key, chunk_key};
 use crate::catalogue::{Catalogue, Records, sync_dir, sync_files};
 use crate::error::{Error, IoContext, Result};
 use crate::sha::Sha;
+use crate::verify::{Kind, is_unreadable};
 
 /// The unit in which payloads are checked, in bytes.
 pub const BLOCK: u64 = 128 << 10;
@@ -34,6 +35,9 @@ const CACHED_FILES: usize = 64;
 const SMALL: usize = 16 << 10;
 /// Memory that uploads may take together, in bytes; the rest wait in files.
 const SMALL_TOTAL: usize = 64 << 20;
+
+/// sha256, size in bytes, kind, and the sha256 of each block, one after the other.
+pub(crate) type Described = (Sha, u64, ArtifactKind, Vec<u8>);
 
 /// Bytes that are complete but not committed. Dropping them takes them back.
 #[derive(Debug)]
@@ -135,6 +139,18 @@ impl Payloads {
             blocks: Recent::default(),
             files: Recent::default(),
         })
+    }
+
+    /// The directories as they are, to be looked at only.
+    pub(crate) fn look(store: &Path) -> Payloads {
+        Payloads {
+            incoming: store.join("incoming"),
+            objects: store.join("objects"),
+            uploads: AtomicU64::new(0),
+            in_memory: Arc::default(),
+            blocks: Recent::default(),
+            files: Recent::default(),
+        }
     }
 
     /// Takes an artifact in, and reads what it says of itself.
@@ -329,6 +345,67 @@ impl Payloads {
         Ok(())
     }
 
+    /// What a file's bytes are: sha256, size, kind, and the hashes of blocks.
+    pub(crate) fn describe(&self, path: &Path) -> Result<(Described, Artifact)> {
+        let mut file = File::open(path).at("opening", path)?;
+        let artifact = inspect(&mut file)?;
+        file.seek(SeekFrom::Start(0)).at("reading", path)?;
+        let (mut whole, mut blocks, mut size) = (Sha256::new(), Vec::new(), 0);
+        let mut block = vec![0; BLOCK as usize];
+        loop {
+            let filled = fill(&mut file, &mut block).at("reading", path)?;
+            if filled == 0 {
+                break;
+            }
+            whole.update(&block[..filled]);
+            blocks.extend_from_slice(&Sha256::digest(&block[..filled]));
+            size += filled as u64;
+        }
+        Ok(((Sha(whole.finalize().into()), size, artifact.kind, blocks), artifact))
+    }
+
+    /// Checks an object file, by hashes of `truth`; what is read isn't kept in memory.
+    pub(crate) fn check_object(
+        &self,
+        truth: &Catalogue,
+        payload: &PayloadOf,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Option<(Kind, String)>> {
+        let path = self.object(&payload.sha256);
+        let unreadable = |e: io::Error| match is_unreadable(&e) {
+            true => (Kind::PayloadUnreadable, e.to_string()),
+            false => (Kind::PayloadMissing, e.to_string()),
+        };
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) => return Ok(Some(unreadable(e))),
+        };
+        let mut checker = BlockChecker::new(truth, payload.sha256, payload.size);
+        let mut block = vec![0; 8 * BLOCK as usize];
+        let mut at = 0;
+        loop {
+            let filled = match fill(&mut file, &mut block) {
+                Ok(filled) => filled,
+                Err(e) => return Ok(Some(unreadable(e))),
+            };
+            if filled == 0 {
+                break;
+            }
+            let _ = rustix::fs::fadvise(
+                &file,
+                at,
+                std::num::NonZeroU64::new(filled as u64),
+                rustix::fs::Advice::DontNeed,
+            );
+            if let Some(found) = checker.take(&block[..filled])? {
+                return Ok(Some((Kind::PayloadDamaged, found)));
+            }
+            at += filled as u64;
+            progress(at);
+        }
+        Ok(checker.finish()?.map(|found| (Kind::PayloadDamaged, found)))
+    }
+
     fn forget(&self, sha256: &Sha) {
         self.files.forget(|sha| sha == sha256);
         self.blocks.forget(|(sha, _)| sha == sha256);
@@ -382,6 +459,57 @@ impl Payloads {
             }
             Ok(bytes)
         })
+    }
+}
+
+/// Checks the bytes of a payload, piece by piece, against the hashes of its blocks.
+pub(crate) struct BlockChecker<'a> {
+    catalogue: &'a Catalogue,
+    sha256: Sha,
+    size: u64,
+    at: u64,
+    block: Sha256,
+}
+
+impl<'a> BlockChecker<'a> {
+    pub(crate) fn new(catalogue: &'a Catalogue, sha256: Sha, size: u64) -> BlockChecker<'a> {
+        BlockChecker { catalogue, sha256, size, at: 0, block: Sha256::new() }
+    }
+
+    /// Takes the next bytes; what is wrong, if anything is.
+    pub(crate) fn take(&mut self, mut bytes: &[u8]) -> Result<Option<String>> {
+        while !bytes.is_empty() {
+            let left = (BLOCK - self.at % BLOCK).min(bytes.len() as u64);
+            let (now, later) = bytes.split_at(left as usize);
+            self.block.update(now);
+            self.at += left;
+            bytes = later;
+            if self.at > self.size {
+                return Ok(Some(format!("it has more than its {} bytes", self.size)));
+            }
+            if self.at.is_multiple_of(BLOCK)
+                && let Some(wrong) = self.end_block()?
+            {
+                return Ok(Some(wrong));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is wrong at the end, if anything is.
+    pub(crate) fn finish(mut self) -> Result<Option<String>> {
+        if self.at < self.size {
+            return Ok(Some(format!("it has {} of its {} bytes", self.at, self.size)));
+        }
+        if self.at.is_multiple_of(BLOCK) { Ok(None) } else { self.end_block() }
+    }
+
+    fn end_block(&mut self) -> Result<Option<String>> {
+        let index = (self.at - 1) / BLOCK;
+        let found = Sha(self.block.finalize_reset().into());
+        let expected = block_hash(self.catalogue, &self.sha256, index)?;
+        let wrong = expected != Some(found);
+        Ok(wrong.then(|| format!("block {index} (of 128 KiB) differs from what was published")))
     }
 }
 

@@ -19,6 +19,7 @@ mod rollback;
 mod show;
 mod status;
 mod unmount;
+mod verify;
 mod within;
 mod worker;
 
@@ -63,6 +64,7 @@ enum Command {
     Rollback(rollback::Args),
     Rm(rm::Args),
     Gc(gc::Args),
+    Verify(verify::Args),
     Pin(pin::PinArgs),
     Unpin(pin::UnpinArgs),
     Status(status::Args),
@@ -106,6 +108,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Rollback(args) => rollback::run(&store, args),
         Command::Rm(args) => rm::run(&store, args),
         Command::Gc(args) => gc::run(&store, args),
+        Command::Verify(args) => verify::run(&store, args),
         Command::Pin(args) => pin::pin(&store, args),
         Command::Unpin(args) => pin::unpin(&store, args),
         Command::Status(args) => status::run(&store, args),

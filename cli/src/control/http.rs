@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -50,6 +52,13 @@ impl Query {
     pub(super) fn of(request: &Request<Incoming>) -> Query {
         let query = request.uri().query().unwrap_or_default();
         Query(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    }
+
+    /// Bytes in base64.
+    pub(super) fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let wrong = |e| Failure::usage(format!("{name} is not base64: {e}"), "see ARCHITECTURE.md");
+        Ok(Some(BASE64.decode(text).map_err(wrong)?))
     }
 
     /// The policy that is asked for, in JSON.

@@ -17,6 +17,7 @@
 //! | `POST /v1/uploads?of=source`, WebAssembly | likewise |
 //! | `POST /v1/publish`, [`PublishRequest`] | [`PublishAnswer`] |
 //! | `GET /v1/fates?key=K&policy=P` | `[Kept]`: what keeps each version; without `policy`, by the store's |
+//! | `GET /v1/records?after=B` | [`RecordsPage`] of the catalogue, after a key in base64 |
 //! | `GET /v1/users?sha256=S` | the versions that have a payload |
 //! | `POST /v1/collect`, [`CollectRequest`] | `Collection`, of some keys |
 //! | `POST /v1/tidy` | `Tidied` |
@@ -40,6 +41,7 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
+use wasmfs_store::verify::Record;
 use wasmfs_store::{Key, Policy, Published, Sha, Store};
 
 use crate::failure::Failure;
@@ -189,6 +191,24 @@ pub struct Piece {
     pub base64: String,
 }
 
+/// Some records of the catalogue, as pairs of key and value in base64; none at the end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RecordsPage(pub Vec<(String, String)>);
+
+impl RecordsPage {
+    /// Records for the wire.
+    pub fn of(records: Vec<Record>) -> RecordsPage {
+        let encode = |(key, value)| (BASE64.encode(key), BASE64.encode(value));
+        RecordsPage(records.into_iter().map(encode).collect())
+    }
+
+    /// Records from the wire.
+    pub fn records(self) -> Result<Vec<Record>, base64::DecodeError> {
+        let decode = |(key, value)| Ok((BASE64.decode(key)?, BASE64.decode(value)?));
+        self.0.into_iter().map(decode).collect()
+    }
+}
+
 /// What to collect.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CollectRequest {
@@ -203,6 +223,13 @@ pub struct CollectRequest {
 /// The policy that is meant: the store's own, if none is given.
 pub fn policy_of(store: &Store, given: Option<Policy>) -> Policy {
     given.or_else(|| store.settings().collect.clone()).unwrap_or_default()
+}
+
+impl Piece {
+    /// The bytes.
+    pub fn bytes(self) -> Result<Vec<u8>, base64::DecodeError> {
+        BASE64.decode(self.base64)
+    }
 }
 
 /// That a server lets go for its successor.

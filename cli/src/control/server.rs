@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 use wasmfs_fs::{Mounts, Worker};
+use wasmfs_store::verify::Live;
 use wasmfs_store::{Publish, Source, Staged, StagedSource, Store};
 
 use super::changes::{Alias, Change, Committed, Pin, Remove, Rollback, SetDefault};
@@ -25,7 +26,7 @@ use super::http::{Answer, Query, blocking, json, read, stream};
 use super::status::status;
 use super::{
     CollectRequest, MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem,
-    PublishRequest, ReloadAnswer, SourceItem, Upload, piece, policy_of,
+    PublishRequest, RecordsPage, ReloadAnswer, SourceItem, Upload, piece, policy_of,
 };
 use crate::failure::Failure;
 
@@ -212,6 +213,10 @@ impl Connection {
             (&Method::GET, "/v1/users") => {
                 let sha256 = query.sha("sha256")?;
                 self.store(move |store| json(&store.users(&sha256)?)).await
+            }
+            (&Method::GET, "/v1/records") => {
+                let after = query.bytes("after")?;
+                self.store(move |store| json(&RecordsPage::of(store.page(after.as_deref())?))).await
             }
             (&Method::POST, "/v1/collect") => {
                 let CollectRequest { policy, after, dry_run } = read(request).await?;

@@ -24,7 +24,8 @@ use records::*;
 
 pub(crate) use apply::{apply, live_directory, live_versions};
 pub(crate) use open::{
-    close, copy, open, open_elsewhere, put_in_place, quietly, sync_dir, sync_files,
+    catch_up, close, copy, from_history, open, open_alone, open_elsewhere, put_in_place, quietly,
+    sync_dir, sync_files,
 };
 pub use touched::{Changes, Untold};
 pub(crate) use txn::Txn;
@@ -158,6 +159,38 @@ pub(crate) struct Catalogue {
 }
 
 impl Catalogue {
+    /// Some records from a key on: not how much is applied, nor parts of payloads.
+    pub(crate) fn page(&self, from: Vec<u8>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut shared = self.range(from.clone()).peekable();
+        // Sections stand by themselves.
+        let alone_from = if from < b"s".to_vec() { b"s".to_vec() } else { from };
+        let mut alone = self.db.range(alone_from..b"t".to_vec());
+        let mut next_alone = || self.checked(alone.next().transpose().map_err(Error::from));
+        let mut section = next_alone()?;
+        let mut page = Vec::new();
+        while page.len() < limit {
+            let first = match (shared.peek(), &section) {
+                (Some(Ok((key, _))), Some((other, _))) => key < other,
+                (first, _) => first.is_some(),
+            };
+            let (key, value) = match first {
+                true => match shared.next().transpose()? {
+                    Some(entry) => entry,
+                    None => break,
+                },
+                false => match section.take() {
+                    Some(entry) => entry,
+                    None => break,
+                },
+            };
+            if !first {
+                section = next_alone()?;
+            }
+            page.push((key.to_vec(), value.to_vec()));
+        }
+        Ok(page)
+    }
+
     /// How much its records need, in bytes, without what sled adds.
     pub(crate) fn content(&self) -> Result<u64> {
         let mut total = 0;

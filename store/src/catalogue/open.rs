@@ -189,7 +189,11 @@ pub(crate) fn quietly<T>(
 
 /// Applies what the history has and the catalogue lacks. Lines up to
 /// `acknowledged` must be there.
-fn catch_up(catalogue: &Arc<Catalogue>, history: &mut History, acknowledged: u64) -> Result<()> {
+pub(crate) fn catch_up(
+    catalogue: &Arc<Catalogue>,
+    history: &mut History,
+    acknowledged: u64,
+) -> Result<()> {
     let mut applied = catalogue.applied()?;
     if let Some((len, seq)) = history.snapshot_of(applied.seq)? {
         // The history was compacted, and this is what it was compacted from.
@@ -220,6 +224,18 @@ fn catch_up(catalogue: &Arc<Catalogue>, history: &mut History, acknowledged: u64
         flush(&mut pending)
     })?;
     flush(&mut pending)
+}
+
+/// Opens what sled has in `path`, or a new one, without looking at any history.
+pub(crate) fn open_alone(path: &Path) -> Result<Catalogue> {
+    open_sled(path).map_err(|e| e.of(path))
+}
+
+/// A catalogue of the history alone, in an empty directory of its own.
+pub(crate) fn from_history(place: &Path, history: &mut History) -> Result<Arc<Catalogue>> {
+    let catalogue = Arc::new(open_sled(place).map_err(|e| e.of(place))?);
+    catch_up(&catalogue, history, 0)?;
+    Ok(catalogue)
 }
 
 /// Makes a catalogue from the history alone, and brings over what payloads the

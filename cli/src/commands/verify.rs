@@ -1,0 +1,165 @@
+use std::path::Path;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use wasmfs_store::verify::{Course, Finding, Kind, Live, Record, Verified, verify};
+use wasmfs_store::{Error as StoreError, Sha, Store};
+
+use super::Outcome;
+use crate::access::Access;
+use crate::control::client::Client;
+use crate::control::{Piece, RecordsPage};
+use crate::failure::Failure;
+use crate::output;
+
+/// Check the whole store: history, catalogue, and every byte
+///
+/// Works beside a mount, and leaves its hosts half of the disk. --repair needs the store unmounted. It deletes
+/// nothing: a catalogue is rebuilt from the history, what is damaged is moved aside, and what only a
+/// backup can bring back is named. Exit status: 0 sound or repaired, 1 damaged, 2 repaired but for what is lost.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Repair what can be repaired
+    #[arg(long)]
+    repair: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    sound: bool,
+    #[serde(flatten)]
+    verified: Verified,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    // Whoever is served comes first.
+    let _ = rustix::process::nice(10);
+    let bar = progress_bar();
+    let mut progress = |done: u64, total: u64| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let access = match Access::open(store) {
+        Ok(access) => Some(access),
+        Err(e) if is_damage(&e) => None,
+        Err(e) => return Err(e),
+    };
+    if args.repair && matches!(access, Some(Access::Server(_))) {
+        return Err(Failure::new(
+            "the store is mounted, and can only be repaired while nobody uses it; nothing was done",
+            "`wasmfs unmount`, repair, `wasmfs mount`",
+        )
+        .into());
+    }
+    let mut course = Course { progress: &mut progress, gently: false };
+    let mut verified = match access {
+        Some(Access::Direct(open)) => {
+            let verified = verify(store, Some(&*open), &mut course);
+            // A damaged catalogue can make closing fail; opening rebuilds it.
+            let closed = open.close();
+            verified.inspect(|_| drop(closed))?
+        }
+        Some(Access::Server(client)) => {
+            course.gently = true;
+            verify(store, Some(&Served(client)), &mut course)?
+        }
+        None => verify::<Store>(store, None, &mut course)?,
+    };
+    bar.finish_and_clear();
+    let found_sound = verified.is_sound();
+    if args.repair && !found_sound {
+        wasmfs_store::repair(store, &mut verified)?;
+    }
+    let report = Report { sound: verified.is_sound(), verified };
+    if args.json {
+        output::json(&report)?;
+    } else {
+        print(&report)?;
+    }
+    Ok(match (report.sound, args.repair) {
+        (true, _) => Outcome::Done,
+        (false, true) if is_all_done(&report.verified) => Outcome::Partly,
+        (false, false) => {
+            output::note(format_args!(
+                "hint: `wasmfs verify --repair` repairs what can be, while the store is not mounted"
+            ));
+            Outcome::Failed
+        }
+        (false, true) => Outcome::Failed,
+    })
+}
+
+/// Whether only what is lost is left.
+fn is_all_done(verified: &Verified) -> bool {
+    verified.findings.iter().all(|f| f.kind == Kind::Orphan || f.repaired.is_some())
+}
+
+/// Whether a store can't be opened for something that can be repaired.
+fn is_damage(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(StoreError::HistoryDamaged { .. } | StoreError::Inconsistent(_))
+    )
+}
+
+fn print(report: &Report) -> Result<()> {
+    let Verified { changes, records, payloads, bytes, findings } = &report.verified;
+    for Finding { place, detail, versions, repaired, lost, .. } in findings {
+        output::line(format_args!("{place}: {detail}"))?;
+        if !versions.is_empty() {
+            output::line(format_args!("  needed by {}", versions.join(", ")))?;
+        }
+        if let Some(repaired) = repaired {
+            output::line(format_args!("  {repaired}"))?;
+        }
+        if *lost {
+            output::line(format_args!(
+                "  what is lost can only come from a backup, or be made again"
+            ))?;
+        }
+    }
+    let size = output::size(*bytes);
+    output::line(format_args!(
+        "{changes} changes, {records} records, {payloads} payloads of {size}: {}",
+        match (findings.len(), report.sound) {
+            (0, _) => "sound".to_owned(),
+            (n, true) => format!("sound but for {n} findings that do no harm or were repaired"),
+            (n, false) => format!("{n} findings"),
+        }
+    ))
+}
+
+fn progress_bar() -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// The catalogue of a store that a server has.
+struct Served(Client);
+
+impl Live for Served {
+    type Error = Failure;
+
+    fn page(&self, after: Option<&[u8]>) -> Result<Vec<Record>, Failure> {
+        use base64::Engine as _;
+        let encode = |after| base64::engine::general_purpose::STANDARD.encode(after);
+        let query: Vec<_> = after.map(|after| ("after", encode(after))).into_iter().collect();
+        let page: RecordsPage = self.0.get("/v1/records", &query).map_err(|e| Failure::of(&e))?;
+        page.records().map_err(|e| Failure::of(&e.into()))
+    }
+
+    fn read(&self, sha256: &Sha, offset: u64) -> Result<Vec<u8>, Failure> {
+        let query = [("sha256", sha256.hex()), ("offset", offset.to_string())];
+        let piece: Piece = self.0.get("/v1/payload", &query).map_err(|e| Failure::of(&e))?;
+        piece.bytes().map_err(|e| Failure::of(&e.into()))
+    }
+}

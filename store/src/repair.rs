@@ -1,0 +1,339 @@
+//! Repairing a store that nobody has open. Nothing is deleted: what is damaged
+//! is moved aside.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Seek;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::artifact::inspect;
+use crate::catalogue::records::*;
+use crate::catalogue::{Catalogue, Records, Txn, apply, close, open_alone, quietly};
+use crate::compact::write_snapshot;
+use crate::error::{Error, IoContext, Result};
+use crate::history::{Change, Entry, History, NewDirectory};
+use crate::key::Key;
+use crate::lock::Lock;
+use crate::payload::Payloads;
+use crate::settings::{State, boot_id, read_state, write_json};
+use crate::sha::Sha;
+use crate::store::{HISTORY, STATE, Store, now};
+use crate::verify::{Finding, Kind, Verified, too_open};
+
+/// Damaged payloads, by their sha256.
+const QUARANTINE: &str = "quarantine";
+
+/// Inode numbers that are left out when nobody knows which were given.
+const LOST_INODES: u64 = 1 << 20;
+
+/// Repairs what `verified` found in the store in `dir`, and notes at each finding what was done.
+pub fn repair(dir: &Path, verified: &mut Verified) -> Result<()> {
+    let lock = Lock::take(dir)?;
+    repair_permissions(dir, verified)?;
+    let mut history_damaged = None;
+    for finding in &mut verified.findings {
+        match finding.kind {
+            Kind::History => history_damaged = Some(finding),
+            Kind::Catalogue => Store::distrust_catalogue(dir),
+            _ => {}
+        }
+    }
+    let mut lock = Some(lock);
+    if let Some(finding) = history_damaged {
+        // The catalogue may know everything all the same.
+        let opened = lock.take().map(|lock| Store::open_locked(dir, lock));
+        match opened {
+            Some(Ok(store)) => {
+                let aside = set_aside(&dir.join(HISTORY), true)?;
+                store.compact(store.last_change(), true)?;
+                finding.repaired = Some(format!(
+                    "written anew from the catalogue, which has all of it; the old one is {}",
+                    aside.display()
+                ));
+                store.close()?;
+            }
+            _ => {
+                lock = Some(Lock::take(dir)?);
+                let (aside, lost, kept) = rescue(dir)?;
+                finding.repaired = Some(format!(
+                    "written anew from {kept} changes that can be read; the old one is {}",
+                    aside.display()
+                ));
+                finding.lost = lost > 0;
+                finding.detail = format!("{}; {lost} changes are lost", finding.detail);
+            }
+        }
+    }
+    let lock = lock.map_or_else(|| Lock::take(dir), Ok)?;
+    let store = Store::open_locked(dir, lock)?;
+    for finding in &mut verified.findings {
+        match finding.kind {
+            Kind::Catalogue => {
+                finding.repaired = Some("rebuilt from the history".into());
+            }
+            Kind::PayloadDamaged | Kind::PayloadMissing => {
+                finding.lost = true;
+                quarantine(dir, finding)?;
+            }
+            _ => {}
+        }
+    }
+    store.close()
+}
+
+fn repair_permissions(dir: &Path, verified: &mut Verified) -> Result<()> {
+    for (path, mode) in too_open(dir)? {
+        let mended = fs::set_permissions(&path, fs::Permissions::from_mode(mode));
+        let place = path.display().to_string();
+        for finding in &mut verified.findings {
+            if finding.kind == Kind::Permissions && finding.place == place {
+                finding.repaired = match &mended {
+                    Ok(()) => Some(format!("its mode is {mode:o}")),
+                    Err(_) => None,
+                };
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Moves a damaged object file out of the way, so that publishing the same bytes again mends it.
+fn quarantine(dir: &Path, finding: &mut Finding) -> Result<()> {
+    let object = PathBuf::from(&finding.place);
+    let name = object.file_name().unwrap_or_default();
+    if finding.kind != Kind::PayloadDamaged || !object.starts_with(dir) {
+        finding.repaired = Some("nothing could be done; publish it again".into());
+        return Ok(());
+    }
+    let quarantine = dir.join(QUARANTINE);
+    fs::create_dir_all(&quarantine).at("making", &quarantine)?;
+    fs::set_permissions(&quarantine, fs::Permissions::from_mode(0o700))
+        .at("protecting", &quarantine)?;
+    let to = quarantine.join(name);
+    fs::rename(&object, &to).at("renaming", &object)?;
+    finding.repaired = Some(format!("moved to {}; publish it again", to.display()));
+    Ok(())
+}
+
+/// Gives a file or directory a name of its own; as a copy, if it is to stay.
+fn set_aside(path: &Path, stays: bool) -> Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!("{name}.damaged-{}", now() / 1_000_000));
+    match stays {
+        true => fs::copy(path, &aside).map(drop).at("copying", path)?,
+        false => fs::rename(path, &aside).at("renaming", path)?,
+    }
+    Ok(aside)
+}
+
+/// Makes a history of every line that can be read, on top of what the catalogue knows, if that
+/// can be trusted. Returns where the old one is, how many changes are lost, and how many are kept.
+fn rescue(dir: &Path) -> Result<(PathBuf, u64, u64)> {
+    let path = dir.join(HISTORY);
+    let db = dir.join("db");
+    let trusted = read_state(&dir.join(STATE)).is_some_and(|s| s.closed || s.is_of_this_boot());
+    let known = match trusted && db.exists() {
+        true => quietly(|| open_readable(&db).map_err(|e| e.to_string())).ok(),
+        false => None,
+    };
+    let catalogue = match known {
+        Some(catalogue) => catalogue,
+        None => {
+            if db.exists() {
+                set_aside(&db, false)?;
+            }
+            Arc::new(open_alone(&db)?)
+        }
+    };
+    let mut rescuer = Rescuer {
+        payloads: Payloads::look(dir),
+        next_inode: catalogue.applied()?.next_inode,
+        catalogue,
+    };
+    let known = rescuer.catalogue.applied()?.seq;
+    // Numbers that are given anew are given to nothing that any line names.
+    let mut lines = Lines::default();
+    History::salvage(&path, |entry| {
+        if let Ok(entry) = &entry {
+            rescuer.next_inode = rescuer.next_inode.max(largest_inode(&entry.change) + 1);
+        }
+        lines.count(entry.map(|entry| entry.seq).ok());
+    })?;
+    let mut kept = 0;
+    History::salvage(&path, |entry| match entry {
+        Ok(entry) if entry.seq <= known => {}
+        Ok(entry) => match rescuer.apply(&entry) {
+            Ok(()) => kept += 1,
+            Err(e) => log::error!("change {} can't be rescued: {e}", entry.seq),
+        },
+        Err(reason) => log::error!("a line of the history can't be read: {reason}"),
+    })?;
+    let last = lines.last.max(known);
+    let wanted = last - lines.before_first().max(known) + lines.unreadable_at_end;
+    let lost = wanted.saturating_sub(kept);
+    let Rescuer { catalogue, mut next_inode, .. } = rescuer;
+    if lost > 0 {
+        // What is lost may have been given numbers that no line tells of any more.
+        next_inode += LOST_INODES;
+    }
+    catalogue.note_applied(&Applied { seq: last, next_inode, ..catalogue.applied()? })?;
+    let new = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let file = options.open(&new).at("making", &new)?;
+    let (len, seq) = write_snapshot(&catalogue, &file, last)?;
+    file.sync_all().at("syncing", &new)?;
+    let aside = set_aside(&path, true)?;
+    fs::rename(&new, &path).at("renaming", &new)?;
+    catalogue.note_applied(&Applied { seq, history_len: len, ..catalogue.applied()? })?;
+    if let Some(catalogue) = Arc::into_inner(catalogue) {
+        close(catalogue)?;
+    }
+    write_json(&dir.join(STATE), &State { boot_id: boot_id(), closed: true })?;
+    Ok((aside, lost, known + kept))
+}
+
+/// Which sequence numbers a damaged history has.
+#[derive(Default)]
+struct Lines {
+    first: Option<u64>,
+    unreadable_before_first: u64,
+    last: u64,
+    unreadable_at_end: u64,
+}
+
+impl Lines {
+    fn count(&mut self, seq: Option<u64>) {
+        match seq {
+            Some(seq) => {
+                self.first.get_or_insert(seq);
+                self.last = self.last.max(seq);
+                self.unreadable_at_end = 0;
+            }
+            None if self.first.is_none() => self.unreadable_before_first += 1,
+            None => self.unreadable_at_end += 1,
+        }
+    }
+
+    /// The number before that of the first line, readable or not.
+    fn before_first(&self) -> u64 {
+        self.first.map_or(0, |first| first - 1).saturating_sub(self.unreadable_before_first)
+    }
+}
+
+/// A catalogue whose every record can be read.
+fn open_readable(db: &Path) -> Result<Arc<Catalogue>> {
+    let catalogue = open_alone(db)?;
+    catalogue.applied()?;
+    catalogue.content()?;
+    let mut after = Vec::new();
+    while let Some((last, _)) = catalogue.page(after, 1000)?.last() {
+        after = [&last[..], b"\0"].concat();
+    }
+    Ok(Arc::new(catalogue))
+}
+
+fn largest_inode(change: &Change) -> u64 {
+    match change {
+        Change::Publish { inode, directories, .. } => {
+            directories.iter().map(|d| d.inode).max().unwrap_or(0).max(*inode)
+        }
+        Change::Snapshot { next_inode, .. } => next_inode - 1,
+        Change::Engine { inode, .. }
+        | Change::Alias { inode, .. }
+        | Change::Link { inode, .. }
+        | Change::Version { inode, .. } => *inode,
+        Change::Directory { directory } => directory.inode,
+        _ => 0,
+    }
+}
+
+/// Applies changes some of whose predecessors are missing, and makes up for those from what
+/// object files say.
+struct Rescuer {
+    catalogue: Arc<Catalogue>,
+    payloads: Payloads,
+    next_inode: u64,
+}
+
+impl Rescuer {
+    fn apply(&mut self, entry: &Entry) -> Result<()> {
+        if let Change::Publish { key, sha256, engine, .. } = &entry.change {
+            self.provide(entry, key, sha256, *engine)?;
+        }
+        self.commit(entry)
+    }
+
+    fn commit(&self, entry: &Entry) -> Result<()> {
+        let mut txn = Txn::new(&self.catalogue);
+        apply(&mut txn, entry, 0)?;
+        txn.apply()
+    }
+
+    /// Has everything be there that a publish relies on.
+    fn provide(
+        &mut self,
+        entry: &Entry,
+        key: &str,
+        sha256: &Sha,
+        engine: EngineNumber,
+    ) -> Result<()> {
+        let Entry { seq, after, time, .. } = *entry;
+        let made_up = |change| Entry { seq, after, time, change };
+        let object = self.payloads.object(sha256);
+        if self.catalogue.applied()?.seq == 0 && self.catalogue.inode(1)?.is_none() {
+            self.commit(&made_up(Change::Create))?;
+        }
+        if self.catalogue.payload(sha256)?.is_none() {
+            let (upload, _) = self.payloads.describe(&object)?;
+            if upload.0 != *sha256 {
+                return Err(Error::NoPayload(*sha256));
+            }
+            let (_, size, kind, blocks) = upload;
+            let blocks = BASE64.encode(blocks);
+            let sha256 = *sha256;
+            self.commit(&made_up(Change::Payload { sha256, size, kind, inline: false, blocks }))?;
+        }
+        if self.catalogue.engine(engine).is_err() {
+            let mut file = File::open(&object).at("opening", &object)?;
+            file.rewind().at("reading", &object)?;
+            let artifact = inspect(&mut file)?;
+            let inode = self.take_inode();
+            let change = Change::Engine {
+                number: engine,
+                inode,
+                label: artifact.engine.label(8),
+                description: artifact.engine.clone(),
+                section: BASE64.encode(&artifact.section),
+                producer: None,
+                last_publish: None,
+            };
+            self.commit(&made_up(change))?;
+        }
+        let listed: Vec<&NewDirectory> = match &entry.change {
+            Change::Publish { directories, .. } => directories.iter().collect(),
+            _ => Vec::new(),
+        };
+        let key = Key::new(key)?;
+        let views = [View::Keys, View::Versions, View::Engine(engine)];
+        let above = key.ancestors().flat_map(|path| views.map(|view| (view, path)));
+        for (view, path) in above.chain([(View::Versions, key.as_str())]) {
+            let known = self.catalogue.number(&directory_key(view, path))?.is_some();
+            if !known && !listed.iter().any(|d| d.view == view && d.path == path) {
+                let inode = self.take_inode();
+                let directory = NewDirectory { view, path: path.to_owned(), inode };
+                self.commit(&made_up(Change::Directory { directory }))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_inode(&mut self) -> u64 {
+        self.next_inode += 1;
+        self.next_inode - 1
+    }
+}
