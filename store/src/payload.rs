@@ -106,7 +106,7 @@ impl Staged {
 }
 
 /// What an artifact is read from.
-trait ReadSeek: Read + Seek {}
+pub(crate) trait ReadSeek: Read + Seek {}
 
 impl<T: Read + Seek> ReadSeek for T {}
 
@@ -345,15 +345,14 @@ impl Payloads {
         Ok(())
     }
 
-    /// What a file's bytes are: sha256, size, kind, and the hashes of blocks.
-    pub(crate) fn describe(&self, path: &Path) -> Result<(Described, Artifact)> {
-        let mut file = File::open(path).at("opening", path)?;
-        let artifact = inspect(&mut file)?;
-        file.seek(SeekFrom::Start(0)).at("reading", path)?;
+    /// What the bytes of an artifact are.
+    pub(crate) fn describe(mut from: impl Read + Seek) -> Result<(Described, Artifact)> {
+        let artifact = inspect(&mut from)?;
+        from.seek(SeekFrom::Start(0)).map_err(Error::Input)?;
         let (mut whole, mut blocks, mut size) = (Sha256::new(), Vec::new(), 0);
         let mut block = vec![0; BLOCK as usize];
         loop {
-            let filled = fill(&mut file, &mut block).at("reading", path)?;
+            let filled = fill(&mut from, &mut block).map_err(Error::Input)?;
             if filled == 0 {
                 break;
             }

@@ -107,11 +107,18 @@ impl Store {
     /// that can't be had.
     pub(crate) fn recover(&self, writer: &mut History) -> Result<()> {
         writer.heal()?;
-        if self.catalogue.current().is_some_and(|c| c.is_sound() && !c.is_elsewhere()) {
-            make_reserve(self.dir());
-            return Ok(());
+        match self.catalogue.current() {
+            Some(c) if c.is_sound() && !c.is_elsewhere() => {
+                make_reserve(self.dir());
+                // If somebody reads all the time, another time will do.
+                if c.is_long() {
+                    drop(c);
+                    return self.reopen(writer).or_else(|_| self.catalogue().map(drop));
+                }
+                Ok(())
+            }
+            _ => self.reopen(writer),
         }
-        self.reopen(writer)
     }
 
     /// Has the catalogue that [`catalogue::copy`] made take the place of this one.
@@ -148,7 +155,7 @@ impl Store {
         let placed = if by_copy { catalogue::put_in_place(self.dir()) } else { Ok(()) };
         let (catalogue, why) = open(self.dir(), writer)?;
         *place = Some(Arc::new(catalogue));
-        log::info!("the catalogue of {} was opened again", self.dir().display());
+        log::debug!("the catalogue of {} was opened again", self.dir().display());
         placed.and(why.map_or(Ok(()), Err))
     }
 }

@@ -2,7 +2,7 @@
 //! is moved aside.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Seek;
+use std::io::Cursor;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,15 +10,14 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::artifact::inspect;
 use crate::catalogue::records::*;
-use crate::catalogue::{Catalogue, Records, Txn, apply, close, open_alone, quietly};
+use crate::catalogue::{Catalogue, Records, Txn, apply, bring_inside, close, open_alone, quietly};
 use crate::compact::write_snapshot;
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, Entry, History, NewDirectory};
 use crate::key::Key;
 use crate::lock::Lock;
-use crate::payload::Payloads;
+use crate::payload::{Payloads, ReadSeek, whole_inline};
 use crate::settings::{State, boot_id, read_state, write_json};
 use crate::sha::Sha;
 use crate::store::{HISTORY, STATE, Store, now};
@@ -140,17 +139,20 @@ fn rescue(dir: &Path) -> Result<(PathBuf, u64, u64)> {
         true => quietly(|| open_readable(&db).map_err(|e| e.to_string())).ok(),
         false => None,
     };
+    let mut old = None;
     let catalogue = match known {
         Some(catalogue) => catalogue,
         None => {
             if db.exists() {
-                set_aside(&db, false)?;
+                let aside = set_aside(&db, false)?;
+                old = quietly(|| open_alone(&aside).map_err(|e| e.to_string())).ok();
             }
             Arc::new(open_alone(&db)?)
         }
     };
     let mut rescuer = Rescuer {
         payloads: Payloads::look(dir),
+        old,
         next_inode: catalogue.applied()?.next_inode,
         catalogue,
     };
@@ -175,7 +177,15 @@ fn rescue(dir: &Path) -> Result<(PathBuf, u64, u64)> {
     let last = lines.last.max(known);
     let wanted = last - lines.before_first().max(known) + lines.unreadable_at_end;
     let lost = wanted.saturating_sub(kept);
-    let Rescuer { catalogue, mut next_inode, .. } = rescuer;
+    let Rescuer { catalogue, mut next_inode, old, .. } = rescuer;
+    if known == 0 {
+        bring_inside(&catalogue, old.as_ref())?;
+    }
+    // What is damaged may panic while it is closed.
+    let _ = quietly(|| {
+        drop(old);
+        Ok(())
+    });
     if lost > 0 {
         // What is lost may have been given numbers that no line tells of any more.
         next_inode += LOST_INODES;
@@ -257,6 +267,8 @@ fn largest_inode(change: &Change) -> u64 {
 struct Rescuer {
     catalogue: Arc<Catalogue>,
     payloads: Payloads,
+    /// A catalogue that can't be trusted, but may have payloads.
+    old: Option<Catalogue>,
     next_inode: u64,
 }
 
@@ -284,24 +296,20 @@ impl Rescuer {
     ) -> Result<()> {
         let Entry { seq, after, time, .. } = *entry;
         let made_up = |change| Entry { seq, after, time, change };
-        let object = self.payloads.object(sha256);
         if self.catalogue.applied()?.seq == 0 && self.catalogue.inode(1)?.is_none() {
             self.commit(&made_up(Change::Create))?;
         }
         if self.catalogue.payload(sha256)?.is_none() {
-            let (upload, _) = self.payloads.describe(&object)?;
-            if upload.0 != *sha256 {
+            let (bytes, inline) = self.bytes_of(sha256)?;
+            let ((found, size, kind, blocks), _) = Payloads::describe(bytes)?;
+            if found != *sha256 {
                 return Err(Error::NoPayload(*sha256));
             }
-            let (_, size, kind, blocks) = upload;
-            let blocks = BASE64.encode(blocks);
-            let sha256 = *sha256;
-            self.commit(&made_up(Change::Payload { sha256, size, kind, inline: false, blocks }))?;
+            let (sha256, blocks) = (*sha256, BASE64.encode(blocks));
+            self.commit(&made_up(Change::Payload { sha256, size, kind, inline, blocks }))?;
         }
         if self.catalogue.engine(engine).is_err() {
-            let mut file = File::open(&object).at("opening", &object)?;
-            file.rewind().at("reading", &object)?;
-            let artifact = inspect(&mut file)?;
+            let (_, artifact) = Payloads::describe(self.bytes_of(sha256)?.0)?;
             let inode = self.take_inode();
             let change = Change::Engine {
                 number: engine,
@@ -330,6 +338,19 @@ impl Rescuer {
             }
         }
         Ok(())
+    }
+
+    /// The bytes of a payload, and whether they are kept inside a catalogue.
+    fn bytes_of(&self, sha256: &Sha) -> Result<(Box<dyn ReadSeek>, bool)> {
+        if let Ok(file) = File::open(self.payloads.object(sha256)) {
+            return Ok((Box::new(file), false));
+        }
+        let inside = self.old.as_ref().and_then(|old| {
+            let read = || whole_inline(old, sha256, old.payload(sha256).ok()??.size);
+            quietly(|| Ok(read())).ok().flatten()
+        });
+        let bytes = inside.ok_or(Error::NoPayload(*sha256))?;
+        Ok((Box::new(Cursor::new(bytes)), true))
     }
 
     fn take_inode(&mut self) -> u64 {

@@ -135,8 +135,13 @@ pub struct Course<'a> {
     pub gently: bool,
 }
 
-/// Verifies the store in `dir`. Its catalogue in use is `live`, if it can be had. Nothing is changed.
-pub fn verify<L: Live>(dir: &Path, live: Option<&L>, course: &mut Course<'_>) -> Result<Verified> {
+/// Verifies the store in `dir`. Its catalogue in use is `live`, or it can't be opened for this
+/// reason. Nothing is changed.
+pub fn verify<L: Live>(
+    dir: &Path,
+    live: std::result::Result<&L, &Error>,
+    course: &mut Course<'_>,
+) -> Result<Verified> {
     for _ in 1..STARTS {
         if let Some(verified) = attempt(dir, live, course)? {
             return Ok(verified);
@@ -149,7 +154,7 @@ pub fn verify<L: Live>(dir: &Path, live: Option<&L>, course: &mut Course<'_>) ->
 /// Nothing, if the history was compacted meanwhile.
 fn attempt<L: Live>(
     dir: &Path,
-    live: Option<&L>,
+    live: std::result::Result<&L, &Error>,
     course: &mut Course<'_>,
 ) -> Result<Option<Verified>> {
     let mut verified = Verified::default();
@@ -168,21 +173,21 @@ fn attempt<L: Live>(
     };
     verified.changes = history.lines()?;
     let payloads = Payloads::look(dir);
-    check_payloads(&payloads, &truth, live, course, &mut verified)?;
+    check_payloads(&payloads, &truth, live.ok(), course, &mut verified)?;
     check_orphans(&payloads, &truth, &mut verified)?;
     match live {
-        Some(live) => {
+        Ok(live) => {
             if !compare(dir, truth, live, &mut verified)? {
                 return Ok(None);
             }
         }
-        None => {
+        // It ends too early: the catalogue has more of it.
+        Err(e @ Error::HistoryDamaged { path, .. }) => {
+            verified.findings.push(Finding::new(Kind::History, path.display(), e));
+        }
+        Err(e) => {
             let place = dir.join("db");
-            verified.findings.push(Finding::new(
-                Kind::Catalogue,
-                place.display(),
-                "it can't be opened",
-            ));
+            verified.findings.push(Finding::new(Kind::Catalogue, place.display(), e));
         }
     }
     Ok(Some(verified))

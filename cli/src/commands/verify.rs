@@ -44,11 +44,10 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         bar.set_position(done);
     };
     let access = match Access::open(store) {
-        Ok(access) => Some(access),
-        Err(e) if is_damage(&e) => None,
-        Err(e) => return Err(e),
+        Ok(access) => Ok(access),
+        Err(e) => Err(damage(e)?),
     };
-    if args.repair && matches!(access, Some(Access::Server(_))) {
+    if args.repair && matches!(access, Ok(Access::Server(_))) {
         return Err(Failure::new(
             "the store is mounted, and can only be repaired while nobody uses it; nothing was done",
             "`wasmfs unmount`, repair, `wasmfs mount`",
@@ -57,17 +56,17 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     }
     let mut course = Course { progress: &mut progress, gently: false };
     let mut verified = match access {
-        Some(Access::Direct(open)) => {
-            let verified = verify(store, Some(&*open), &mut course);
+        Ok(Access::Direct(open)) => {
+            let verified = verify(store, Ok(&*open), &mut course);
             // A damaged catalogue can make closing fail; opening rebuilds it.
             let closed = open.close();
             verified.inspect(|_| drop(closed))?
         }
-        Some(Access::Server(client)) => {
+        Ok(Access::Server(client)) => {
             course.gently = true;
-            verify(store, Some(&Served(client)), &mut course)?
+            verify(store, Ok(&Served(client)), &mut course)?
         }
-        None => verify::<Store>(store, None, &mut course)?,
+        Err(damage) => verify::<Store>(store, Err(&damage), &mut course)?,
     };
     bar.finish_and_clear();
     let found_sound = verified.is_sound();
@@ -98,12 +97,13 @@ fn is_all_done(verified: &Verified) -> bool {
     verified.findings.iter().all(|f| f.kind == Kind::Orphan || f.repaired.is_some())
 }
 
-/// Whether a store can't be opened for something that can be repaired.
-fn is_damage(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(StoreError::HistoryDamaged { .. } | StoreError::Inconsistent(_))
-    )
+/// Why a store can't be opened, if that is something to be repaired; else the error.
+fn damage(error: anyhow::Error) -> Result<StoreError> {
+    match error.downcast() {
+        Ok(e @ (StoreError::HistoryDamaged { .. } | StoreError::Inconsistent(_))) => Ok(e),
+        Ok(e) => Err(e.into()),
+        Err(e) => Err(e),
+    }
 }
 
 fn print(report: &Report) -> Result<()> {

@@ -12,7 +12,7 @@ mod txn;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,8 +24,8 @@ use records::*;
 
 pub(crate) use apply::{apply, live_directory, live_versions};
 pub(crate) use open::{
-    catch_up, close, copy, from_history, open, open_alone, open_elsewhere, put_in_place, quietly,
-    sync_dir, sync_files,
+    bring_inside, catch_up, close, copy, from_history, open, open_alone, open_elsewhere,
+    put_in_place, quietly, sync_dir, sync_files,
 };
 pub use touched::{Changes, Untold};
 pub(crate) use txn::Txn;
@@ -145,6 +145,9 @@ pub(crate) trait Records {
     }
 }
 
+/// What may be written before it is opened again, in bytes: reading it takes sled some 100 ms.
+const LONG: u64 = 32 << 20;
+
 /// The sled database and its one tree.
 pub(crate) struct Catalogue {
     db: sled::Db,
@@ -152,6 +155,8 @@ pub(crate) struct Catalogue {
     path: PathBuf,
     /// A copy that can only be read, while the store's own can't be opened.
     elsewhere: bool,
+    /// Bytes handed to sled since it was opened.
+    written: AtomicU64,
     /// Set when sled could not read or write: opened again, it may be able to.
     failed: AtomicBool,
     /// Set when a record can't be what was written, or sled says so: it must not be trusted.
@@ -214,7 +219,8 @@ impl Catalogue {
 
     /// Makes some writes at once. One thread at a time.
     fn write(&self, writes: Writes) -> Result<()> {
-        let batch = self.checked(packed::batch(&self.db, writes))?;
+        let (batch, size) = self.checked(packed::batch(&self.db, writes))?;
+        self.written.fetch_add(size, Ordering::Relaxed);
         self.checked(self.db.apply_batch(batch).map_err(Error::from))
     }
 
@@ -231,6 +237,12 @@ impl Catalogue {
     /// Whether a record turned out wrong since it was opened.
     pub(crate) fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Whether so much was written that it should be opened again: sled 0.34 notes where
+    /// everything is when it opens, and only then; the next open reads all that was written since.
+    pub(crate) fn is_long(&self) -> bool {
+        self.written.load(Ordering::Relaxed) > LONG
     }
 
     /// Whether it is a copy that can only be read.

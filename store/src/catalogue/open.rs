@@ -6,7 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use rustix::fs::RenameFlags;
@@ -162,6 +162,7 @@ fn open_sled(path: &Path) -> std::result::Result<Catalogue, Unopened> {
         db,
         path: path.to_owned(),
         elsewhere: false,
+        written: AtomicU64::new(0),
         failed: AtomicBool::new(false),
         damaged: AtomicBool::new(false),
     })
@@ -250,25 +251,7 @@ fn rebuild(
     let acknowledged =
         old.as_ref().and_then(|old| quietly(|| old.applied_seq().map_err(|e| e.to_string())).ok());
     catch_up(&new, history, acknowledged.unwrap_or(0))?;
-    let mut lost = 0;
-    for entry in new.scan(b"p") {
-        let (key, value) = entry?;
-        let record: PayloadRecord = super::decode(&value)?;
-        if !record.inline {
-            continue;
-        }
-        let sha256 = payload::sha_of_key(&key)?;
-        let salvage = |old| quietly(|| Ok(payload::whole_inline(old, &sha256, record.size)));
-        match old.as_ref().and_then(|old| salvage(old).ok().flatten()) {
-            Some(bytes) => payload::put_chunks(&new, &sha256, 0, &bytes)?,
-            None => {
-                // Without its record the payload reads as missing, and is stored again when
-                // somebody publishes it again.
-                new.remove(&key)?;
-                lost += 1;
-            }
-        }
-    }
+    let lost = bring_inside(&new, old.as_deref())?;
     let readable = old.is_some();
     // Dropping a sled whose file is damaged can panic as well.
     let _ = quietly(|| {
@@ -290,6 +273,31 @@ fn rebuild(
     }
     sync_dir(places.db.parent().unwrap_or(&places.db))?;
     open_sled(&places.db).map_err(|e| e.of(&places.db))
+}
+
+/// Brings over what payloads the old catalogue holds inside, as far as they are what they should
+/// be. Returns how many are lost.
+pub(crate) fn bring_inside(new: &Catalogue, old: Option<&Catalogue>) -> Result<u64> {
+    let mut lost = 0;
+    for entry in new.scan(b"p") {
+        let (key, value) = entry?;
+        let record: PayloadRecord = super::decode(&value)?;
+        if !record.inline {
+            continue;
+        }
+        let sha256 = payload::sha_of_key(&key)?;
+        let salvage = |old| quietly(|| Ok(payload::whole_inline(old, &sha256, record.size)));
+        match old.and_then(|old| salvage(old).ok().flatten()) {
+            Some(bytes) => payload::put_chunks(new, &sha256, 0, &bytes)?,
+            None => {
+                // Without its record the payload reads as missing, and is stored again when
+                // somebody publishes it again.
+                new.remove(&key)?;
+                lost += 1;
+            }
+        }
+    }
+    Ok(lost)
 }
 
 /// Puts the catalogue at `new` in the place of the one at `db`, which ends up at `new`.

@@ -185,13 +185,17 @@ pub(super) fn first_from(db: &sled::Tree, from: &[u8]) -> Result<Option<(sled::I
     Ok(None)
 }
 
-/// What has to be handed to sled, as one batch, for some writes.
-pub(super) fn batch(db: &sled::Tree, writes: Writes) -> Result<sled::Batch> {
+/// What has to be handed to sled, as one batch, for some writes; and its size in bytes.
+pub(super) fn batch(db: &sled::Tree, writes: Writes) -> Result<(sled::Batch, u64)> {
     let mut batch = sled::Batch::default();
+    let mut size = 0;
     let (alone, packed): (Writes, Writes) = writes.into_iter().partition(|(key, _)| is_alone(key));
     for (key, value) in alone {
         match value {
-            Some(value) => batch.insert(key, value),
+            Some(value) => {
+                size += value.len();
+                batch.insert(key, value);
+            }
             None => batch.remove(key),
         }
     }
@@ -220,7 +224,9 @@ pub(super) fn batch(db: &sled::Tree, writes: Writes) -> Result<sled::Batch> {
             };
         }
         let entries: Vec<Entry> = entries.into_iter().collect();
-        let mut blocks = pack(&entries, appended).into_iter();
+        let blocks = pack(&entries, appended);
+        size += blocks.iter().map(|(_, block)| block.len()).sum::<usize>();
+        let mut blocks = blocks.into_iter();
         match blocks.next() {
             Some((_, block)) => batch.insert(at, block),
             // The first one stays, so that every key has a block.
@@ -231,7 +237,7 @@ pub(super) fn batch(db: &sled::Tree, writes: Writes) -> Result<sled::Batch> {
             batch.insert(block_key(first), block);
         }
     }
-    Ok(batch)
+    Ok((batch, size as u64))
 }
 
 /// The records from a key on, in order.
@@ -331,7 +337,7 @@ mod tests {
                         None => model.remove(key),
                     };
                 }
-                let batch = batch(&db, writes.clone()).unwrap();
+                let (batch, _) = batch(&db, writes.clone()).unwrap();
                 db.apply_batch(batch).unwrap();
                 for key in writes.keys() {
                     let found = get(&db, key).unwrap().map(|value| value.to_vec());
