@@ -222,7 +222,7 @@ impl Error {
 
     fn disk_error(&self) -> Option<&io::Error> {
         match self {
-            Error::Io { source, .. } | Error::Catalogue(sled::Error::Io(source)) => Some(source),
+            Error::Io { source, .. } => Some(source),
             _ => None,
         }
     }
@@ -238,6 +238,11 @@ pub(crate) fn is_unwritable(error: &io::Error) -> bool {
     let failing = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
         || error.to_string().contains("code: 5,");
     failing || is_full(error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem
+}
+
+/// A disk that can't be written can be read all the same.
+pub(crate) fn unless_unwritable(result: Result<()>) -> Result<()> {
+    result.or_else(|e| if e.is_unwritable() { Ok(()) } else { Err(e) })
 }
 
 fn in_words(differences: &[Difference], engine: &str) -> String {

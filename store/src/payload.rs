@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::artifact::{Artifact, ArtifactKind, inspect};
 use crate::catalogue::records::{blocks_key, chunk_key};
 use crate::catalogue::{Catalogue, Records, sync_dir, sync_files};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, IoContext, Result, unless_unwritable};
 use crate::sha::Sha;
 use crate::verify::{Kind, is_unreadable};
 
@@ -578,11 +578,6 @@ fn make_dir(path: &Path) -> Result<()> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e).at("making", path),
         _ => Ok(()),
     }
-}
-
-/// A disk that can't be written can be read all the same.
-fn unless_unwritable(result: Result<()>) -> Result<()> {
-    result.or_else(|e| if e.is_unwritable() { Ok(()) } else { Err(e) })
 }
 
 /// Reads until `buf` is full or the input ends.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::catalogue::{self, Catalogue, Txn, Untold, apply, sync_dir};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, IoContext, Result, unless_unwritable};
 use crate::history::{Change, Entry, History, line_of};
 use crate::lock::Lock;
 use crate::payload::{Payloads, Staged, StagedSource};
@@ -115,7 +115,7 @@ impl Store {
     fn open_with(dir: &Path, settings: Settings, lock: Lock) -> Result<Store> {
         let mut history = History::open(&dir.join(HISTORY))?;
         let payloads = Payloads::open(dir)?;
-        sync_dir(dir)?;
+        unless_unwritable(sync_dir(dir))?;
         let catalogue = Held::open(dir, &mut history)?;
         let store = Store {
             dir: dir.to_owned(),

@@ -7,7 +7,6 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::chown;
 use std::path::Path;
-use std::process::Command;
 
 use support::*;
 use wasmfs_store::{Error, Settings, Store};
@@ -228,57 +227,6 @@ fn a_payload_lost_with_the_catalogue_is_an_error_until_it_is_published_again() {
 }
 
 /// Publishes without end, and prints each acknowledgment: to be killed.
-#[test]
-#[ignore = "run by `a_killed_publisher_loses_nothing_acknowledged`"]
-fn publish_for_ever() {
-    let dir = std::env::var("WASMFS_KILL_DIR").unwrap();
-    let store = Store::open(Path::new(&dir)).unwrap();
-    let start = store.latest(1).unwrap().first().map_or(0, |v| v.inode as u32);
-    for n in start.. {
-        let size = [500, 20_000, 200_000][n as usize % 3];
-        let published = publish(&store, &format!("key-{}", n % 5), &artifact(1, n, size));
-        println!("ack {} {} {n} {size}", published.version.key, published.version.version);
-    }
-}
-
-#[test]
-fn a_killed_publisher_loses_nothing_acknowledged() {
-    with_both_limits(|settings| {
-        let dir = tempfile::tempdir().unwrap();
-        open(dir.path(), settings).close().unwrap();
-        let mut acknowledged = Vec::new();
-        for trial in 0..15u64 {
-            let log = tempfile::NamedTempFile::new().unwrap();
-            let mut child = Command::new(std::env::current_exe().unwrap())
-                .args(["--ignored", "--nocapture", "--exact", "publish_for_ever"])
-                .env("WASMFS_KILL_DIR", dir.path())
-                .stdout(log.reopen().unwrap())
-                .spawn()
-                .unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(60 + trial * 13 % 90));
-            child.kill().unwrap();
-            child.wait().unwrap();
-            let text = fs::read_to_string(log.path()).unwrap();
-            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-            acknowledged.extend(whole.lines().filter_map(|line| {
-                let fields: Vec<&str> = line.split_once("ack ")?.1.split(' ').collect();
-                let number = |n: usize| fields[n].parse::<u64>().unwrap();
-                Some((fields[0].to_owned(), number(1), number(2) as u32, number(3) as usize))
-            }));
-        }
-        assert!(acknowledged.len() > 15, "{} acknowledgments", acknowledged.len());
-        println!("{} acknowledgments, 15 kills", acknowledged.len());
-        let store = open(dir.path(), settings);
-        for (name, version, seed, size) in acknowledged {
-            let info = store.version(&key(&name), Some(version)).unwrap();
-            assert!(
-                read(&store, info.inode).unwrap() == artifact(1, seed, size),
-                "{name}@{version}"
-            );
-        }
-    });
-}
-
 #[test]
 fn a_flipped_bit_inside_sled_is_an_error_and_never_data() {
     let settings =

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_unwritable};
 use crate::sha::Sha;
 use packed::Writes;
 use records::*;
@@ -251,10 +251,21 @@ impl Catalogue {
     }
 
     fn checked<T>(&self, result: Result<T>) -> Result<T> {
-        result.inspect_err(|e| match e {
+        result.map_err(|e| match e {
             // What a full or failing disk leaves; whatever is asked after that is refused as well.
-            Error::Catalogue(sled::Error::Io(_)) => self.failed.store(true, Ordering::Relaxed),
-            _ => self.note_damage(),
+            Error::Catalogue(sled::Error::Io(source)) => {
+                self.failed.store(true, Ordering::Relaxed);
+                // sled tells the same error again and again as text, but for its kind.
+                let source = match is_unwritable(&source) {
+                    true => source.kind().into(),
+                    false => source,
+                };
+                Error::Io { action: "using the catalogue in", path: self.path.clone(), source }
+            }
+            e => {
+                self.note_damage();
+                e
+            }
         })
     }
 

@@ -1,6 +1,8 @@
 //! Artifacts made by hand: what the store reads of one, and nothing else.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub mod disk;
+
 use std::path::Path;
 
 use wasmfs_store::{InlineLimit, Key, Publish, Published, Settings, Store};
