@@ -80,7 +80,11 @@ impl Worker {
         let keeper = Arc::new(channel);
         // The place where a new keeper finds it, should this one be lost.
         let door = packets::listen(store.dir(), KEEPER_SOCKET, SocketType::SEQPACKET)
-            .at("listening for a keeper in", store.dir())?;
+            .inspect_err(|e| {
+                // On a disk that can't be written hosts are served all the same.
+                log::error!("no new keeper will find this worker: {e}");
+            })
+            .ok();
         let state = State {
             keeper: Some(keeper.clone()),
             kept: charge.kept,
@@ -102,7 +106,7 @@ impl Worker {
         let listening = worker.clone();
         std::thread::Builder::new()
             .name("kept".into())
-            .spawn(move || listening.listen(&door))
+            .spawn(move || listening.listen(door.as_ref()))
             .map_err(Error::Session)?;
         worker.mounts.catch_up()?;
         if let Some(policy) = worker.mounts.store().settings().collect.clone()
@@ -182,14 +186,14 @@ impl Worker {
     }
 
     /// Hears the keeper, and whoever wants to become it.
-    fn listen(self: &Arc<Self>, door: &OwnedFd) {
+    fn listen(self: &Arc<Self>, door: Option<&OwnedFd>) {
         while !self.state().over {
             let keeper = self.state().keeper.clone();
             // Without a keeper it is not here that the end is heard of.
             let limit = keeper.is_none().then_some(&UNGUARDED);
-            let mut waiting = vec![PollFd::new(door, PollFlags::IN)];
-            waiting
-                .extend(keeper.iter().map(|k| PollFd::from_borrowed_fd(k.as_fd(), PollFlags::IN)));
+            let doors = door.iter().map(|door| PollFd::new(*door, PollFlags::IN));
+            let keepers = keeper.iter().map(|k| PollFd::from_borrowed_fd(k.as_fd(), PollFlags::IN));
+            let mut waiting: Vec<_> = doors.chain(keepers).collect();
             if let Err(e) = poll(&mut waiting, limit)
                 && e != rustix::io::Errno::INTR
             {
@@ -197,8 +201,9 @@ impl Worker {
                 std::thread::sleep(std::time::Duration::from_secs(1));
                 continue;
             }
-            let someone = !waiting[0].revents().is_empty();
-            let said = waiting.get(1).is_some_and(|keeper| !keeper.revents().is_empty());
+            let mut heard = waiting.iter().map(|waited| !waited.revents().is_empty());
+            let someone = door.filter(|_| heard.next() == Some(true));
+            let said = heard.next() == Some(true);
             if let (true, Some(keeper)) = (said, &keeper) {
                 match keeper.receive() {
                     Ok(Some((message, descriptors))) => self.hear(message, descriptors),
@@ -209,7 +214,9 @@ impl Worker {
                     }
                 }
             }
-            if someone && let Err(e) = self.welcome(door) {
+            if let Some(door) = someone
+                && let Err(e) = self.welcome(door)
+            {
                 log::warn!("a new keeper could not take over: {e}");
             }
         }

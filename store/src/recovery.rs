@@ -107,16 +107,16 @@ impl Store {
     /// that can't be had.
     pub(crate) fn recover(&self, writer: &mut History) -> Result<()> {
         writer.heal()?;
-        match self.catalogue.current() {
-            Some(c) if c.is_sound() && !c.is_elsewhere() => {
+        // No copy of it may be left here while it is replaced.
+        let state =
+            self.catalogue.current().map(|c| (c.is_sound() && !c.is_elsewhere(), c.is_long()));
+        match state {
+            Some((true, false)) => {
                 make_reserve(self.dir());
-                // If somebody reads all the time, another time will do.
-                if c.is_long() {
-                    drop(c);
-                    return self.reopen(writer).or_else(|_| self.catalogue().map(drop));
-                }
                 Ok(())
             }
+            // If somebody reads all the time, another time will do.
+            Some((true, true)) => self.reopen(writer).or_else(|_| self.catalogue().map(drop)),
             _ => self.reopen(writer),
         }
     }

@@ -11,7 +11,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::catalogue::records::*;
-use crate::catalogue::{Catalogue, Records, Txn, apply, bring_inside, close, open_alone, quietly};
+use crate::catalogue::{
+    Catalogue, ROOT_INODE, Records, Txn, apply, bring_inside, close, open_alone, quietly,
+};
 use crate::compact::write_snapshot;
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, Entry, History, NewDirectory};
@@ -274,6 +276,9 @@ struct Rescuer {
 
 impl Rescuer {
     fn apply(&mut self, entry: &Entry) -> Result<()> {
+        if !matches!(entry.change, Change::Create) && self.catalogue.inode(ROOT_INODE)?.is_none() {
+            self.commit(&Entry { change: Change::Create, ..entry.clone() })?;
+        }
         if let Change::Publish { key, sha256, engine, .. } = &entry.change {
             self.provide(entry, key, sha256, *engine)?;
         }
@@ -296,9 +301,6 @@ impl Rescuer {
     ) -> Result<()> {
         let Entry { seq, after, time, .. } = *entry;
         let made_up = |change| Entry { seq, after, time, change };
-        if self.catalogue.applied()?.seq == 0 && self.catalogue.inode(1)?.is_none() {
-            self.commit(&made_up(Change::Create))?;
-        }
         if self.catalogue.payload(sha256)?.is_none() {
             let (bytes, inline) = self.bytes_of(sha256)?;
             let ((found, size, kind, blocks), _) = Payloads::describe(bytes)?;
