@@ -183,6 +183,11 @@ fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::Overtaken { key, .. } => {
             format!("`wasmfs log {key}` shows it; publish its .wasm file instead, which keeps it")
         }
+        StoreError::NotAnArchive(_) => {
+            "`wasmfs export` makes one; what is in the store already stays".into()
+        }
+        StoreError::NotEmpty(_) => "give the command again: it adds what is missing".into(),
+        StoreError::Output(source) => io_hint(None, source),
         StoreError::HeldBack => "see to the other one, and do it again".into(),
         StoreError::NotWasm => "name a .wasm file".into(),
         StoreError::DiskFull { .. } => "free some space and try again; nothing was changed".into(),

@@ -13,6 +13,7 @@ mod keeper;
 mod links;
 mod output;
 mod paths;
+mod restore;
 mod scratch;
 mod steady;
 mod worker;

@@ -16,7 +16,7 @@ use wasmfs_store::Store;
 use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, Record, unexpected};
 use crate::charge::Charge;
 use crate::connection::{Connection, Handshake};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::fuse::Layer;
 use crate::session::{Mount, Mounts};
 use crate::{mount, packets};

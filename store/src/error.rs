@@ -27,6 +27,15 @@ pub enum Error {
     /// Reading the bytes to publish failed on the caller's side.
     #[error("reading the artifact")]
     Input(#[source] io::Error),
+    /// Writing an archive failed on the caller's side.
+    #[error("writing the archive")]
+    Output(#[source] io::Error),
+    /// What should be an archive of a store is not, or not all of one.
+    #[error("this is no whole archive of a store: {0}")]
+    NotAnArchive(String),
+    /// A store that should be empty has something in it.
+    #[error("the store {} is not empty", .0.display())]
+    NotEmpty(PathBuf),
     /// Another process owns the store.
     #[error("the store {} is in use by process {}", dir.display(), pid.map_or("(unknown)".to_string(), |p| p.to_string()))]
     InUse {

@@ -7,6 +7,7 @@
 //! before them (`after`): so a line that can't be read was never acknowledged
 //! unless a later line counts on it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use crate::archive::{Listed, list};
 use crate::artifact::ArtifactKind;
 use crate::catalogue::records::{EngineNumber, View};
 use crate::catalogue::sync_dir;
@@ -324,6 +326,47 @@ fn decode(line: &[u8]) -> std::result::Result<Entry, BadLine> {
 
 fn newer(reason: &str) -> String {
     format!("a newer wasmfs may have written it ({reason})")
+}
+
+/// What a history file has, read from its start to its last whole line.
+pub(crate) struct Listing {
+    /// The file, at its start.
+    pub(crate) file: File,
+    /// The length of what was read, in bytes.
+    pub(crate) len: u64,
+    /// How many changes there are.
+    pub(crate) changes: u64,
+    /// The payloads that are left at the end.
+    pub(crate) payloads: BTreeMap<Sha, Listed>,
+}
+
+impl Listing {
+    /// Reads the file at `path`, which may be in use. Every line but the last must be whole.
+    pub(crate) fn read(path: &Path) -> Result<Listing> {
+        let mut file = File::open(path).at("opening", path)?;
+        let mut reader = BufReader::with_capacity(1 << 16, &file);
+        let (mut line, mut len, mut changes) = (Vec::new(), 0, 0);
+        let mut payloads = BTreeMap::new();
+        while reader.read_until(b'\n', &mut line).at("reading", path)? > 0 {
+            match decode(&line) {
+                Ok(entry) => list(&mut payloads, &entry.change),
+                // Somebody is just writing it.
+                Err(_) if !line.ends_with(b"\n") => break,
+                Err(BadLine::Unknown(reason) | BadLine::Unreadable(reason)) => {
+                    return Err(Error::HistoryDamaged {
+                        path: path.to_owned(),
+                        offset: len,
+                        reason,
+                    });
+                }
+            }
+            len += line.len() as u64;
+            changes += 1;
+            line.clear();
+        }
+        file.seek(SeekFrom::Start(0)).at("reading", path)?;
+        Ok(Listing { file, len, changes, payloads })
+    }
 }
 
 /// The open history file. Reading happens while opening, writing afterwards.

@@ -15,6 +15,7 @@
 //! | `lock` | the owner's process number, under a flock |
 #![warn(missing_docs)]
 
+pub mod archive;
 pub mod artifact;
 mod catalogue;
 mod collect;

@@ -552,6 +552,13 @@ pub(crate) fn whole_inline(catalogue: &Catalogue, sha256: &Sha, size: u64) -> Op
     (Sha256::digest(&bytes)[..] == sha256.0).then_some(bytes)
 }
 
+/// A payload as an object file, if that has all of it.
+pub(crate) fn whole_object(objects: &Path, sha256: &Sha) -> Option<Vec<u8>> {
+    let hex = sha256.hex();
+    let bytes = fs::read(objects.join(&hex[..2]).join(hex)).ok()?;
+    (Sha256::digest(&bytes)[..] == sha256.0).then_some(bytes)
+}
+
 /// Puts bytes of a payload into `catalogue` as chunks, from chunk `first` on.
 pub(crate) fn put_chunks(
     catalogue: &Catalogue,

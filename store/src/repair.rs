@@ -181,7 +181,7 @@ fn rescue(dir: &Path) -> Result<(PathBuf, u64, u64)> {
     let lost = wanted.saturating_sub(kept);
     let Rescuer { catalogue, mut next_inode, old, .. } = rescuer;
     if known == 0 {
-        bring_inside(&catalogue, old.as_ref())?;
+        bring_inside(&catalogue, old.as_ref(), &dir.join("objects"))?;
     }
     // What is damaged may panic while it is closed.
     let _ = quietly(|| {

@@ -15,7 +15,7 @@ use crate::payload::{Payloads, Staged, StagedSource};
 use crate::recovery::Held;
 use crate::settings::{FORMAT, Settings, State, boot_id, read_settings, write_json};
 
-const SETTINGS: &str = "settings.json";
+pub(crate) const SETTINGS: &str = "settings.json";
 pub(crate) const HISTORY: &str = "history";
 pub(crate) const STATE: &str = "state.json";
 

@@ -212,6 +212,8 @@ fn modes(dir: &Path) -> Result<Vec<(PathBuf, u32)>> {
 
 /// Everything of the store in `dir` that others than its owner could get at, with the mode it should have.
 pub(crate) fn too_open(dir: &Path) -> Result<Vec<(PathBuf, u32)>> {
+    // The way there may be a link.
+    let dir = &dir.canonicalize().at("reading", dir)?;
     let owner = fs::metadata(dir).at("reading", dir)?.uid();
     let mut found = Vec::new();
     for (path, most) in modes(dir)? {
@@ -274,7 +276,7 @@ fn check_payloads<L: Live>(
             payloads.check_object(truth, &payload, progress)?
         };
         if let Some((kind, detail)) = found
-            && !is_gone(payloads, &sha256, inline, live)
+            && !is_gone(&sha256, live)
         {
             let place = match inline {
                 true => format!("payload {sha256} in the catalogue"),
@@ -289,26 +291,11 @@ fn check_payloads<L: Live>(
     Ok(())
 }
 
-/// Whether a payload was collected since the history was read.
-fn is_gone<L: Live>(payloads: &Payloads, sha256: &Sha, inline: bool, live: Option<&L>) -> bool {
-    if !inline && payloads.object(sha256).exists() {
-        return false;
-    }
-    let before = payload_key(sha256);
-    let Some(live) = live else { return false };
-    let mut from = before.clone();
-    // The key just before it: a page starts after a key.
-    from.pop();
-    let mut after = Some(from);
-    while let Some(at) = after {
-        let Ok(page) = live.page(Some(&at)) else { return false };
-        match page.last() {
-            None => return true,
-            Some((last, _)) if *last < before => after = Some(last.clone()),
-            Some(_) => return !page.iter().any(|(key, _)| *key == before),
-        }
-    }
-    true
+/// Whether a payload was collected since the history was read: no version needs it any more.
+fn is_gone<L: Live>(sha256: &Sha, live: Option<&L>) -> bool {
+    let users = users_prefix(sha256);
+    let page = live.and_then(|live| live.page(Some(&users)).ok());
+    page.is_some_and(|page| !page.first().is_some_and(|(key, _)| key.starts_with(&users)))
 }
 
 type Found = Option<(Kind, String)>;

@@ -3,21 +3,25 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 use wasmfs_store::Key;
+use wasmfs_store::archive::Archived;
 
 use super::{Outcome, publish, warn_if_not_visible};
 use crate::access::Access;
 use crate::failure::{self, Failure};
 use crate::import::{self, Import, Imported};
 use crate::output;
+use crate::restore;
 
-/// Take in the artifacts of an existing cache directory
+/// Take in an archive of `wasmfs export`, or the artifacts of an existing cache directory
 ///
-/// Each becomes a key with its relative path; what is no artifact is left and listed. Symbolic
+/// An empty store becomes what was exported, to the byte; to another is added what it hasn't got. Either
+/// can be given again if it was interrupted. Of a directory, each artifact becomes a key with its relative path; what is no artifact is left and listed. Symbolic
 /// links are not followed, and a file that changes while it is read is not taken, so that the
 /// application can go on using the directory. What the store has already is skipped.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The directory
+    /// The archive, or `-` for standard input; or the directory
+    #[arg(value_name = "ARCHIVE|DIR")]
     dir: PathBuf,
     /// A directory that the keys go under
     #[arg(long, value_name = "DIR")]
@@ -42,6 +46,9 @@ struct Report {
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    if args.dir == Path::new("-") || args.dir.is_file() {
+        return archive(store, args);
+    }
     let mut access = Access::open_or_create(store)?;
     let mount_point = if args.link { access.mount_point()? } else { None };
     if args.link && mount_point.is_none() {
@@ -84,6 +91,51 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     print_failures(&args.dir, &report.imported);
     warn_if_not_visible(report.imported.visible);
     Ok(outcome(&report.imported))
+}
+
+fn archive(store: &Path, args: Args) -> Result<Outcome> {
+    if args.prefix.is_some() || args.engine.is_some() || args.link {
+        return Err(Failure::usage(
+            "--prefix, --engine and --link are for a directory, and this is an archive",
+            "leave them out",
+        )
+        .into());
+    }
+    let report = restore::restore(store, &args.dir)?;
+    if args.json {
+        output::json(&report)?;
+    } else {
+        let Archived { changes, payloads, bytes, .. } = report.archived;
+        let size = output::size(bytes);
+        match report.exact {
+            true => output::line(format_args!(
+                "{} is what was exported: {changes} changes, {payloads} payloads of {size}",
+                store.display()
+            ))?,
+            false => output::line(format_args!(
+                "{} versions added, {} were there{}",
+                report.added,
+                report.unchanged,
+                match report.failed.len() {
+                    0 => String::new(),
+                    n => format!(", {n} not added"),
+                }
+            ))?,
+        }
+    }
+    for name in &report.aliases_left {
+        output::note(format_args!("wasmfs: the name {name} means another engine here, and stays"));
+    }
+    for failed in &report.failed {
+        let message = format!("{}@{}: {}", failed.key, failed.version, failed.error);
+        failure::print_failure(&message, failed.hint.as_deref());
+    }
+    warn_if_not_visible(report.visible);
+    Ok(match (report.failed.len(), report.added + report.unchanged) {
+        (0, _) => Outcome::Done,
+        (_, 0) => Outcome::Failed,
+        _ => Outcome::Partly,
+    })
 }
 
 /// How many files went where.

@@ -3,6 +3,7 @@
 mod capture;
 mod default;
 mod engines;
+mod export;
 mod gc;
 mod import;
 mod keeper;
@@ -52,6 +53,7 @@ enum Command {
     Mount(mount::Args),
     Unmount(unmount::Args),
     Publish(publish::Args),
+    Export(export::Args),
     Import(import::Args),
     Capture(capture::Args),
     Recompile(recompile::Args),
@@ -96,6 +98,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Mount(args) => mount::run(&store, args),
         Command::Unmount(args) => unmount::run(&store, args),
         Command::Publish(args) => publish::run(&store, args),
+        Command::Export(args) => export::run(&store, args),
         Command::Import(args) => import::run(&store, args),
         Command::Capture(args) => capture::run(&store, args),
         Command::Recompile(args) => recompile::run(&store, args),

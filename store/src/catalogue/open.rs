@@ -55,7 +55,13 @@ pub(crate) fn open(dir: &Path, history: &mut History, trusted: bool) -> Result<C
     };
     if trusted || !existed {
         match quietly(|| Ok(catch_up(&old, history, 0))) {
-            Ok(Ok(())) => return sole(old),
+            Ok(Ok(())) => {
+                if !existed {
+                    // Made from the history alone.
+                    bring_inside(&old, None, &dir.join("objects"))?;
+                }
+                return sole(old);
+            }
             Ok(Err(e)) if e.is_unwritable() || matches!(e, Error::HistoryDamaged { .. }) => {
                 return Err(e);
             }
@@ -251,7 +257,8 @@ fn rebuild(
     let acknowledged =
         old.as_ref().and_then(|old| quietly(|| old.applied_seq().map_err(|e| e.to_string())).ok());
     catch_up(&new, history, acknowledged.unwrap_or(0))?;
-    let lost = bring_inside(&new, old.as_deref())?;
+    let objects = places.db.with_file_name("objects");
+    let lost = bring_inside(&new, old.as_deref(), &objects)?;
     let readable = old.is_some();
     // Dropping a sled whose file is damaged can panic as well.
     let _ = quietly(|| {
@@ -276,8 +283,12 @@ fn rebuild(
 }
 
 /// Brings over what payloads the old catalogue holds inside, as far as they are what they should
-/// be. Returns how many are lost.
-pub(crate) fn bring_inside(new: &Catalogue, old: Option<&Catalogue>) -> Result<u64> {
+/// be; or what an archive brought as object files. Returns how many are lost.
+pub(crate) fn bring_inside(
+    new: &Catalogue,
+    old: Option<&Catalogue>,
+    objects: &Path,
+) -> Result<u64> {
     let mut lost = 0;
     for entry in new.scan(b"p") {
         let (key, value) = entry?;
@@ -287,7 +298,8 @@ pub(crate) fn bring_inside(new: &Catalogue, old: Option<&Catalogue>) -> Result<u
         }
         let sha256 = payload::sha_of_key(&key)?;
         let salvage = |old| quietly(|| Ok(payload::whole_inline(old, &sha256, record.size)));
-        match old.and_then(|old| salvage(old).ok().flatten()) {
+        let found = old.and_then(|old| salvage(old).ok().flatten());
+        match found.or_else(|| payload::whole_object(objects, &sha256)) {
             Some(bytes) => payload::put_chunks(new, &sha256, 0, &bytes)?,
             None => {
                 // Without its record the payload reads as missing, and is stored again when

@@ -4,16 +4,7 @@ use std::fs;
 
 use wasmfs_tests::{Environment, Inline, User, in_environment};
 
-use crate::{gc, number, objects};
-
-/// Publishes versions 1 to `count` of a key.
-fn versions(env: &Environment, key: &str, count: u32) {
-    for n in 0..count {
-        let text = format!("(module (func (export \"answer\") (result i32) i32.const {n}))");
-        let file = env.file("module.wat", text);
-        env.publish(&file, key, &[]);
-    }
-}
+use crate::{gc, number, objects, versions};
 
 fn left(env: &Environment, key: &str) -> Vec<u64> {
     let versions = env.json(&["log", key]);

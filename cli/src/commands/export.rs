@@ -1,0 +1,113 @@
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use wasmfs_store::archive::{self, Archived};
+
+use super::Outcome;
+use crate::access::Access;
+use crate::batch;
+use crate::failure::Failure;
+use crate::output;
+
+/// Write the whole store to one file, as a backup or for another machine
+///
+/// A tar file with the history and every payload; the store may be in use. `wasmfs import FILE` makes an empty
+/// store the same, to the byte, or adds what another store hasn't got.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The file, which must not exist; `-` is standard output
+    file: PathBuf,
+    /// Compress it with zstd
+    #[arg(long)]
+    zstd: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    #[serde(serialize_with = "output::path")]
+    file: PathBuf,
+    #[serde(flatten)]
+    archived: Archived,
+}
+
+pub fn run(store: &Path, args: Args) -> Result<Outcome> {
+    let to_output = args.file == Path::new("-");
+    if to_output && io::stdout().is_terminal() {
+        let hint = "name a file, or send the output into one";
+        return Err(Failure::usage("an archive is nothing for a terminal", hint).into());
+    }
+    if to_output && args.json {
+        let hint = "name a file, or leave --json out";
+        return Err(Failure::usage("standard output is the archive", hint).into());
+    }
+    let access = Access::open(store)?;
+    if to_output {
+        write(store, &access, io::stdout().lock(), args.zstd)?;
+        access.close()?;
+        return Ok(Outcome::Done);
+    }
+    if args.file.exists() {
+        return Err(Failure::new(
+            format!("{} exists already", args.file.display()),
+            "choose another name, or remove it first",
+        )
+        .into());
+    }
+    // Under its name there is a whole archive, or none.
+    let directory = args.file.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let new = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")));
+    let new = new.with_context(|| format!("making {}", args.file.display()))?;
+    let archived = write(store, &access, new.as_file(), args.zstd)?;
+    access.close()?;
+    new.as_file().sync_all().with_context(|| format!("writing {}", args.file.display()))?;
+    let kept = new.persist_noclobber(&args.file);
+    kept.map_err(|e| e.error).with_context(|| format!("making {}", args.file.display()))?;
+    let report = Report { file: args.file, archived };
+    if args.json {
+        output::json(&report)?;
+    } else {
+        let Archived { changes, payloads, bytes, .. } = archived;
+        let size = output::size(bytes);
+        output::line(format_args!(
+            "{}: {changes} changes, {payloads} payloads of {size}",
+            report.file.display()
+        ))?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn write(store: &Path, access: &Access, out: impl Write, zstd: bool) -> Result<Archived> {
+    let bar = batch::bar(0, true);
+    let mut progress = |done, total: Option<u64>| {
+        bar.set_length(total.unwrap_or(done));
+        bar.set_position(done);
+    };
+    let mut failed = None;
+    let mut inside = |sha256: &_| {
+        access.payload(sha256).map_err(|e| {
+            failed = Some(e);
+            wasmfs_store::Error::NoPayload(*sha256)
+        })
+    };
+    let archived = if zstd {
+        let mut encoder = zstd::Encoder::new(out, 0).context("compressing")?;
+        let archived = archive::export(store, &mut inside, &mut encoder, &mut progress);
+        archived.and_then(|archived| {
+            let flushed = encoder.finish().and_then(|mut out: _| out.flush());
+            flushed.map_err(wasmfs_store::Error::Output).map(|()| archived)
+        })
+    } else {
+        archive::export(store, &mut inside, io::BufWriter::new(out), &mut progress)
+    };
+    bar.finish_and_clear();
+    match (archived, failed) {
+        (Ok(archived), _) => Ok(archived),
+        (Err(_), Some(cause)) => Err(cause),
+        (Err(e), None) => Err(e.into()),
+    }
+}
