@@ -213,7 +213,8 @@ fn modes(dir: &Path) -> Result<Vec<(PathBuf, u32)>> {
 /// Everything of the store in `dir` that others than its owner could get at, with the mode it should have.
 pub(crate) fn too_open(dir: &Path) -> Result<Vec<(PathBuf, u32)>> {
     // The way there may be a link.
-    let dir = &dir.canonicalize().at("reading", dir)?;
+    let dir = dir.canonicalize().at("reading", dir)?;
+    let dir = dir.as_path();
     let owner = fs::metadata(dir).at("reading", dir)?.uid();
     let mut found = Vec::new();
     for (path, most) in modes(dir)? {
