@@ -184,7 +184,7 @@ fn store_hint(error: &StoreError) -> Option<String> {
             format!("`wasmfs log {key}` shows it; publish its .wasm file instead, which keeps it")
         }
         StoreError::NotAnArchive(_) => {
-            "`wasmfs export` makes one; what is in the store already stays".into()
+            "`wasmfs export` makes one, whole; a single artifact is for `wasmfs publish`".into()
         }
         StoreError::NotEmpty(_) => "give the command again: it adds what is missing".into(),
         StoreError::Output(source) => io_hint(None, source),

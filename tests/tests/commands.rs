@@ -307,7 +307,7 @@ fn the_control_socket_speaks_http_to_its_owner_only() {
         };
         let answer = get("/v1/version?key=a+key%2F%C3%BC%26%3F");
         assert!(
-            answer.starts_with("HTTP/1.1 200") && answer.contains("wasmfs-protocol: 3"),
+            answer.starts_with("HTTP/1.1 200") && answer.contains("wasmfs-protocol: 4"),
             "{answer}"
         );
         assert!(get("/v1/version?key=none").starts_with("HTTP/1.1 400"));
