@@ -9,15 +9,15 @@ use anyhow::{Context as _, Result};
 use serde::de::DeserializeOwned;
 use wasmfs_fs::collect::{self, Collection, Kept, Tidied};
 use wasmfs_store::{
-    EngineInfo, Error as StoreError, Key, KeyInfo, Policy, Publish, Sha, Source, Staged,
-    StagedSource, Store, VersionInfo,
+    EngineInfo, Error as StoreError, Key, KeyInfo, Publish, Sha, Source, Staged, StagedSource,
+    Store, VersionInfo,
 };
 
 use crate::control::changes::{Change, Committed};
 use crate::control::client::{Client, was_lost};
 use crate::control::{
-    CollectRequest, MountStatus, Piece, PublishAnswer, PublishItem, PublishRequest, SourceItem,
-    Terms, piece, policy_of,
+    AskedPolicy, CollectRequest, MountStatus, Piece, PublishAnswer, PublishItem, PublishRequest,
+    SourceItem, Terms, piece,
 };
 use crate::failure::Failure;
 
@@ -251,7 +251,7 @@ impl Access {
         match self {
             Access::Direct(store) => {
                 let CollectRequest { policy, after, dry_run } = request;
-                let policy = policy_of(store, policy.clone());
+                let policy = policy.of(store)?;
                 Ok(collect::collect_unmounted(store, &policy, after.as_deref(), *dry_run)?)
             }
             Access::Server(client) => client.collect(request),
@@ -267,13 +267,10 @@ impl Access {
     }
 
     /// What keeps each version of a key.
-    pub fn fates(&self, key: &Key, policy: Option<&Policy>) -> Result<Vec<Kept>> {
-        let mut query = vec![("key", key.to_string())];
-        if let Some(policy) = policy {
-            query.push(("policy", serde_json::to_string(policy)?));
-        }
+    pub fn fates(&self, key: &Key, policy: AskedPolicy) -> Result<Vec<Kept>> {
+        let query = [("key", key.to_string()), ("policy", serde_json::to_string(&policy)?)];
         self.ask("/v1/fates", &query, |store| {
-            let fates = store.fates(key, &policy_of(store, policy.cloned()))?;
+            let fates = store.fates(key, &policy.of(store)?)?;
             Ok(fates.into_iter().map(|candidate| Kept { candidate, in_use: false }).collect())
         })
     }

@@ -126,6 +126,14 @@ pub fn print_failure(message: &str, hint: Option<&str>) {
     }
 }
 
+/// Whether there is no such key.
+pub fn is_no_key(error: &anyhow::Error) -> bool {
+    let direct = matches!(error.downcast_ref(), Some(StoreError::NoKey(_)));
+    // A server says it in the same words.
+    direct
+        || error.downcast_ref::<Failure>().is_some_and(|f| f.message.starts_with("there is no key"))
+}
+
 /// Whether the command line was wrong.
 pub fn is_usage(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Failure>().is_some_and(|failure| failure.usage)

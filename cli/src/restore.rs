@@ -10,14 +10,14 @@ use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use wasmfs_store::archive::{self, Archived};
-use wasmfs_store::{Error as StoreError, Key, Sha, Store, VersionInfo};
+use wasmfs_store::{Key, Sha, Store, VersionInfo};
 
 use crate::access::Access;
 use crate::batch::{self, Bytes, Input, SourceBytes};
 use crate::control::Terms;
 use crate::control::changes::{Alias, Pin, SetDefault};
 use crate::control::client::Client;
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::scratch::{Scratch, Section};
 
 /// What a batch takes, in bytes, and how many versions.
@@ -270,15 +270,9 @@ fn is_same(one: &VersionInfo, other: &VersionInfo) -> bool {
 fn ours(access: &Access, key: &Key) -> Result<Vec<VersionInfo>> {
     match access.versions(key) {
         Ok(versions) => Ok(versions),
-        Err(e) if is_no_key(&e) => Ok(Vec::new()),
+        Err(e) if failure::is_no_key(&e) => Ok(Vec::new()),
         Err(e) => Err(e),
     }
-}
-
-fn is_no_key(error: &anyhow::Error) -> bool {
-    let direct = matches!(error.downcast_ref(), Some(StoreError::NoKey(_)));
-    direct
-        || error.downcast_ref::<Failure>().is_some_and(|f| f.message.starts_with("there is no key"))
 }
 
 /// A payload of a store, to be read.

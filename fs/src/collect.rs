@@ -1,11 +1,15 @@
 //! Collecting what nobody uses: who does, only the kernel knows.
 //!
-//! Names first, then the question. While a version is looked into, no lookup
-//! leads to it; then each mount's notifying thread, which comes after every
-//! lookup that was answered before (see [`crate::notify`]), drops its name and
-//! asks whether the kernel still has its inode: open, mapped, or on the way.
+//! Names first, then the question. From some moment on, whoever looks for a
+//! version by its own name is noted. Then each mount's notifying thread, which
+//! comes after every lookup that was answered before that moment (see
+//! [`crate::notify`]), drops the name and asks whether the kernel still has the
+//! inode: open, mapped, or on the way. If not, and if nobody has looked for it
+//! meanwhile, it is doomed: from then on it isn't found. Another name leads to
+//! it only after a commit of its key, and then it is not given up.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -32,6 +36,9 @@ pub struct Collection {
     pub versions: Vec<Candidate>,
     /// What the store would give up, but somebody has open or mapped.
     pub in_use: Vec<Candidate>,
+    /// Whether the kernel could not be asked, so that nothing was given up: a lookup in a mount
+    /// is not answered.
+    pub unanswered: bool,
     /// The key to go on after; nothing at the end.
     pub next: Option<String>,
 }
@@ -70,7 +77,8 @@ pub fn collect_unmounted(
         true => store.would_collect(&candidates)?,
         false => store.collect(&candidates, seen)?.0,
     };
-    Ok(Collection { collected, versions: candidates, in_use: Vec::new(), next })
+    let in_use = Vec::new();
+    Ok(Collection { collected, versions: candidates, in_use, unanswered: false, next })
 }
 
 /// Removes what no version has, and compacts what is due, in a store that is not mounted.
@@ -89,6 +97,8 @@ pub(crate) struct Probe {
     pub(crate) inodes: Vec<u64>,
     /// Those that it knows.
     pub(crate) known: Mutex<HashSet<u64>>,
+    /// Nobody waits for the answer any more.
+    pub(crate) void: AtomicBool,
 }
 
 impl Mounts {
@@ -101,35 +111,26 @@ impl Mounts {
         dry_run: bool,
         among: Option<&HashSet<u64>>,
     ) -> wasmfs_store::Result<Collection> {
-        self.collect_noting(policy, after, dry_run, among, &mut HashSet::new())
-    }
-
-    fn collect_noting(
-        &self,
-        policy: &Policy,
-        after: Option<&str>,
-        dry_run: bool,
-        among: Option<&HashSet<u64>>,
-        unused: &mut HashSet<u64>,
-    ) -> wasmfs_store::Result<Collection> {
         let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
         let Portion { mut candidates, seen, next } = self.store().collectable(policy, after)?;
         candidates.retain(|candidate| among.is_none_or(|among| among.contains(&candidate.inode)));
         if candidates.is_empty() {
             return Ok(Collection { next, ..Collection::default() });
         }
-        let hidden = candidates.iter().map(|candidate| candidate.inode).collect();
-        let _hidden = self.filesystem().hide(hidden);
-        let known = self.ask_kernel(&candidates)?;
-        let (in_use, free): (Vec<_>, Vec<_>) = candidates
-            .into_iter()
-            .partition(|c| known.as_ref().is_none_or(|k| k.contains(&c.inode)));
-        unused.extend(free.iter().map(|candidate| candidate.inode));
+        // What made these candidates is told before they are asked for.
+        self.wait_for_news();
+        let watch = self.filesystem().watch(candidates.iter().map(|candidate| candidate.inode));
+        let Some(known) = self.ask_kernel(&candidates)? else {
+            return Ok(Collection { unanswered: true, ..Collection::default() });
+        };
+        let (in_use, free): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|candidate| {
+            known.contains(&candidate.inode) || !dry_run && !watch.doom(candidate.inode)
+        });
         let collected = match dry_run {
             true => self.store().would_collect(&free)?,
             false => self.commit(|store| store.collect(&free, seen))?.0,
         };
-        Ok(Collection { collected, versions: free, in_use, next })
+        Ok(Collection { collected, versions: free, in_use, unanswered: false, next })
     }
 
     /// What becomes of each version of a key, oldest first.
@@ -137,7 +138,7 @@ impl Mounts {
         let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
         let fates = self.store().fates(key, policy)?;
         let free: Vec<_> = fates.iter().filter(|c| c.fate == Fate::Free).cloned().collect();
-        let _hidden = self.filesystem().hide(free.iter().map(|c| c.inode).collect());
+        self.wait_for_news();
         let known = self.ask_kernel(&free)?;
         let in_use = |c: &Candidate| {
             c.fate == Fate::Free && known.as_ref().is_none_or(|known| known.contains(&c.inode))
@@ -153,12 +154,13 @@ impl Mounts {
             names.extend(directory.map(|directory| (directory, version.to_string())));
         }
         let inodes = candidates.iter().map(|candidate| candidate.inode).collect();
-        let probe = Arc::new(Probe { names, inodes, known: Mutex::default() });
+        let probe = Arc::new(Probe { names, inodes, ..Probe::default() });
         let deadline = Instant::now() + PATIENCE;
         let mounts = self.all();
         let tellings: Vec<_> =
             mounts.iter().map(|mount| mount.tell(News::Probe(probe.clone()), None)).collect();
         if !tellings.iter().all(|telling| telling.wait(deadline)) {
+            probe.void.store(true, Ordering::Relaxed);
             log::warn!("nothing is collected: a lookup in the mount is not answered");
             return Ok(None);
         }
@@ -198,8 +200,7 @@ fn carry_out(mounts: &Weak<Mounts>, policy: &Policy) {
     let mut last_run: Option<Instant> = None;
     loop {
         std::thread::sleep(QUIET);
-        let Some(mounts) = mounts.upgrade() else { return };
-        let now = mounts.activity();
+        let Some(now) = mounts.upgrade().map(|mounts| mounts.activity()) else { return };
         let quiet = activity.is_some_and(|before| now.is_near(before));
         activity = Some(now);
         if !quiet || last_run.is_some_and(|last| last.elapsed() < INTERVAL) {
@@ -216,36 +217,41 @@ fn carry_out(mounts: &Weak<Mounts>, policy: &Policy) {
     }
 }
 
-/// Gives up what is unused now and a minute later; nothing if there is nothing.
-fn look_twice(mounts: Arc<Mounts>, policy: &Policy) -> wasmfs_store::Result<Option<Collected>> {
+/// Gives up what is unused now and a minute later; nothing if there is nothing. Whoever ends the
+/// server need not wait for this longer than for one portion.
+fn look_twice(mounts: &Weak<Mounts>, policy: &Policy) -> wasmfs_store::Result<Option<Collected>> {
     let mut unused = HashSet::new();
-    let mut after = None;
-    loop {
-        let looked = mounts.collect_noting(policy, after.as_deref(), true, None, &mut unused)?;
-        after = looked.next;
-        if after.is_none() {
-            break;
-        }
-    }
+    each_portion(mounts, policy, true, None, |looked| {
+        unused.extend(looked.versions.iter().map(|version| version.inode));
+    })?;
     if unused.is_empty() {
         return Ok(None);
     }
-    // Whoever ends the server need not wait for this.
-    let waiting = Arc::downgrade(&mounts);
-    drop(mounts);
     std::thread::sleep(QUIET);
-    let Some(mounts) = waiting.upgrade() else { return Ok(None) };
     let mut total = Collected::default();
-    loop {
-        let done = mounts.collect(policy, after.as_deref(), false, Some(&unused))?;
-        total.add(&done.collected);
-        after = done.next;
+    each_portion(mounts, policy, false, Some(&unused), |done| total.add(&done.collected))?;
+    let Some(mounts) = mounts.upgrade() else { return Ok(None) };
+    total.add(&mounts.tidy()?.orphans);
+    Ok(Some(total))
+}
+
+fn each_portion(
+    mounts: &Weak<Mounts>,
+    policy: &Policy,
+    dry_run: bool,
+    among: Option<&HashSet<u64>>,
+    mut each: impl FnMut(&Collection),
+) -> wasmfs_store::Result<()> {
+    let mut after: Option<String> = None;
+    while let Some(mounts) = mounts.upgrade() {
+        let portion = mounts.collect(policy, after.as_deref(), dry_run, among)?;
+        each(&portion);
+        after = portion.next;
         if after.is_none() {
             break;
         }
     }
-    total.add(&mounts.tidy()?.orphans);
-    Ok(Some(total))
+    Ok(())
 }
 
 /// How much has happened.

@@ -12,7 +12,7 @@ pub enum Error {
     /// No such name, or no such inode.
     #[error("no such name")]
     NotFound,
-    /// A version that may be given up at any moment: not found, but not for good either.
+    /// A version that is being given up: not found, but not yet for good either.
     #[error("it is just being collected")]
     Hidden,
     /// A file where a directory was expected.

@@ -1,7 +1,8 @@
 //! The filesystem over a store. It needs no kernel: names and inode numbers
 //! go in, attributes and bytes come out.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -51,16 +52,33 @@ pub struct Entry {
 /// The filesystem. Every method can be called from any thread.
 pub struct Filesystem {
     store: Arc<Store>,
-    /// Versions that no name of their own leads to, while it is found out whether they are in use.
-    hidden: RwLock<HashSet<u64>>,
+    /// Versions of which it is just found out whether they are in use.
+    watched: RwLock<HashMap<u64, AtomicU8>>,
 }
 
-/// While it lives, no name of their own leads to some versions.
-pub struct Hidden<'a>(&'a Filesystem);
+/// Nobody has looked for it.
+const UNCLAIMED: u8 = 0;
+/// Somebody has looked for it, and been answered.
+const CLAIMED: u8 = 1;
+/// It is being given up: no name of its own leads to it.
+const DOOMED: u8 = 2;
 
-impl Drop for Hidden<'_> {
+/// While it lives, lookups of some versions are noted.
+pub struct Watch<'a>(&'a Filesystem);
+
+impl Watch<'_> {
+    /// Dooms a version, unless somebody has looked for it since the watch began: then false.
+    pub fn doom(&self, inode: u64) -> bool {
+        let watched = self.0.watched.read().unwrap_or_else(PoisonError::into_inner);
+        watched.get(&inode).is_some_and(|state| {
+            state.compare_exchange(UNCLAIMED, DOOMED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        })
+    }
+}
+
+impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        self.0.hidden.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.watched.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -82,18 +100,25 @@ const AFTER_DOT_DOT: u64 = RESERVED_INODE;
 impl Filesystem {
     /// A filesystem over `store`.
     pub fn new(store: Arc<Store>) -> Filesystem {
-        Filesystem { store, hidden: RwLock::default() }
+        Filesystem { store, watched: RwLock::default() }
     }
 
-    /// Has no name of their own lead to these versions; one collection at a time. That they can't be found
-    /// is nothing for the kernel to remember.
-    pub fn hide(&self, inodes: HashSet<u64>) -> Hidden<'_> {
-        *self.hidden.write().unwrap_or_else(PoisonError::into_inner) = inodes;
-        Hidden(self)
+    /// Notes from now on who looks for these versions by a name of their own; for one collection
+    /// at a time. One that is doomed isn't found, which is nothing for the kernel to remember.
+    pub fn watch(&self, inodes: impl Iterator<Item = u64>) -> Watch<'_> {
+        let watched = inodes.map(|inode| (inode, AtomicU8::new(UNCLAIMED))).collect();
+        *self.watched.write().unwrap_or_else(PoisonError::into_inner) = watched;
+        Watch(self)
     }
 
-    fn is_hidden(&self, inode: u64) -> bool {
-        self.hidden.read().unwrap_or_else(PoisonError::into_inner).contains(&inode)
+    /// Whether a version is not to be found; if it is, whoever watches it knows from now on.
+    fn is_doomed(&self, inode: u64) -> bool {
+        let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
+        watched.get(&inode).is_some_and(|state| {
+            let claim =
+                state.compare_exchange(UNCLAIMED, CLAIMED, Ordering::SeqCst, Ordering::SeqCst);
+            claim == Err(DOOMED)
+        })
     }
 
     fn node(&self, inode: u64) -> Result<Node> {
@@ -131,7 +156,7 @@ impl Filesystem {
             Node::Directory { view, path, .. } => {
                 let inode = self.store.child(view, &path, name)?.ok_or(Error::NotFound)?.0;
                 // Another name leads to it only after a commit, and then it is not given up.
-                if view == View::Versions && self.is_hidden(inode) {
+                if view == View::Versions && self.is_doomed(inode) {
                     return Err(Error::Hidden);
                 }
                 inode

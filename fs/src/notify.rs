@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -141,6 +142,9 @@ fn tell_untold(notifier: &Notifier, connection: &Connection, untold: &Untold) {
 }
 
 fn probe(notifier: &Notifier, connection: &Connection, asked: &Probe) {
+    if asked.void.load(Ordering::Relaxed) {
+        return;
+    }
     for (directory, name) in &asked.names {
         drop_entry(notifier, *directory, name);
     }

@@ -31,6 +31,11 @@ pub struct Mounts {
     mounts: Mutex<Vec<Arc<Mount>>>,
     /// One collection at a time.
     pub(crate) collecting: Mutex<()>,
+    /// Held from before a commit until its news are in every queue: so whoever takes it after he
+    /// saw a commit comes after that commit's news.
+    telling: Mutex<()>,
+    /// Commits that failed half-way, and of which it is not known yet what they changed.
+    owed: Mutex<Vec<(u64, Arc<Ticket>)>>,
 }
 
 /// One mount.
@@ -63,7 +68,8 @@ impl Mounts {
         let in_hand = Arc::new(InHand::new(journal, suspects));
         let ledger = Arc::new(Ledger::new(store.clone(), in_hand.clone()));
         let (mounts, collecting) = (Mutex::default(), Mutex::default());
-        Mounts { store, filesystem, in_hand, ledger, mounts, collecting }
+        let (telling, owed) = (Mutex::default(), Mutex::default());
+        Mounts { store, filesystem, in_hand, ledger, mounts, collecting, telling, owed }
     }
 
     /// The store they all show.
@@ -177,19 +183,51 @@ impl Mounts {
         &self,
         commit: impl FnOnce(&Store) -> wasmfs_store::Result<(T, Changes)>,
     ) -> wasmfs_store::Result<(T, bool)> {
+        let telling = self.telling.lock().unwrap_or_else(|e| e.into_inner());
+        self.pay_owed();
         let before = self.store.last_change();
         let ticket = self.ledger.begin(before);
-        let (result, changes) = commit(&self.store).inspect_err(|_| {
-            // If it is in the history all the same, it is for the next worker to tell.
-            if self.store.last_change() != before {
-                std::mem::forget(ticket.clone());
+        let committed = commit(&self.store);
+        let news = match &committed {
+            Ok((_, changes)) => News::Changes(changes.clone()),
+            Err(_) => {
+                // It may be in the history all the same.
+                if self.store.last_change() != before {
+                    self.owed.lock().unwrap_or_else(|e| e.into_inner()).push((before, ticket));
+                    self.pay_owed();
+                }
+                return committed.map(|(result, _)| (result, false));
             }
-        })?;
+        };
         let deadline = Instant::now() + PATIENCE;
-        let news = News::Changes(changes);
         let tellings: Vec<_> =
             self.all().iter().map(|mount| mount.tell(news.clone(), Some(&ticket))).collect();
-        Ok((result, tellings.iter().all(|telling| telling.wait(deadline))))
+        drop((telling, ticket));
+        let told = tellings.iter().all(|telling| telling.wait(deadline));
+        committed.map(|(result, _)| (result, told))
+    }
+
+    /// Waits until the news of every commit that can be seen in the store are in every queue.
+    pub(crate) fn wait_for_news(&self) {
+        drop(self.telling.lock().unwrap_or_else(|e| e.into_inner()));
+    }
+
+    /// Tells of what failed commits may have changed, as soon as that can be found out.
+    fn pay_owed(&self) {
+        let mut owed = self.owed.lock().unwrap_or_else(|e| e.into_inner());
+        owed.retain(|(before, ticket)| match self.store.untold_since(*before) {
+            Ok(untold) => {
+                let untold = Arc::new(untold);
+                for mount in self.all() {
+                    mount.tell(News::Untold(untold.clone()), Some(ticket));
+                }
+                false
+            }
+            Err(e) => {
+                log::error!("what a commit changed can't be told yet: {}", chain(&e));
+                true
+            }
+        });
     }
 
     /// Tells every kernel cache of what earlier workers committed and may not

@@ -109,10 +109,13 @@ impl Worker {
             .spawn(move || listening.listen(door.as_ref()))
             .map_err(Error::Session)?;
         worker.mounts.catch_up()?;
-        if let Some(policy) = worker.mounts.store().settings().collect.clone()
-            && let Err(e) = worker.mounts.start_policy(policy)
-        {
-            log::error!("nothing is collected by itself: {e}");
+        let policy = worker.mounts.store().settings().policy().map_err(Error::from);
+        let started = policy.and_then(|policy| match policy {
+            Some(policy) => worker.mounts.start_policy(policy).map_err(Error::Session),
+            None => Ok(()),
+        });
+        if let Err(e) = started {
+            log::error!("nothing is collected by itself: {}", crate::filesystem::chain(&e));
         }
         worker.say(&Message::Ready, &[]);
         Ok(worker)

@@ -25,6 +25,7 @@ const PORTION: (usize, usize) = (10_000, 256);
 
 /// What collection leaves alone, though nobody uses it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Policy {
     /// How many versions of each key and engine stay, the newest included; at least 1.
     #[serde(default = "one")]
@@ -381,7 +382,10 @@ fn fates(records: &impl Records, key: &str, policy: &Policy, now: u64) -> Result
         if record.removed.is_none() {
             *live += 1;
         }
-        *superseded = record.published;
+        // One that was taken away again while it was the newest left the others where they were.
+        if record.removed.is_none_or(|removed| removed >= *superseded) {
+            *superseded = record.published;
+        }
         candidates.push(Candidate {
             key: Key::new(record.key)?,
             version: record.version,

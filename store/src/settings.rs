@@ -57,7 +57,19 @@ pub struct Settings {
     pub inline_limit: InlineLimit,
     /// What is collected by itself while the store is mounted and nothing happens; by default nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub collect: Option<Policy>,
+    pub collect: Option<serde_json::Value>,
+}
+
+impl Settings {
+    /// What is collected by itself. A policy that can't be read keeps nobody from being served,
+    /// but is none to collect by.
+    pub fn policy(&self) -> Result<Option<Policy>> {
+        let Some(collect) = &self.collect else { return Ok(None) };
+        serde_json::from_value(collect.clone()).map(Some).map_err(|source| Error::Settings {
+            path: "\"collect\" in settings.json".into(),
+            source,
+        })
+    }
 }
 
 fn default_inline_limit() -> InlineLimit {

@@ -1,3 +1,4 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -5,12 +6,13 @@ use anyhow::Result;
 use serde::Serialize;
 use wasmfs_fs::collect::{Collection, Kept, Tidied};
 use wasmfs_fs::{Holder, holders};
-use wasmfs_store::{Candidate, Collected, Fate, Key, Policy, Sha};
+use wasmfs_store::{Candidate, Collected, Fate, Key, Sha};
 
-use super::{KeyVersion, Outcome};
+use super::{KeyVersion, Outcome, has_key};
 use crate::access::Access;
 use crate::control::changes::VersionOf;
-use crate::control::{CollectRequest, MountStatus};
+use crate::control::{AskedPolicy, CollectRequest, MountStatus};
+use crate::failure::Failure;
 use crate::output;
 
 /// Give up versions that nobody needs, and free their space
@@ -43,20 +45,15 @@ struct Report {
     collected: Collected,
     versions: Vec<Candidate>,
     in_use: Vec<Candidate>,
+    unanswered: bool,
     tidied: Tidied,
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let policy = match (args.keep, args.older_than) {
-        (None, None) => None,
-        (keep, older_than) => Some(Policy {
-            keep: keep.unwrap_or(1),
-            older_than: older_than.unwrap_or(Duration::ZERO),
-        }),
-    };
+    let policy = AskedPolicy { keep: args.keep, older_than: args.older_than };
     let access = Access::open(store)?;
     if let Some(what) = &args.why {
-        return why(&access, what, policy.as_ref(), args.json);
+        return why(&access, what, policy, args.json);
     }
     let mut request = CollectRequest { policy, after: None, dry_run: args.dry_run };
     let mut report = Report {
@@ -64,10 +61,13 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         collected: Collected::default(),
         versions: Vec::new(),
         in_use: Vec::new(),
+        unanswered: false,
         tidied: Tidied::default(),
     };
     loop {
-        let Collection { collected, versions, in_use, next } = access.collect(&request)?;
+        let Collection { collected, versions, in_use, unanswered, next } =
+            access.collect(&request)?;
+        report.unanswered |= unanswered;
         report.collected.add(&collected);
         report.versions.extend(versions);
         report.in_use.extend(in_use);
@@ -76,20 +76,32 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             break;
         }
     }
-    if !args.dry_run {
-        report.tidied = access.tidy()?;
+    let mut tidied = Ok(Tidied::default());
+    if !args.dry_run && !report.unanswered {
+        tidied = access.tidy();
     }
-    access.close()?;
+    if let Ok(tidied) = &tidied {
+        report.tidied = tidied.clone();
+    }
     if args.json {
         output::json(&report)?;
     } else {
         print(&report)?;
     }
+    tidied?;
+    access.close()?;
+    if report.unanswered {
+        return Err(Failure::new(
+            "a lookup in the mount is not answered, so that nobody knows what is in use",
+            "wait until it is, or `wasmfs status` and the log say why it isn't; then give the command again",
+        )
+        .into());
+    }
     Ok(Outcome::Done)
 }
 
 fn print(report: &Report) -> Result<()> {
-    let Report { dry_run, collected, versions, in_use, tidied } = report;
+    let Report { dry_run, collected, versions, in_use, tidied, .. } = report;
     if *dry_run {
         for Candidate { key, version, size, removed, .. } in versions {
             let how = if *removed { "removed" } else { "superseded" };
@@ -136,24 +148,39 @@ struct Process {
     how: &'static str,
 }
 
-fn why(access: &Access, what: &str, policy: Option<&Policy>, json: bool) -> Result<Outcome> {
+fn why(access: &Access, what: &str, policy: AskedPolicy, json: bool) -> Result<Outcome> {
     let mut versions = Vec::new();
-    let is_key = Key::new(what).is_ok_and(|key| access.versions(&key).is_ok());
+    let is_key = match Key::new(what) {
+        Ok(key) => has_key(access, &key)?,
+        Err(_) => false,
+    };
     match what.parse::<Sha>() {
         Ok(sha256) if !is_key => {
+            let mut users: BTreeMap<Key, BTreeSet<u64>> = BTreeMap::new();
             for (key, version) in access.users(&sha256)? {
-                versions.extend(of_key(access, VersionOf { key, version: Some(version) }, policy)?);
+                users.entry(key).or_default().insert(version);
+            }
+            for (key, wanted) in users {
+                let kept = access.fates(&key, policy)?.into_iter();
+                versions.extend(kept.filter(|kept| wanted.contains(&kept.candidate.version)));
             }
         }
         _ => {
-            let of = what.parse::<KeyVersion>()?.resolve(access);
+            let of = what.parse::<KeyVersion>().map_err(|e| {
+                Failure::usage(e.to_string(), "name a key of `wasmfs ls`, or a sha256")
+            })?;
+            let of = of.resolve(access)?;
             versions = of_key(access, of, policy)?;
         }
     }
     let mounts = access.mounts()?;
     let found: Vec<_> = versions
         .into_iter()
-        .map(|kept| Why { used_by: users(&mounts, kept.candidate.inode), kept })
+        .map(|kept| {
+            // Only what nothing else keeps is kept by whoever uses it.
+            let asked = if kept.in_use { &mounts[..] } else { &[] };
+            Why { used_by: users(asked, kept.candidate.inode), kept }
+        })
         .collect();
     if json {
         output::json(&found)?;
@@ -182,7 +209,7 @@ fn why(access: &Access, what: &str, policy: Option<&Policy>, json: bool) -> Resu
     Ok(Outcome::Done)
 }
 
-fn of_key(access: &Access, of: VersionOf, policy: Option<&Policy>) -> Result<Vec<Kept>> {
+fn of_key(access: &Access, of: VersionOf, policy: AskedPolicy) -> Result<Vec<Kept>> {
     let mut kept = access.fates(&of.key, policy)?;
     if let Some(version) = of.version {
         kept.retain(|kept| kept.candidate.version == version);

@@ -151,19 +151,28 @@ impl FromStr for KeyVersion {
 
 impl KeyVersion {
     /// The key and the version that are meant.
-    fn resolve(self, access: &Access) -> VersionOf {
-        match self.split {
-            Some((key, version)) if access.versions(&self.whole).is_err() => {
+    fn resolve(self, access: &Access) -> Result<VersionOf> {
+        Ok(match self.split {
+            Some((key, version)) if !has_key(access, &self.whole)? => {
                 VersionOf { key, version: Some(version) }
             }
             _ => VersionOf { key: self.whole, version: None },
-        }
+        })
     }
 }
 
 impl fmt::Display for KeyVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.whole.fmt(f)
+    }
+}
+
+/// Whether there is, or was, such a key.
+fn has_key(access: &Access, key: &Key) -> Result<bool> {
+    match access.versions(key) {
+        Ok(_) => Ok(true),
+        Err(e) if crate::failure::is_no_key(&e) => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

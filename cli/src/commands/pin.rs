@@ -42,7 +42,7 @@ pub fn unpin(store: &Path, args: UnpinArgs) -> Result<Outcome> {
 
 fn run(store: &Path, args: Of, pinned: bool) -> Result<Outcome> {
     let access = Access::open(store)?;
-    let VersionOf { key, version } = args.of.resolve(&access);
+    let VersionOf { key, version } = args.of.resolve(&access)?;
     let version = match version {
         Some(version) => version,
         None => access.version(&key, None)?.version,

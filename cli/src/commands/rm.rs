@@ -22,7 +22,7 @@ pub struct Args {
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let access = Access::open(store)?;
-    let answer = access.change(Remove(args.of.clone().resolve(&access)))?;
+    let answer = access.change(Remove(args.of.clone().resolve(&access)?))?;
     access.close()?;
     if args.json {
         output::json(&answer)?;

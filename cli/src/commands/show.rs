@@ -18,7 +18,7 @@ pub struct Args {
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let access = Access::open(store)?;
-    let of = args.of.resolve(&access);
+    let of = args.of.resolve(&access)?;
     let v = access.version(&of.key, of.version)?;
     if args.json {
         output::json(&v)?;

@@ -117,7 +117,8 @@ impl Change for Pin {
     type Outcome = Pinned;
 
     fn is_repeatable(&self) -> bool {
-        true
+        // Of one that is not pinned, it would be said that it wasn't.
+        self.pinned
     }
 
     fn apply(&self, store: &Store) -> Result<(Pinned, Changes)> {

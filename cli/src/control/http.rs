@@ -13,8 +13,9 @@ use hyper::{Request, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use wasmfs_store::{Key, Policy, Sha};
+use wasmfs_store::{Key, Sha};
 
+use super::AskedPolicy;
 use crate::failure::Failure;
 
 /// The largest JSON request, in bytes: a batch of some 100,000 keys.
@@ -62,10 +63,10 @@ impl Query {
     }
 
     /// The policy that is asked for, in JSON.
-    pub(super) fn policy(&self) -> Result<Option<Policy>> {
-        let Some(text) = self.text("policy") else { return Ok(None) };
+    pub(super) fn policy(&self) -> Result<AskedPolicy> {
+        let Some(text) = self.text("policy") else { return Ok(AskedPolicy::default()) };
         let wrong = |e| Failure::usage(format!("that is no policy: {e}"), "see ARCHITECTURE.md");
-        Ok(Some(serde_json::from_str(&text).map_err(wrong)?))
+        Ok(serde_json::from_str(&text).map_err(wrong)?)
     }
 
     pub(super) fn text(&self, name: &str) -> Option<String> {

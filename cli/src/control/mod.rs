@@ -37,6 +37,7 @@ pub mod server;
 pub mod status;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -212,17 +213,35 @@ impl RecordsPage {
 /// What to collect.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CollectRequest {
-    /// What to leave alone; by default the store's own policy.
-    pub policy: Option<Policy>,
+    /// What to leave alone.
+    pub policy: AskedPolicy,
     /// The key to go on after.
     pub after: Option<String>,
     /// Whether only to say what would be collected.
     pub dry_run: bool,
 }
 
-/// The policy that is meant: the store's own, if none is given.
-pub fn policy_of(store: &Store, given: Option<Policy>) -> Policy {
-    given.or_else(|| store.settings().collect.clone()).unwrap_or_default()
+/// What the user says of a policy; the rest is the store's own.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskedPolicy {
+    /// How many versions stay.
+    #[serde(default)]
+    pub keep: Option<u64>,
+    /// How long versions stay.
+    #[serde(default)]
+    pub older_than: Option<Duration>,
+}
+
+impl AskedPolicy {
+    /// The policy that is meant for a store.
+    pub fn of(self, store: &Store) -> wasmfs_store::Result<Policy> {
+        let own = store.settings().policy()?.unwrap_or_default();
+        Ok(Policy {
+            keep: self.keep.unwrap_or(own.keep).max(1),
+            older_than: self.older_than.unwrap_or(own.older_than),
+        })
+    }
 }
 
 impl Piece {

@@ -26,7 +26,7 @@ use super::http::{Answer, Query, blocking, json, read, stream};
 use super::status::status;
 use super::{
     CollectRequest, MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem,
-    PublishRequest, RecordsPage, ReloadAnswer, SourceItem, Upload, piece, policy_of,
+    PublishRequest, RecordsPage, ReloadAnswer, SourceItem, Upload, piece,
 };
 use crate::failure::Failure;
 
@@ -206,7 +206,7 @@ impl Connection {
                 let (key, policy) = (query.key()?, query.policy()?);
                 blocking(move || {
                     let mounts = self.server.mounts();
-                    json(&mounts.fates(&key, &policy_of(mounts.store(), policy))?)
+                    json(&mounts.fates(&key, &policy.of(mounts.store())?)?)
                 })
                 .await
             }
@@ -222,7 +222,7 @@ impl Connection {
                 let CollectRequest { policy, after, dry_run } = read(request).await?;
                 blocking(move || {
                     let mounts = self.server.mounts();
-                    let policy = policy_of(mounts.store(), policy);
+                    let policy = policy.of(mounts.store())?;
                     json(&mounts.collect(&policy, after.as_deref(), dry_run, None)?)
                 })
                 .await

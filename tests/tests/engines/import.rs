@@ -92,7 +92,10 @@ fn artifacts_become_keys_and_everything_else_is_left() {
         );
         assert!(env.fail(1, &["import", "absent"]).contains("can't be read"));
         let stderr = env.fail(1, &["import", "cache/empty"]);
-        assert!(stderr.contains("no whole archive") && stderr.contains("wasmfs publish"), "{stderr}");
+        assert!(
+            stderr.contains("no whole archive") && stderr.contains("wasmfs publish"),
+            "{stderr}"
+        );
 
         // Nor is the mount imported into itself.
         let report = env.json(&["import", env.path(".cache").to_str().unwrap()]);
