@@ -256,6 +256,9 @@ impl Mounts {
 /// not wait for anything.
 pub fn abort_on_panic(distrust: impl Fn() + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |panic| {
+        if wasmfs_store::panics_are_caught() {
+            return log::error!("{panic}");
+        }
         let backtrace = std::backtrace::Backtrace::force_capture().to_string();
         log::error!("{panic}\n{backtrace}");
         let in_sled = panic.location().is_some_and(|at| at.file().contains("/sled-"));

@@ -464,6 +464,7 @@ impl<'a> Run<'a> {
                 assert_eq!(self.store.inode(version.inode).unwrap(), None);
             }
         }
+        self.store.collect_orphans().unwrap();
         self.check_objects();
         changes
     }

@@ -5,7 +5,7 @@
 //! policy. Whether somebody has a version open or mapped only the kernel knows;
 //! whoever serves mounts asks it before [`Store::collect`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::catalogue::records::*;
 use crate::catalogue::{Changes, Records, be_u64, for_each_under};
 use crate::error::{Error, IoContext, Result};
-use crate::history::{Change, CollectedVersion, Entry};
+use crate::history::{Change, CollectedVersion, Entry, History};
 use crate::key::Key;
 use crate::payload::sha_of_key;
 use crate::sha::Sha;
-use crate::store::{Store, now};
+use crate::store::{HISTORY, Planned, Store, now};
 
 /// Keys looked at for one [`Portion`], and versions in it, at most.
 const PORTION: (usize, usize) = (10_000, 256);
@@ -165,11 +165,14 @@ impl Store {
             return Err(Error::NoPayload(*sha256));
         }
         let users = users(&*catalogue, sha256)?;
-        let version = |inode| {
-            let version = catalogue.version_at(inode)?;
-            Ok((Key::new(version.key)?, version.version))
-        };
-        users.into_iter().map(version).collect()
+        let mut versions = Vec::new();
+        for inode in users {
+            // It may be collected meanwhile.
+            if let Some(InodeRecord::Version(version)) = catalogue.inode(inode)? {
+                versions.push((Key::new(version.key)?, version.version));
+            }
+        }
+        Ok(versions)
     }
 
     /// Gives up those of `candidates`, found when change number `seen` was the last, to which
@@ -214,6 +217,7 @@ impl Store {
                     orphans.push(sha256);
                 }
             }
+            let (orphans, _) = self.unused(orphans)?;
             total.add(&self.give_up(&mut writer, planned, Vec::new(), orphans)?.0);
             drop(writer);
             match next {
@@ -221,31 +225,71 @@ impl Store {
                 None => break,
             }
         }
+        let mut found = Vec::new();
         self.payloads.each_object_directory(|directory| {
-            // With the right to write: whoever publishes puts an object in place first.
-            let (_writer, planned) = self.begin()?;
+            let catalogue = self.catalogue()?;
             for entry in fs::read_dir(directory).at("reading", directory)? {
-                let path = entry.at("reading", directory)?.path();
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let Ok(sha256) = name.parse::<Sha>() else { continue };
-                let known = planned.txn.payload(&sha256)?;
-                if known.is_none_or(|record| record.inline) {
-                    total.bytes += path.metadata().map_or(0, |file| file.len());
-                    total.payloads += 1;
-                    fs::remove_file(&path).at("removing", &path)?;
+                let name = entry.at("reading", directory)?.file_name();
+                let Ok(sha256) = name.to_string_lossy().parse::<Sha>() else { continue };
+                if catalogue.payload(&sha256)?.is_none_or(|record| record.inline) {
+                    found.push(sha256);
                 }
+            }
+            drop(catalogue);
+            if found.len() >= PORTION.0 {
+                total.add(&self.remove_objects(std::mem::take(&mut found))?);
             }
             Ok(())
         })?;
+        total.add(&self.remove_objects(found)?);
         Ok(total)
     }
 
-    /// Commits that versions and payloads are gone, then removes the bytes: a crash in between
-    /// leaves object files that the next collection finds.
+    /// Removes object files that no payload has.
+    fn remove_objects(&self, found: Vec<Sha>) -> Result<Collected> {
+        let mut removed = Collected::default();
+        if found.is_empty() {
+            return Ok(removed);
+        }
+        // With the right to write: whoever publishes puts an object in place first.
+        let (_writer, planned) = self.begin()?;
+        let (unused, given_up) = self.unused(found)?;
+        for sha256 in unused {
+            if planned.txn.payload(&sha256)?.is_none_or(|record| record.inline) {
+                let object = self.payloads.object(&sha256);
+                // What was given up was counted then.
+                if !given_up.contains(&sha256) {
+                    removed.bytes += fs::metadata(&object).map_or(0, |file| file.len());
+                    removed.payloads += 1;
+                }
+                self.payloads.remove_object(&sha256)?;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Checks that no version has these payloads by the history either, and says which were given
+    /// up. If one has, the catalogue has lost records, and is not trusted any more.
+    fn unused(&self, payloads: Vec<Sha>) -> Result<(Vec<Sha>, BTreeSet<Sha>)> {
+        if payloads.is_empty() {
+            return Ok((payloads, BTreeSet::new()));
+        }
+        let (used, given_up) =
+            History::used(&self.dir().join(HISTORY), payloads.iter().copied().collect())?;
+        if !used.is_empty() {
+            self.catalogue()?.note_damage();
+            let sha256 = used.iter().next().copied().unwrap_or_default();
+            return Err(Error::Inconsistent(format!("it has lost who needs payload {sha256}")));
+        }
+        Ok((payloads, given_up))
+    }
+
+    /// Commits that versions and payloads are gone. What bytes were in object files is removed by
+    /// [`Store::collect_orphans`], which asks the history first.
     fn give_up(
         &self,
-        writer: &mut crate::history::History,
-        mut planned: crate::store::Planned,
+        writer: &mut History,
+        mut planned: Planned,
         versions: Vec<CollectedVersion>,
         payloads: Vec<Sha>,
     ) -> Result<(Collected, Changes)> {
@@ -253,11 +297,8 @@ impl Store {
             return Ok((Collected::default(), Changes::default()));
         }
         let collected = collected(&planned.txn, &versions, &payloads)?;
-        let objects = payloads.clone();
         let changes = planned.add(writer, Change::Collect { versions, payloads })?;
         self.commit(writer, planned)?;
-        // Still with the right to write: nobody can have published the same bytes again.
-        objects.iter().try_for_each(|sha256| self.payloads.remove_object(sha256))?;
         Ok((collected, changes))
     }
 
@@ -362,7 +403,9 @@ fn fates(records: &impl Records, key: &str, policy: &Policy, now: u64) -> Result
     let mut found = Vec::new();
     for_each_under(records, &prefix, |_, inode| {
         let inode = be_u64(inode)?;
-        found.push((inode, records.version_at(inode)?));
+        if let Some(InodeRecord::Version(version)) = records.inode(inode)? {
+            found.push((inode, version));
+        }
         Ok(())
     })?;
     let patience = u64::try_from(policy.older_than.as_nanos()).unwrap_or(u64::MAX);

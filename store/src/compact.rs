@@ -11,11 +11,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::records::*;
-use crate::catalogue::{Catalogue, Records, be_u64, decode, for_each_under};
+use crate::catalogue::{
+    Catalogue, Records, be_u64, catch_up, decode, for_each_under, from_history,
+};
 use crate::error::{Error, IoContext, Result};
-use crate::history::{Change, Entry, NewDirectory, line_of};
+use crate::history::{Change, Entry, History, NewDirectory, line_of};
 use crate::payload::sha_of_key;
-use crate::store::Store;
+use crate::store::{HISTORY, Store};
 
 /// A history is compacted if that leaves less than this part of its lines.
 const WORTHWHILE: f64 = 0.5;
@@ -40,29 +42,59 @@ impl Store {
     /// Writes the history anew, as what its lines came to, if much of it is about what is gone,
     /// or if it is `wanted` anyway. Puts the new one in the old one's place atomically. Every kernel cache has to
     /// know of change number `told`, and nothing may have happened since; else nothing is done.
+    ///
+    /// What the lines come to is found out anew: should sled have lost records, they are not lost
+    /// to the history as well.
     pub fn compact(&self, told: u64, wanted: bool) -> Result<Option<Compacted>> {
+        let lines = self.writer().lines()?;
+        if !wanted && !is_worthwhile(&*self.catalogue()?, lines)? {
+            return Ok(None);
+        }
+        let place = tempfile::Builder::new().prefix("wasmfs-compact-").tempdir();
+        let place = place.at("making a directory in", &std::env::temp_dir())?;
+        let path = self.dir().join(HISTORY);
+        let truth = from_history(place.path(), &mut History::look(&path)?)?;
         let (mut writer, planned) = self.begin()?;
+        catch_up(&truth, &mut History::look(&path)?, 0)?;
+        let last = writer.end().1;
+        if last != told || truth.applied()?.seq != last {
+            return Ok(None);
+        }
+        let live = planned.txn.base().clone();
+        drop(planned);
+        self.put_snapshot(&mut writer, &truth, &live).map(Some)
+    }
+
+    /// Writes the history anew as what the catalogue has, which is trusted to have all of it.
+    pub(crate) fn write_history_anew(&self) -> Result<Compacted> {
+        let (mut writer, planned) = self.begin()?;
+        let live = planned.txn.base().clone();
+        drop(planned);
+        self.put_snapshot(&mut writer, &live, &live)
+    }
+
+    /// Puts a snapshot of `truth` in the history's place, and notes in the catalogue in use, `live`,
+    /// that it has all of it.
+    fn put_snapshot(
+        &self,
+        writer: &mut History,
+        truth: &Catalogue,
+        live: &Catalogue,
+    ) -> Result<Compacted> {
         let (before, last) = writer.end();
-        if last != told {
-            return Ok(None);
-        }
-        let catalogue = planned.txn.base();
-        if !wanted && !is_worthwhile(catalogue, writer.lines()?)? {
-            return Ok(None);
-        }
         let path = writer.successor();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
         let file = options.open(&path).at("making", &path)?;
-        let (len, seq) = write_snapshot(catalogue, &file, last).inspect_err(|_| {
+        let (len, seq) = write_snapshot(truth, &file, last).inspect_err(|_| {
             // Half a file has no use; if it stays, the next compaction starts it over.
             let _ = fs::remove_file(&path);
         })?;
-        let applied = Applied { seq, history_len: len, ..catalogue.applied()? };
+        let applied = Applied { seq, history_len: len, ..live.applied()? };
         writer.replace(file, len, seq)?;
         // Should this be lost, opening finds out: the snapshot stands for what was applied.
-        catalogue.note_applied(&applied)?;
-        Ok(Some(Compacted { before, after: len }))
+        live.note_applied(&applied)?;
+        Ok(Compacted { before, after: len })
     }
 }
 
@@ -81,7 +113,9 @@ impl Store {
         self.check_free_space(content.saturating_mul(2))?;
         crate::catalogue::copy(&catalogue, self.dir())?;
         drop(catalogue);
-        self.take_copy(&mut writer)?;
+        if !self.take_copy(&mut writer)? {
+            return Ok(None);
+        }
         let after = size_of(&self.dir().join("db"))?;
         Ok(Some(Compacted { before, after }))
     }

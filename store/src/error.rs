@@ -229,6 +229,11 @@ impl Error {
         self.disk_error().is_some_and(is_unwritable)
     }
 
+    /// Whether the disk refused to be written.
+    pub(crate) fn is_out_of_room(&self) -> bool {
+        self.disk_error().is_some_and(is_out_of_room)
+    }
+
     fn disk_error(&self) -> Option<&io::Error> {
         match self {
             Error::Io { source, .. } => Some(source),
@@ -241,12 +246,17 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Whether a disk refused to be written, and nothing that was written before is in doubt.
+pub(crate) fn is_out_of_room(error: &io::Error) -> bool {
+    is_full(error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem
+}
+
 /// Whether the disk can't be written: it is full, read-only, or fails.
 pub(crate) fn is_unwritable(error: &io::Error) -> bool {
     // sled hands errors on as text (sled 0.34.7, `impl Clone for Error`).
     let failing = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
         || error.to_string().contains("code: 5,");
-    failing || is_full(error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem
+    failing || is_out_of_room(error)
 }
 
 /// A disk that can't be written can be read all the same.

@@ -7,7 +7,7 @@
 //! before them (`after`): so a line that can't be read was never acknowledged
 //! unless a later line counts on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -584,6 +584,39 @@ impl History {
             line.clear();
         }
         Ok(())
+    }
+
+    /// Those of `payloads` that a version has, or was compiled from, at the end of the file at
+    /// `path`; and those that were given up.
+    pub(crate) fn used(
+        path: &Path,
+        payloads: BTreeSet<Sha>,
+    ) -> Result<(BTreeSet<Sha>, BTreeSet<Sha>)> {
+        let mut users: BTreeMap<(String, u64), BTreeSet<Sha>> = BTreeMap::new();
+        let mut add = |key: &str, version: u64, sha256: Option<Sha>| {
+            if let Some(sha256) = sha256.filter(|sha256| payloads.contains(sha256)) {
+                users.entry((key.to_owned(), version)).or_default().insert(sha256);
+            }
+        };
+        let (mut gone, mut given_up) = (Vec::new(), BTreeSet::new());
+        History::salvage(path, |entry| match entry.map(|entry| entry.change) {
+            Ok(Change::Publish { key, version, sha256, .. }) => add(&key, version, Some(sha256)),
+            Ok(Change::Origin { key, version, source, .. }) => add(&key, version, source),
+            Ok(Change::Version { key, version, sha256, source, .. }) => {
+                add(&key, version, Some(sha256));
+                add(&key, version, source);
+            }
+            // Version numbers are given once: whenever it was, it is gone.
+            Ok(Change::Collect { versions, payloads }) => {
+                gone.extend(versions.into_iter().map(|gone| (gone.key, gone.version)));
+                given_up.extend(payloads);
+            }
+            _ => {}
+        })?;
+        for version in gone {
+            users.remove(&version);
+        }
+        Ok((users.into_values().flatten().collect(), given_up))
     }
 
     /// The entries after number `seq`, newest first.

@@ -110,14 +110,25 @@ pub(crate) fn version_info(catalogue: &Catalogue, inode: u64) -> Result<VersionI
     })
 }
 
+/// The same, unless it was collected since it was found.
+fn if_there(catalogue: &Catalogue, inode: u64) -> Result<Option<VersionInfo>> {
+    match catalogue.inode(inode)? {
+        Some(_) => version_info(catalogue, inode).map(Some).or_else(|e| {
+            // In this very moment.
+            if catalogue.inode(inode)?.is_none() { Ok(None) } else { Err(e) }
+        }),
+        None => Ok(None),
+    }
+}
+
 impl Store {
     /// Every version of a key, oldest first, removed ones included.
     pub fn versions(&self, key: &Key) -> Result<Vec<VersionInfo>> {
         let catalogue = self.catalogue()?;
-        let versions = catalogue
-            .scan(&versions_prefix(key.as_str()))
-            .map(|entry| version_info(&catalogue, crate::catalogue::be_u64(&entry?.1)?))
-            .collect::<Result<Vec<_>>>()?;
+        let mut versions = Vec::new();
+        for entry in catalogue.scan(&versions_prefix(key.as_str())) {
+            versions.extend(if_there(&catalogue, crate::catalogue::be_u64(&entry?.1)?)?);
+        }
         if versions.is_empty() { Err(Error::NoKey(key.clone())) } else { Ok(versions) }
     }
 
@@ -145,7 +156,7 @@ impl Store {
                 break;
             }
             if let InodeRecord::Version(_) = crate::catalogue::decode(&value)? {
-                versions.push(version_info(&catalogue, crate::catalogue::be_u64(&key[1..])?)?);
+                versions.extend(if_there(&catalogue, crate::catalogue::be_u64(&key[1..])?)?);
             }
         }
         Ok(versions)
@@ -161,7 +172,8 @@ impl Store {
             let (name, inode) = entry?;
             let name = &name[base..];
             let name = name.get(..name.len().saturating_sub(10)).unwrap_or_default();
-            let info = version_info(&catalogue, crate::catalogue::be_u64(&inode)?)?;
+            let info = if_there(&catalogue, crate::catalogue::be_u64(&inode)?)?;
+            let Some(info) = info else { continue };
             if keys.last().is_none_or(|last| last.key.as_str().as_bytes() != name) {
                 let record: KeyRecord = catalogue
                     .record(&key_key(info.key.as_str()))?

@@ -38,7 +38,9 @@ mod store;
 pub mod tree;
 pub mod verify;
 
-pub use catalogue::{Changes, ENGINES_INODE, FIRST_FREE_INODE, ROOT_INODE, Untold, VERSIONS_INODE};
+pub use catalogue::{
+    Changes, ENGINES_INODE, FIRST_FREE_INODE, ROOT_INODE, Untold, VERSIONS_INODE, panics_are_caught,
+};
 pub use collect::{Candidate, Collected, Fate, Policy, Portion};
 pub use compact::Compacted;
 pub use engines::{EngineInfo, Moved};

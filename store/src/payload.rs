@@ -36,6 +36,19 @@ const SMALL: usize = 16 << 10;
 /// Memory that uploads may take together, in bytes; the rest wait in files.
 const SMALL_TOTAL: usize = 64 << 20;
 
+/// What WebAssembly in binary form says of itself.
+fn source_kind(mut bytes: impl Read) -> Result<ArtifactKind> {
+    let mut head = [0; 8];
+    if fill(&mut bytes, &mut head).map_err(Error::Input)? < head.len() {
+        return Err(Error::NotWasm);
+    }
+    match head {
+        [b'\0', b'a', b's', b'm', _, _, 0, _] => Ok(ArtifactKind::Module),
+        [b'\0', b'a', b's', b'm', ..] => Ok(ArtifactKind::Component),
+        _ => Err(Error::NotWasm),
+    }
+}
+
 /// sha256, size in bytes, kind, and the sha256 of each block, one after the other.
 pub(crate) type Described = (Sha, u64, ArtifactKind, Vec<u8>);
 
@@ -164,17 +177,7 @@ impl Payloads {
 
     /// Takes the WebAssembly in that an artifact was compiled from.
     pub(crate) fn stage_source(&self, from: impl Read) -> Result<StagedSource> {
-        let (upload, ()) = self.take_in(from, |mut bytes| {
-            let mut head = [0; 8];
-            if fill(&mut bytes, &mut head).map_err(Error::Input)? < head.len() {
-                return Err(Error::NotWasm);
-            }
-            match head {
-                [b'\0', b'a', b's', b'm', _, _, 0, _] => Ok((ArtifactKind::Module, ())),
-                [b'\0', b'a', b's', b'm', ..] => Ok((ArtifactKind::Component, ())),
-                _ => Err(Error::NotWasm),
-            }
-        })?;
+        let (upload, ()) = self.take_in(from, |mut bytes| Ok((source_kind(&mut bytes)?, ())))?;
         Ok(StagedSource { upload })
     }
 
@@ -295,7 +298,8 @@ impl Payloads {
             }
         }
         catalogue.flush()?;
-        sync_files(catalogue.path())
+        // After a failed fsync a second one proves nothing; sled would not write the same again.
+        sync_files(catalogue.path()).inspect_err(|_| catalogue.note_damage())
     }
 
     /// Reads up to `len` bytes at `offset` of a payload of `size` bytes. Every
@@ -345,10 +349,17 @@ impl Payloads {
         Ok(())
     }
 
-    /// What the bytes of an artifact are.
-    pub(crate) fn describe(mut from: impl Read + Seek) -> Result<(Described, Artifact)> {
-        let artifact = inspect(&mut from)?;
-        from.seek(SeekFrom::Start(0)).map_err(Error::Input)?;
+    /// What the bytes of an artifact are, or of a source.
+    pub(crate) fn describe(mut from: impl Read + Seek) -> Result<Described> {
+        let rewound = |from: &mut dyn ReadSeek| from.seek(SeekFrom::Start(0)).map_err(Error::Input);
+        let kind = match inspect(&mut from) {
+            Ok(artifact) => artifact.kind,
+            Err(_) => {
+                rewound(&mut from)?;
+                source_kind(&mut from)?
+            }
+        };
+        rewound(&mut from)?;
         let (mut whole, mut blocks, mut size) = (Sha256::new(), Vec::new(), 0);
         let mut block = vec![0; BLOCK as usize];
         loop {
@@ -360,7 +371,7 @@ impl Payloads {
             blocks.extend_from_slice(&Sha256::digest(&block[..filled]));
             size += filled as u64;
         }
-        Ok(((Sha(whole.finalize().into()), size, artifact.kind, blocks), artifact))
+        Ok((Sha(whole.finalize().into()), size, kind, blocks))
     }
 
     /// Checks an object file, by hashes of `truth`; what is read isn't kept in memory.

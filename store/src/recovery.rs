@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::catalogue::{self, Catalogue, quietly};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::history::History;
 use crate::publish::DISK_MARGIN;
 use crate::settings::{State, boot_id, read_state, write_json};
@@ -106,36 +106,59 @@ impl Store {
     /// Has a history that can be written and a catalogue that holds all of it, or says why
     /// that can't be had.
     pub(crate) fn recover(&self, writer: &mut History) -> Result<()> {
-        writer.heal()?;
+        // Whoever reads needs no history that can be written.
+        let healed = writer.heal();
         // No copy of it may be left here while it is replaced.
         let state =
             self.catalogue.current().map(|c| (c.is_sound() && !c.is_elsewhere(), c.is_long()));
-        match state {
+        let recovered = match state {
             Some((true, false)) => {
                 make_reserve(self.dir());
                 Ok(())
             }
-            // If somebody reads all the time, another time will do.
-            Some((true, true)) => self.reopen(writer).or_else(|_| self.catalogue().map(drop)),
-            _ => self.reopen(writer),
-        }
+            Some((true, true)) => self.renew(writer),
+            _ => {
+                if self.catalogue.current().is_some_and(|c| c.is_sound()) {
+                    // A copy in memory serves, and is not to be lost in the attempt.
+                    check_writable(self.dir())?;
+                }
+                self.reopen(writer)
+            }
+        };
+        healed.and(recovered)
     }
 
-    /// Has the catalogue that [`catalogue::copy`] made take the place of this one.
-    pub(crate) fn take_copy(&self, writer: &mut History) -> Result<()> {
-        self.replace(writer, true)
+    /// Has the catalogue that [`catalogue::copy`] made take the place of this one; false if
+    /// somebody reads that all the time.
+    pub(crate) fn take_copy(&self, writer: &mut History) -> Result<bool> {
+        match self.replace(writer, true, Duration::from_millis(100)) {
+            Err(Error::NoCatalogue) => Ok(false),
+            result => result.map(|()| true),
+        }
     }
 
     /// Opens the catalogue again.
     fn reopen(&self, writer: &mut History) -> Result<()> {
-        self.replace(writer, false)
+        self.replace(writer, false, PATIENCE)
+    }
+
+    /// Opens the catalogue again, though nothing is wrong with it, if that is no trouble now.
+    fn renew(&self, writer: &mut History) -> Result<()> {
+        let unused = self.catalogue.current().is_some_and(|c| Arc::strong_count(&c) == 2);
+        if !unused || self.check_free_space(RESERVE).is_err() {
+            return Ok(());
+        }
+        match self.replace(writer, false, Duration::ZERO) {
+            Err(Error::NoCatalogue) => Ok(()),
+            result => result,
+        }
     }
 
     /// Closes the catalogue and opens it again, or a copy of it, while every reader waits.
-    fn replace(&self, writer: &mut History, by_copy: bool) -> Result<()> {
+    fn replace(&self, writer: &mut History, by_copy: bool, patience: Duration) -> Result<()> {
         let mut place = self.catalogue.current.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = place.take() {
-            match alone(old) {
+            match alone(old, patience) {
                 Ok(old) => {
                     if old.is_damaged() {
                         Store::distrust_catalogue(self.dir());
@@ -161,8 +184,11 @@ impl Store {
 }
 
 /// Waits for everybody else to let go.
-fn alone(mut shared: Arc<Catalogue>) -> std::result::Result<Catalogue, Arc<Catalogue>> {
-    let deadline = Instant::now() + PATIENCE;
+fn alone(
+    mut shared: Arc<Catalogue>,
+    patience: Duration,
+) -> std::result::Result<Catalogue, Arc<Catalogue>> {
+    let deadline = Instant::now() + patience;
     loop {
         shared = match Arc::try_unwrap(shared) {
             Ok(catalogue) => return Ok(catalogue),
@@ -176,6 +202,7 @@ fn alone(mut shared: Arc<Catalogue>) -> std::result::Result<Catalogue, Arc<Catal
 /// Opens the store's own catalogue; or, if the disk can't be written, a copy that can only
 /// be read, with the reason.
 fn open(dir: &Path, history: &mut History) -> Result<(Catalogue, Option<Error>)> {
+    let trusted = is_trusted(dir);
     let mut opened = open_own(dir, history);
     if opened.as_ref().is_err_and(Error::is_disk_full) && give_back_reserve(dir) {
         log::warn!("the disk of {} is full: using the reserve", dir.display());
@@ -183,7 +210,7 @@ fn open(dir: &Path, history: &mut History) -> Result<(Catalogue, Option<Error>)>
     }
     match opened {
         Ok(catalogue) => Ok((catalogue, None)),
-        Err(e) if e.is_unwritable() => match catalogue::open_elsewhere(dir, history) {
+        Err(e) if e.is_unwritable() => match catalogue::open_elsewhere(dir, history, trusted) {
             Ok(copy) => Ok((copy, Some(e))),
             Err(other) => {
                 log::error!("copying the catalogue of {}: {other}", dir.display());
@@ -194,9 +221,14 @@ fn open(dir: &Path, history: &mut History) -> Result<(Catalogue, Option<Error>)>
     }
 }
 
+/// Whether the catalogue in `dir` was closed, or is of this run of the machine.
+pub(crate) fn is_trusted(dir: &Path) -> bool {
+    read_state(&dir.join(STATE)).is_some_and(|s| s.closed || s.is_of_this_boot())
+}
+
 fn open_own(dir: &Path, history: &mut History) -> Result<Catalogue> {
     let state = dir.join(STATE);
-    let trusted = read_state(&state).is_some_and(|s| s.closed || s.is_of_this_boot());
+    let trusted = is_trusted(dir);
     // Open from here on; and until it is rebuilt, should that be interrupted, not to be trusted.
     let boot_while_opening = if trusted { boot_id() } else { None };
     write_json(&state, &State { boot_id: boot_while_opening, closed: false })?;
@@ -206,6 +238,14 @@ fn open_own(dir: &Path, history: &mut History) -> Result<Catalogue> {
     }
     make_reserve(dir);
     Ok(catalogue)
+}
+
+/// Whether a file can be made in `dir` and written.
+fn check_writable(dir: &Path) -> Result<()> {
+    let path = dir.join(".probe");
+    let written = fs::write(&path, [0; 4096]);
+    let _ = fs::remove_file(&path);
+    written.at("writing", &path)
 }
 
 /// Keeps some space, if there is plenty.

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use crate::artifact::inspect;
 use crate::catalogue::records::*;
 use crate::catalogue::{
     Catalogue, ROOT_INODE, Records, Txn, apply, bring_inside, close, open_alone, quietly,
+    remove_dir, sync_dir,
 };
 use crate::compact::write_snapshot;
 use crate::error::{Error, IoContext, Result};
@@ -20,7 +22,8 @@ use crate::history::{Change, Entry, History, NewDirectory};
 use crate::key::Key;
 use crate::lock::Lock;
 use crate::payload::{Payloads, ReadSeek, whole_inline};
-use crate::settings::{State, boot_id, read_state, write_json};
+use crate::recovery::is_trusted;
+use crate::settings::{State, boot_id, write_json};
 use crate::sha::Sha;
 use crate::store::{HISTORY, STATE, Store, now};
 use crate::verify::{Finding, Kind, Verified, too_open};
@@ -49,8 +52,8 @@ pub fn repair(dir: &Path, verified: &mut Verified) -> Result<()> {
         let opened = lock.take().map(|lock| Store::open_locked(dir, lock));
         match opened {
             Some(Ok(store)) => {
-                let aside = set_aside(&dir.join(HISTORY), true)?;
-                store.compact(store.last_change(), true)?;
+                let aside = keep_aside(&dir.join(HISTORY))?;
+                store.write_history_anew()?;
                 finding.repaired = Some(format!(
                     "written anew from the catalogue, which has all of it; the old one is {}",
                     aside.display()
@@ -120,55 +123,89 @@ fn quarantine(dir: &Path, finding: &mut Finding) -> Result<()> {
     Ok(())
 }
 
-/// Gives a file or directory a name of its own; as a copy, if it is to stay.
-fn set_aside(path: &Path, stays: bool) -> Result<PathBuf> {
+/// A name beside a path for what is damaged.
+fn aside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let aside = path.with_file_name(format!("{name}.damaged-{}", now() / 1_000_000));
-    match stays {
-        true => fs::copy(path, &aside).map(drop).at("copying", path)?,
-        false => fs::rename(path, &aside).at("renaming", path)?,
-    }
+    path.with_file_name(format!("{name}.damaged-{}", now() / 1_000_000))
+}
+
+/// Gives a file that is about to be replaced another name.
+fn keep_aside(path: &Path) -> Result<PathBuf> {
+    let aside = aside(path);
+    fs::hard_link(path, &aside).at("linking", path)?;
     Ok(aside)
 }
 
 /// Makes a history of every line that can be read, on top of what the catalogue knows, if that
 /// can be trusted. Returns where the old one is, how many changes are lost, and how many are kept.
+/// If it is interrupted it can be done again: what there was is moved aside at the end.
 fn rescue(dir: &Path) -> Result<(PathBuf, u64, u64)> {
     let path = dir.join(HISTORY);
-    let db = dir.join("db");
-    let trusted = read_state(&dir.join(STATE)).is_some_and(|s| s.closed || s.is_of_this_boot());
-    let known = match trusted && db.exists() {
-        true => quietly(|| open_readable(&db).map_err(|e| e.to_string())).ok(),
+    let (db, new_db) = (dir.join("db"), dir.join("db.new"));
+    let mut old = match db.exists() {
+        // An error that says nothing of what the catalogue is may be gone the next time.
+        true => match quietly(|| Ok(open_alone(&db))) {
+            Ok(Err(e)) if e.is_unwritable() => return Err(e),
+            Ok(old) => old.ok(),
+            Err(_) => None,
+        },
         false => None,
     };
-    let mut old = None;
-    let catalogue = match known {
-        Some(catalogue) => catalogue,
-        None => {
-            if db.exists() {
-                let aside = set_aside(&db, false)?;
-                old = quietly(|| open_alone(&aside).map_err(|e| e.to_string())).ok();
+    if is_trusted(dir)
+        && let Some(catalogue) = old.take()
+    {
+        match quietly(|| Ok(is_readable(&catalogue))) {
+            Ok(Ok(())) => {
+                let catalogue = Arc::new(catalogue);
+                return rescue_onto(dir, &path, catalogue, None);
             }
-            Arc::new(open_alone(&db)?)
+            Ok(Err(e)) if e.is_unwritable() => return Err(e),
+            _ => old = Some(catalogue),
         }
-    };
-    let mut rescuer = Rescuer {
-        payloads: Payloads::look(dir),
-        old,
-        next_inode: catalogue.applied()?.next_inode,
-        catalogue,
-    };
-    let known = rescuer.catalogue.applied()?.seq;
+    }
+    remove_dir(&new_db)?;
+    let catalogue = Arc::new(open_alone(&new_db)?);
+    let rescued = rescue_onto(dir, &path, catalogue, old)?;
+    if db.exists() {
+        fs::rename(&db, aside(&db)).at("renaming", &db)?;
+    }
+    fs::rename(&new_db, &db).at("renaming", &new_db)?;
+    sync_dir(dir)?;
+    write_json(&dir.join(STATE), &State { boot_id: boot_id(), closed: true })?;
+    Ok(rescued)
+}
+
+/// Applies to `catalogue` what it lacks and can be read, closes it, and puts a history of all that
+/// in place.
+fn rescue_onto(
+    dir: &Path,
+    path: &Path,
+    catalogue: Arc<Catalogue>,
+    old: Option<Catalogue>,
+) -> Result<(PathBuf, u64, u64)> {
+    let known = catalogue.applied()?.seq;
+    let next_inode = catalogue.applied()?.next_inode;
+    let mut rescuer = Rescuer { payloads: Payloads::look(dir), old, next_inode, catalogue };
     // Numbers that are given anew are given to nothing that any line names.
     let mut lines = Lines::default();
-    History::salvage(&path, |entry| {
+    History::salvage(path, |entry| {
         if let Ok(entry) = &entry {
             rescuer.next_inode = rescuer.next_inode.max(largest_inode(&entry.change) + 1);
         }
         lines.count(entry.map(|entry| entry.seq).ok());
     })?;
+    if known == 0 {
+        // A snapshot has its directories last, and they are needed before.
+        History::salvage(path, |entry| {
+            if let Ok(entry @ Entry { change: Change::Directory { .. }, .. }) = entry
+                && let Err(e) = rescuer.commit(&entry)
+            {
+                log::error!("change {} can't be rescued: {e}", entry.seq);
+            }
+        })?;
+    }
     let mut kept = 0;
-    History::salvage(&path, |entry| match entry {
+    History::salvage(path, |entry| match entry {
         Ok(entry) if entry.seq <= known => {}
         Ok(entry) => match rescuer.apply(&entry) {
             Ok(()) => kept += 1,
@@ -176,12 +213,12 @@ fn rescue(dir: &Path) -> Result<(PathBuf, u64, u64)> {
         },
         Err(reason) => log::error!("a line of the history can't be read: {reason}"),
     })?;
-    let last = lines.last.max(known);
-    let wanted = last - lines.before_first().max(known) + lines.unreadable_at_end;
-    let lost = wanted.saturating_sub(kept);
+    let last = (lines.last + lines.unreadable_at_end).max(known);
+    let wanted = last - lines.before_first().max(known).min(last);
+    let mut lost = wanted.saturating_sub(kept);
     let Rescuer { catalogue, mut next_inode, old, .. } = rescuer;
     if known == 0 {
-        bring_inside(&catalogue, old.as_ref(), &dir.join("objects"))?;
+        lost += bring_inside(&catalogue, old.as_ref(), &dir.join("objects"))?;
     }
     // What is damaged may panic while it is closed.
     let _ = quietly(|| {
@@ -199,13 +236,13 @@ fn rescue(dir: &Path) -> Result<(PathBuf, u64, u64)> {
     let file = options.open(&new).at("making", &new)?;
     let (len, seq) = write_snapshot(&catalogue, &file, last)?;
     file.sync_all().at("syncing", &new)?;
-    let aside = set_aside(&path, true)?;
-    fs::rename(&new, &path).at("renaming", &new)?;
     catalogue.note_applied(&Applied { seq, history_len: len, ..catalogue.applied()? })?;
     if let Some(catalogue) = Arc::into_inner(catalogue) {
         close(catalogue)?;
     }
-    write_json(&dir.join(STATE), &State { boot_id: boot_id(), closed: true })?;
+    let aside = keep_aside(path)?;
+    fs::rename(&new, path).at("renaming", &new)?;
+    sync_dir(dir)?;
     Ok((aside, lost, known + kept))
 }
 
@@ -237,16 +274,15 @@ impl Lines {
     }
 }
 
-/// A catalogue whose every record can be read.
-fn open_readable(db: &Path) -> Result<Arc<Catalogue>> {
-    let catalogue = open_alone(db)?;
+/// Whether every record of a catalogue can be read.
+fn is_readable(catalogue: &Catalogue) -> Result<()> {
     catalogue.applied()?;
     catalogue.content()?;
     let mut after = Vec::new();
     while let Some((last, _)) = catalogue.page(after, 1000)?.last() {
         after = [&last[..], b"\0"].concat();
     }
-    Ok(Arc::new(catalogue))
+    Ok(())
 }
 
 fn largest_inode(change: &Change) -> u64 {
@@ -276,11 +312,42 @@ struct Rescuer {
 
 impl Rescuer {
     fn apply(&mut self, entry: &Entry) -> Result<()> {
+        let Entry { seq, after, time, .. } = *entry;
+        let made_up = |change| Entry { seq, after, time, change };
         if !matches!(entry.change, Change::Create) && self.catalogue.inode(ROOT_INODE)?.is_none() {
-            self.commit(&Entry { change: Change::Create, ..entry.clone() })?;
+            self.commit(&made_up(Change::Create))?;
         }
-        if let Change::Publish { key, sha256, engine, .. } = &entry.change {
-            self.provide(entry, key, sha256, *engine)?;
+        match &entry.change {
+            Change::Publish { key, sha256, engine, directories, .. } => {
+                self.provide_payload(entry, sha256)?;
+                self.provide_engine(entry, sha256, *engine)?;
+                self.provide_directories(entry, key, *engine, directories)?;
+            }
+            Change::Version { key, version, sha256, engine, source, .. } => {
+                for payload in [Some(sha256), source.as_ref()].into_iter().flatten() {
+                    // Without its bytes it is a version all the same.
+                    if let Err(e) = self.provide_payload(entry, payload) {
+                        log::error!("payload {payload} can't be rescued: {e}");
+                    }
+                }
+                self.provide_engine(entry, sha256, *engine)?;
+                self.provide_directories(entry, key, *engine, &[])?;
+                let known: Option<KeyRecord> = self.catalogue.record(&key_key(key))?;
+                let default = known.as_ref().map_or(*engine, |known| known.default_engine);
+                if known.is_none_or(|known| known.last_version < *version) {
+                    let (key, last_version) = (key.clone(), *version);
+                    self.commit(&made_up(Change::Key { key, default, last_version }))?;
+                }
+            }
+            Change::Origin { source: Some(source), .. } => self.provide_payload(entry, source)?,
+            Change::Default { engine, .. } | Change::Key { default: engine, .. } => {
+                self.catalogue.engine(*engine).map(drop).or_else(|e| match &entry.change {
+                    // Its versions may bring it.
+                    Change::Key { .. } => Ok(()),
+                    _ => Err(e),
+                })?;
+            }
+            _ => {}
         }
         self.commit(entry)
     }
@@ -291,52 +358,58 @@ impl Rescuer {
         txn.apply()
     }
 
-    /// Has everything be there that a publish relies on.
-    fn provide(
+    /// Has a payload be known whose line is lost, and whose bytes are there.
+    fn provide_payload(&self, entry: &Entry, sha256: &Sha) -> Result<()> {
+        if self.catalogue.payload(sha256)?.is_some() {
+            return Ok(());
+        }
+        let (bytes, inline) = self.bytes_of(sha256)?;
+        let (found, size, kind, blocks) = Payloads::describe(bytes)?;
+        if found != *sha256 {
+            return Err(Error::NoPayload(*sha256));
+        }
+        let (sha256, blocks) = (*sha256, BASE64.encode(blocks));
+        let change = Change::Payload { sha256, size, kind, inline, blocks };
+        self.commit(&Entry { change, ..entry.clone() })
+    }
+
+    /// Has the engine be known that an artifact is of.
+    fn provide_engine(&mut self, entry: &Entry, sha256: &Sha, number: EngineNumber) -> Result<()> {
+        if self.catalogue.engine(number).is_ok() {
+            return Ok(());
+        }
+        let artifact = inspect(self.bytes_of(sha256)?.0)?;
+        // Its directory may be known.
+        let inode = self.catalogue.number(&directory_key(View::Engine(number), ""))?;
+        let change = Change::Engine {
+            number,
+            inode: inode.unwrap_or_else(|| self.take_inode()),
+            label: artifact.engine.label(8),
+            description: artifact.engine.clone(),
+            section: BASE64.encode(&artifact.section),
+            producer: None,
+            last_publish: None,
+        };
+        self.commit(&Entry { change, ..entry.clone() })
+    }
+
+    /// Has every directory of a key have a number, but for those that the change brings.
+    fn provide_directories(
         &mut self,
         entry: &Entry,
         key: &str,
-        sha256: &Sha,
         engine: EngineNumber,
+        brought: &[NewDirectory],
     ) -> Result<()> {
-        let Entry { seq, after, time, .. } = *entry;
-        let made_up = |change| Entry { seq, after, time, change };
-        if self.catalogue.payload(sha256)?.is_none() {
-            let (bytes, inline) = self.bytes_of(sha256)?;
-            let ((found, size, kind, blocks), _) = Payloads::describe(bytes)?;
-            if found != *sha256 {
-                return Err(Error::NoPayload(*sha256));
-            }
-            let (sha256, blocks) = (*sha256, BASE64.encode(blocks));
-            self.commit(&made_up(Change::Payload { sha256, size, kind, inline, blocks }))?;
-        }
-        if self.catalogue.engine(engine).is_err() {
-            let (_, artifact) = Payloads::describe(self.bytes_of(sha256)?.0)?;
-            let inode = self.take_inode();
-            let change = Change::Engine {
-                number: engine,
-                inode,
-                label: artifact.engine.label(8),
-                description: artifact.engine.clone(),
-                section: BASE64.encode(&artifact.section),
-                producer: None,
-                last_publish: None,
-            };
-            self.commit(&made_up(change))?;
-        }
-        let listed: Vec<&NewDirectory> = match &entry.change {
-            Change::Publish { directories, .. } => directories.iter().collect(),
-            _ => Vec::new(),
-        };
         let key = Key::new(key)?;
         let views = [View::Keys, View::Versions, View::Engine(engine)];
         let above = key.ancestors().flat_map(|path| views.map(|view| (view, path)));
         for (view, path) in above.chain([(View::Versions, key.as_str())]) {
             let known = self.catalogue.number(&directory_key(view, path))?.is_some();
-            if !known && !listed.iter().any(|d| d.view == view && d.path == path) {
+            if !known && !brought.iter().any(|d| d.view == view && d.path == path) {
                 let inode = self.take_inode();
                 let directory = NewDirectory { view, path: path.to_owned(), inode };
-                self.commit(&made_up(Change::Directory { directory }))?;
+                self.commit(&Entry { change: Change::Directory { directory }, ..entry.clone() })?;
             }
         }
         Ok(())

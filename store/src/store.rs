@@ -187,8 +187,8 @@ impl Store {
 
     /// The names that changes after number `told` may have touched.
     pub fn untold_since(&self, told: u64) -> Result<Untold> {
-        let catalogue = self.catalogue()?;
         let entries = self.writer().entries_after(told)?;
+        let catalogue = self.catalogue()?;
         let mut untold = Untold::default();
         for entry in &entries {
             untold.add(&catalogue, entry)?;

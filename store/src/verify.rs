@@ -4,7 +4,7 @@
 //! its own is made from it, beside, and compared record by record with the
 //! one in use, which may belong to a server that goes on meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -26,6 +26,8 @@ use crate::store::{HISTORY, Store};
 const PAGE: usize = 2000;
 /// How often what differs is looked at again, since commits go on meanwhile.
 const LOOKS: usize = 5;
+/// How many records that differ are looked at again.
+const AGAIN: usize = 200;
 /// How often verification starts over when the history is compacted under it.
 const STARTS: usize = 3;
 
@@ -255,6 +257,18 @@ fn check_payloads<L: Live>(
     course: &mut Course<'_>,
     verified: &mut Verified,
 ) -> Result<()> {
+    let mut last = None;
+    for entry in truth.scan(b"r") {
+        let user = entry?.0;
+        let sha256 = sha_of_key(user.get(..33).unwrap_or_default())?;
+        if last != Some(sha256) && truth.payload(&sha256)?.is_none() {
+            let versions = versions_with(truth, &sha256)?;
+            let place = format!("payload {sha256}");
+            let finding = Finding::new(Kind::PayloadMissing, place, "nothing is known of it");
+            verified.findings.push(Finding { versions, ..finding });
+        }
+        last = Some(sha256);
+    }
     let mut total = 0;
     for entry in truth.scan(b"p") {
         total += decode::<PayloadRecord>(&entry?.1)?.size;
@@ -358,7 +372,13 @@ fn compare<L: Live>(
     let failed = |e: &dyn std::fmt::Display| {
         Finding::new(Kind::Catalogue, dir.join("db").display(), format!("it can't be read: {e}"))
     };
-    let mut differing: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
+    // Those that are looked at again; the others are counted.
+    let mut differing: BTreeSet<Vec<u8>> = BTreeSet::new();
+    let mut others = 0u64;
+    let mut note = |key: &[u8]| match differing.len() < AGAIN {
+        true => drop(differing.insert(key.to_vec())),
+        false => others += 1,
+    };
     let mut ours = Pages { after: None, page: Vec::new().into_iter() };
     let mut theirs = Pages { after: None, page: Vec::new().into_iter() };
     let mut our = ours.next(&*truth)?;
@@ -373,9 +393,9 @@ fn compare<L: Live>(
             (_, None) => std::cmp::Ordering::Less,
         };
         if order.is_eq() && our != their || order.is_gt() {
-            differing.extend(their.clone().map(|(key, value)| (key, Some(value))));
+            their.iter().for_each(|(key, _)| note(key));
         } else if order.is_lt() && !our.as_ref().is_some_and(is_inside) {
-            differing.extend(our.clone().map(|(key, _)| (key, None)));
+            our.iter().for_each(|(key, _)| note(key));
         }
         if order.is_le() {
             our = ours.next(&*truth)?;
@@ -390,8 +410,12 @@ fn compare<L: Live>(
     }
     // What was committed meanwhile is in the history by now.
     for _ in 0..LOOKS {
-        if differing.is_empty() {
+        if differing.is_empty() && others == 0 {
             return Ok(true);
+        }
+        if differing.is_empty() {
+            // So much was committed that it is quicker to start over.
+            return Ok(false);
         }
         let mut history = History::look(&dir.join(HISTORY))?;
         match crate::catalogue::catch_up(&truth, &mut history, 0) {
@@ -399,7 +423,7 @@ fn compare<L: Live>(
             Err(Error::Inconsistent(_)) => return Ok(false),
             Err(e) => return Err(e),
         }
-        for key in differing.keys().cloned().collect::<Vec<_>>() {
+        for key in differing.clone() {
             let mut before = key.clone();
             before.pop();
             let mut found = None;
@@ -419,10 +443,10 @@ fn compare<L: Live>(
             }
         }
     }
-    if let Some((key, _)) = differing.first_key_value() {
+    if let Some(key) = differing.first() {
         let detail = format!(
             "{} records differ from the history; the first is {:?}",
-            differing.len(),
+            differing.len() as u64 + others,
             String::from_utf8_lossy(key)
         );
         let place = dir.join("db");

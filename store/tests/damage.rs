@@ -33,7 +33,7 @@ impl Random {
 type Contents = BTreeMap<(String, u64), (Sha, Vec<u8>)>;
 
 /// A store with some of everything, closed; and what is in it.
-fn template(dir: &Path) -> Contents {
+fn template(dir: &Path, compacted: bool) -> Contents {
     let settings = Settings { inline_limit: InlineLimit::Bytes(4 << 10), ..Settings::default() };
     let store = open(dir, &settings);
     let mut contents = Contents::new();
@@ -48,6 +48,9 @@ fn template(dir: &Path) -> Contents {
     let engines = store.engines().unwrap();
     store.alias("prod", &engines[1].label).unwrap();
     store.pin(&key("dir-0/key-0"), 1).unwrap();
+    if compacted {
+        assert!(store.compact(store.last_change(), true).unwrap().is_some());
+    }
     store.close().unwrap();
     contents
 }
@@ -163,9 +166,10 @@ fn intact_versions(whole: &Path, damaged: &[u8], contents: &Contents) -> Vec<(St
     let left: String =
         original.intersection(&damaged).map(|line| String::from_utf8_lossy(line)).collect();
     let is_left = |(name, version): &(String, u64), sha: &Sha, bytes: &[u8]| {
-        let publish = format!("\"op\":\"publish\",\"key\":\"{name}\",\"version\":{version},");
+        let line = |op| format!("\"op\":\"{op}\",\"key\":\"{name}\",\"version\":{version},");
         let payload = format!("\"op\":\"payload\",\"sha256\":\"{sha}\"");
-        left.contains(&publish) && (bytes.len() > 4 << 10 || left.contains(&payload))
+        (left.contains(&line("publish")) || left.contains(&line("version")))
+            && (bytes.len() > 4 << 10 || left.contains(&payload))
     };
     contents.iter().filter(|(k, (sha, b))| is_left(k, sha, b)).map(|(k, _)| k.clone()).collect()
 }
@@ -178,14 +182,18 @@ fn verified(dir: &Path, store: Result<&Store, &Error>) -> Verified {
 #[test]
 fn nothing_wrong_is_served_and_repair_gets_back_what_is_undamaged() {
     let whole = tempfile::tempdir().unwrap();
-    let whole = whole.path().join("store");
-    let contents = template(&whole);
+    let wholes = [false, true].map(|compacted| {
+        let dir = whole.path().join(format!("store-{compacted}"));
+        let contents = template(&dir, compacted);
+        (dir, contents)
+    });
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let (mut opened, mut refused, mut restored, mut possible, mut settings_lost) = (0, 0, 0, 0, 0);
     for trial in 0..trials(80) {
+        let (whole, contents) = &wholes[trial as usize % 2];
         let place = tempfile::tempdir().unwrap();
         let dir = place.path().join("store");
-        copy_dir(&whole, &dir);
+        copy_dir(whole, &dir);
         let (what, path) = damage(&dir, &mut random);
         let untrusted = random.below(2) == 0;
         if untrusted {
@@ -195,7 +203,7 @@ fn nothing_wrong_is_served_and_repair_gets_back_what_is_undamaged() {
         let context = format!("trial {trial}: {what}{}", if untrusted { ", no trust" } else { "" });
         let first = catch_unwind(AssertUnwindSafe(|| {
             let store = Store::open(&dir)?;
-            check(&store, &contents);
+            check(&store, contents);
             Ok::<_, Error>(store)
         }));
         let found = match first {
@@ -203,7 +211,7 @@ fn nothing_wrong_is_served_and_repair_gets_back_what_is_undamaged() {
             Err(_) => {
                 Store::distrust_catalogue(&dir);
                 let store = Store::open(&dir).unwrap_or_else(|e| panic!("{context}: {e}"));
-                check(&store, &contents);
+                check(&store, contents);
                 verified(&dir, Ok(&store))
             }
             Ok(Ok(store)) => {
@@ -225,7 +233,7 @@ fn nothing_wrong_is_served_and_repair_gets_back_what_is_undamaged() {
             wasmfs_store::repair(&dir, &mut found).unwrap_or_else(|e| panic!("{context}: {e}"));
         }
         let store = Store::open(&dir).unwrap_or_else(|e| panic!("{context}, repaired: {e}"));
-        let right = check(&store, &contents);
+        let right = check(&store, contents);
         let again = verified(&dir, Ok(&store));
         let left = again.findings.iter().filter(|f| {
             !matches!(f.kind, Kind::PayloadMissing | Kind::PayloadDamaged | Kind::Orphan)
@@ -235,7 +243,7 @@ fn nothing_wrong_is_served_and_repair_gets_back_what_is_undamaged() {
         let is_history = path.ends_with("history");
         let inside = contents.values().filter(|(_, bytes)| bytes.len() <= 4 << 10).count();
         let objects = path.starts_with(dir.join("objects"));
-        let intact = intact_versions(&whole, &damaged, &contents);
+        let intact = intact_versions(whole, &damaged, contents);
         let expected = match () {
             () if is_history && untrusted => intact.len(),
             () if path.starts_with(dir.join("db")) => contents.len() - inside,

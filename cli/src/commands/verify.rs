@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::path::Path;
 
 use anyhow::Result;
@@ -8,7 +9,7 @@ use wasmfs_store::{Error as StoreError, Sha, Store};
 
 use super::Outcome;
 use crate::access::Access;
-use crate::control::client::Client;
+use crate::control::client::{Client, was_lost};
 use crate::control::{Piece, RecordsPage};
 use crate::failure::Failure;
 use crate::output;
@@ -64,7 +65,13 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         }
         Ok(Access::Server(client)) => {
             course.gently = true;
-            verify(store, Ok(&Served(client)), &mut course)?
+            let served = Served { client, failed: RefCell::new(None) };
+            let verified = verify(store, Ok(&served), &mut course)?;
+            // What could not be asked for is not damaged.
+            if let Some(failed) = served.failed.into_inner() {
+                return Err(failed.into());
+            }
+            verified
         }
         Err(damage) => verify::<Store>(store, Err(&damage), &mut course)?,
     };
@@ -144,7 +151,24 @@ fn progress_bar() -> ProgressBar {
 }
 
 /// The catalogue of a store that a server has.
-struct Served(Client);
+struct Served {
+    client: Client,
+    /// Why it could not be asked, if it couldn't.
+    failed: RefCell<Option<Failure>>,
+}
+
+impl Served {
+    /// An answer; or a failure, which is noted if it is not about what was asked for.
+    fn noted<T>(&self, answer: Result<T>) -> Result<T, Failure> {
+        answer.map_err(|e| {
+            let failure = Failure::of(&e);
+            if was_lost(&e) || failure.usage || e.downcast_ref::<Failure>().is_none() {
+                self.failed.borrow_mut().get_or_insert_with(|| failure.clone());
+            }
+            failure
+        })
+    }
+}
 
 impl Live for Served {
     type Error = Failure;
@@ -153,13 +177,13 @@ impl Live for Served {
         use base64::Engine as _;
         let encode = |after| base64::engine::general_purpose::STANDARD.encode(after);
         let query: Vec<_> = after.map(|after| ("after", encode(after))).into_iter().collect();
-        let page: RecordsPage = self.0.get("/v1/records", &query).map_err(|e| Failure::of(&e))?;
+        let page: RecordsPage = self.noted(self.client.get("/v1/records", &query))?;
         page.records().map_err(|e| Failure::of(&e.into()))
     }
 
     fn read(&self, sha256: &Sha, offset: u64) -> Result<Vec<u8>, Failure> {
         let query = [("sha256", sha256.hex()), ("offset", offset.to_string())];
-        let piece: Piece = self.0.get("/v1/payload", &query).map_err(|e| Failure::of(&e))?;
+        let piece: Piece = self.noted(self.client.get("/v1/payload", &query))?;
         piece.bytes().map_err(|e| Failure::of(&e.into()))
     }
 }

@@ -17,15 +17,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result, is_unwritable};
+use crate::error::{Error, Result, is_out_of_room, is_unwritable};
 use crate::sha::Sha;
 use packed::Writes;
 use records::*;
 
 pub(crate) use apply::{apply, live_directory, live_versions};
+pub use open::panics_are_caught;
 pub(crate) use open::{
     bring_inside, catch_up, close, copy, from_history, open, open_alone, open_elsewhere,
-    put_in_place, quietly, sync_dir, sync_files,
+    put_in_place, quietly, remove_dir, sync_dir, sync_files,
 };
 pub use touched::{Changes, Untold};
 pub(crate) use txn::Txn;
@@ -214,6 +215,7 @@ impl Catalogue {
     /// Puts a record in that stands by itself, outside of any transaction: part of a payload.
     pub(crate) fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
         debug_assert!(packed::is_alone(key));
+        self.written.fetch_add(value.len() as u64, Ordering::Relaxed);
         self.checked(self.db.insert(key, value).map_err(Error::from)).map(drop)
     }
 
@@ -257,6 +259,12 @@ impl Catalogue {
                 self.failed.store(true, Ordering::Relaxed);
                 // sled tells the same error again and again as text, but for its kind.
                 let source = match is_unwritable(&source) {
+                    true if source.kind() == std::io::ErrorKind::Other => source,
+                    true if !is_out_of_room(&source) => {
+                        // What could not be written once may seem to be the next time.
+                        self.note_damage();
+                        rustix::io::Errno::IO.into()
+                    }
                     true => source.kind().into(),
                     false => source,
                 };

@@ -1,6 +1,7 @@
 //! Opening sled, bringing it up to the history, and rebuilding it when it
 //! can't be trusted.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -59,10 +60,12 @@ pub(crate) fn open(dir: &Path, history: &mut History, trusted: bool) -> Result<C
                 if !existed {
                     // Made from the history alone.
                     bring_inside(&old, None, &dir.join("objects"))?;
+                    old.flush()?;
+                    sync_files(&places.db)?;
                 }
                 return sole(old);
             }
-            Ok(Err(e)) if e.is_unwritable() || matches!(e, Error::HistoryDamaged { .. }) => {
+            Ok(Err(e)) if e.is_out_of_room() || matches!(e, Error::HistoryDamaged { .. }) => {
                 return Err(e);
             }
             Ok(Err(e)) => log::error!("{shown}: {e}; rebuilding the catalogue"),
@@ -74,34 +77,65 @@ pub(crate) fn open(dir: &Path, history: &mut History, trusted: bool) -> Result<C
     rebuild(&places, history, Some(old))
 }
 
-/// Opens the catalogue of `dir` as a copy in memory, or one made from the history alone, that
-/// nothing is written to: for when the store's own can't be.
-pub(crate) fn open_elsewhere(dir: &Path, history: &mut History) -> Result<Catalogue> {
-    let shm = Path::new("/dev/shm");
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("wasmfs-");
-    let place = if shm.is_dir() { builder.tempdir_in(shm) } else { builder.tempdir() };
-    let place = place.at("making a directory in", shm)?;
-    let copy = || -> Result<Catalogue> {
-        for entry in fs::read_dir(dir.join("db")).at("reading", dir)? {
-            let from = entry.at("reading", dir)?.path();
+/// Opens the catalogue of `dir` as a copy in memory that nothing is written to, for when the
+/// store's own can't be; one made from the history alone, if it is not trusted.
+pub(crate) fn open_elsewhere(
+    dir: &Path,
+    history: &mut History,
+    trusted: bool,
+) -> Result<Catalogue> {
+    let db = dir.join("db");
+    let size = fs::read_dir(&db).at("reading", &db)?.flatten();
+    let size: u64 = size.flat_map(|file| file.metadata()).map(|metadata| metadata.len()).sum();
+    let place = elsewhere(2 * size)?;
+    let copy = |name: &str| -> Result<Arc<Catalogue>> {
+        let to = place.path().join(name);
+        fs::create_dir(&to).at("making", &to)?;
+        for entry in fs::read_dir(&db).at("reading", &db)? {
+            let from = entry.at("reading", &db)?.path();
             if from.is_file() {
-                fs::copy(&from, place.path().join(from.file_name().unwrap_or_default()))
+                fs::copy(&from, to.join(from.file_name().unwrap_or_default()))
                     .at("copying", &from)?;
             }
         }
-        open_sled(place.path()).map_err(|e| e.of(place.path()))
+        let copy = open_sled(&to).map_err(|e| e.of(&to))?;
+        Ok(Arc::new(Catalogue { elsewhere: true, ..copy }))
     };
-    let mut opened = copy();
-    if let Err(e) = &opened {
-        log::error!("{}: the catalogue can't be copied ({e}); rebuilding it", dir.display());
-        remove_dir(place.path())?;
-        opened = open_sled(place.path()).map_err(|e| e.of(place.path()));
+    let mut copied =
+        quietly(|| Ok(copy("copy"))).unwrap_or_else(|e| Err(Error::Inconsistent(e))).ok();
+    if trusted && let Some(copy) = copied.take() {
+        match quietly(|| Ok(catch_up(&copy, history, 0))) {
+            Ok(Ok(())) => return sole(copy),
+            Ok(Err(e)) => log::error!("the copied catalogue: {e}; rebuilding it"),
+            Err(panic) => log::error!("the copied catalogue: {panic}; rebuilding it"),
+        }
+        copied = Some(copy);
     }
-    let catalogue = Arc::new(Catalogue { elsewhere: true, ..opened? });
-    catch_up(&catalogue, history, 0)?;
+    let path = place.path().join("new");
+    let new = open_sled(&path).map_err(|e| e.of(&path))?;
+    let new = Arc::new(Catalogue { elsewhere: true, ..new });
+    catch_up(&new, history, 0)?;
+    bring_inside(&new, copied.as_deref(), &dir.join("objects"))?;
     // sled has its file open; so nothing is left behind, however this process ends.
-    sole(catalogue)
+    sole(new)
+}
+
+/// A directory in memory, or where temporary files are, with room for so many bytes.
+fn elsewhere(bytes: u64) -> Result<tempfile::TempDir> {
+    let temporary = std::env::temp_dir();
+    let mut failed = None;
+    for place in [Path::new("/dev/shm"), &temporary] {
+        let room = rustix::fs::statvfs(place).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
+        if room < bytes {
+            continue;
+        }
+        match tempfile::Builder::new().prefix("wasmfs-").tempdir_in(place) {
+            Ok(directory) => return Ok(directory),
+            Err(e) => failed = Some(e),
+        }
+    }
+    let full = || io::Error::from(io::ErrorKind::StorageFull);
+    Err(failed.unwrap_or_else(full)).at("making a copy in", &temporary)
 }
 
 /// Why sled did not open.
@@ -145,7 +179,9 @@ fn open_sled(path: &Path) -> std::result::Result<Catalogue, Unopened> {
             Ok(db) => Ok(db),
             // sled found its flock taken (sled 0.34.7, `Config::try_lock`).
             Err(e) if e.to_string().contains("could not acquire lock") => Err(Unopened::Locked),
-            Err(sled::Error::Io(e)) if is_unwritable(&e) => Err(Unopened::Disk(e)),
+            Err(sled::Error::Io(e)) if is_unwritable(&e) || is_for_want(&e) => {
+                Err(Unopened::Disk(e))
+            }
             Err(e) => Err(Unopened::Broken(e.to_string())),
         }
     };
@@ -174,17 +210,37 @@ fn open_sled(path: &Path) -> std::result::Result<Catalogue, Unopened> {
     })
 }
 
+/// Whether an error says that this process may not have what it asked for: no damage.
+fn is_for_want(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let wants = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS, Errno::PERM];
+    wants.iter().any(|want| error.raw_os_error() == Some(want.raw_os_error()))
+}
+
 /// A catalogue that nobody else has.
 fn sole(catalogue: Arc<Catalogue>) -> Result<Catalogue> {
     Arc::into_inner(catalogue)
         .ok_or_else(|| Error::Inconsistent("it is in use while it is opened".into()))
 }
 
+thread_local! {
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic in this thread is caught, and means nothing but an error: a hook that ends the
+/// process leaves it alone.
+pub fn panics_are_caught() -> bool {
+    CAUGHT.get()
+}
+
 /// Runs what may panic inside sled, whose pages are read when they are needed.
 pub(crate) fn quietly<T>(
     f: impl FnOnce() -> std::result::Result<T, String>,
 ) -> std::result::Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(f)) {
+    let before = CAUGHT.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(f));
+    CAUGHT.set(before);
+    match result {
         Ok(result) => result,
         Err(panic) => Err(panic
             .downcast_ref::<String>()
@@ -266,13 +322,15 @@ fn rebuild(
         Ok(())
     });
     close(sole(new)?)?;
-    exchange(&places)?;
-    if readable && lost == 0 {
+    if readable && lost == 0 || !places.db.exists() {
+        exchange(places)?;
         remove_dir(&places.new)?;
-    } else if places.new.exists() {
+    } else {
+        // First the name, then the exchange: the old one is never where it would be removed.
         let aside = format!("db.damaged-{}", crate::store::now() / 1_000_000_000);
         let aside = places.db.with_file_name(aside);
         fs::rename(&places.new, &aside).at("renaming", &places.new)?;
+        exchange(&Places { db: places.db.clone(), new: aside.clone() })?;
         log::error!(
             "the damaged catalogue was moved to {}; {lost} payloads kept inside it are lost",
             aside.display()
@@ -370,7 +428,8 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).at("syncing", path)
 }
 
-fn remove_dir(path: &Path) -> Result<()> {
+/// Removes a directory with all that is in it, if it is there.
+pub(crate) fn remove_dir(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).at("removing", path),
         _ => Ok(()),

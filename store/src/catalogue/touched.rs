@@ -52,10 +52,16 @@ impl Untold {
                 let record: Option<KeyRecord> = catalogue.record(&key_key(key))?;
                 let last = record.map_or(0, |record| record.last_version);
                 let versions: Vec<u64> = version.map_or((1..=last).collect(), |v| vec![v]);
+                // Its versions may be collected by now, and with them what engines they were of.
                 let mut engines = BTreeSet::new();
-                for number in &versions {
-                    engines.extend(catalogue.version(key, *number)?.map(|(_, v)| v.engine));
+                for entry in catalogue.scan(&engines_prefix()) {
+                    engines.insert(crate::engines::engine_number_of(&entry?.0)?);
                 }
+                engines.retain(|engine| {
+                    let parent = crate::key::split_path(key).0;
+                    let known = catalogue.number(&directory_key(View::Engine(*engine), parent));
+                    known.is_ok_and(|known| known.is_some())
+                });
                 (key, engines, versions)
             }
             Change::Default { keys, .. } => {
