@@ -16,7 +16,7 @@ use crate::catalogue::{Changes, Records, be_u64, for_each_under};
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, CollectedVersion, Entry, History};
 use crate::key::Key;
-use crate::payload::sha_of_key;
+use crate::payload::{sha_of_key, whole_inline};
 use crate::sha::Sha;
 use crate::store::{HISTORY, Planned, Store, now};
 
@@ -231,8 +231,15 @@ impl Store {
             for entry in fs::read_dir(directory).at("reading", directory)? {
                 let name = entry.at("reading", directory)?.file_name();
                 let Ok(sha256) = name.to_string_lossy().parse::<Sha>() else { continue };
-                if catalogue.payload(&sha256)?.is_none_or(|record| record.inline) {
-                    found.push(sha256);
+                match catalogue.payload(&sha256)? {
+                    None => found.push(sha256),
+                    // What an import brought, and is inside by now.
+                    Some(record) if record.inline => {
+                        if whole_inline(&catalogue, &sha256, record.size).is_some() {
+                            self.payloads.remove_object(&sha256)?;
+                        }
+                    }
+                    Some(_) => {}
                 }
             }
             drop(catalogue);
@@ -255,7 +262,7 @@ impl Store {
         let (_writer, planned) = self.begin()?;
         let (unused, given_up) = self.unused(found)?;
         for sha256 in unused {
-            if planned.txn.payload(&sha256)?.is_none_or(|record| record.inline) {
+            if planned.txn.payload(&sha256)?.is_none() {
                 let object = self.payloads.object(&sha256);
                 // What was given up was counted then.
                 if !given_up.contains(&sha256) {

@@ -59,6 +59,34 @@ fn gc_keeps_what_it_is_told_to() {
 }
 
 #[test]
+fn a_policy_that_makes_no_sense_collects_nothing_and_stops_nobody() {
+    in_environment(User::Ordinary, Inline::Default, &|env| {
+        versions(env, "key", 3);
+        let settings = env.store().join("settings.json");
+        let with = |collect: &str| {
+            fs::write(&settings, format!("{{\"format\": 1, \"collect\": {collect}}}")).unwrap();
+        };
+        for wrong in ["{\"older-than\": \"30d\"}", "{\"older_than\": \"30 dayz\"}", "7"] {
+            with(wrong);
+            env.mount();
+            assert!(env.mounted("key").exists());
+            let stderr = env.fail(1, &["gc"]);
+            assert!(stderr.contains("collect") && stderr.contains("settings.json"), "{stderr}");
+            assert_eq!(left(env, "key"), [1, 2, 3]);
+            env.unmount();
+        }
+        // One that does is what is meant without options, and for those that are not given.
+        with("{\"keep\": 2, \"older_than\": \"30d\"}");
+        assert_eq!(number(&gc(env, &[])["collected"]["versions"]), 0);
+        assert_eq!(number(&gc(env, &["--keep", "1"])["collected"]["versions"]), 0);
+        assert_eq!(number(&gc(env, &["--older-than", "0s"])["collected"]["versions"]), 1);
+        assert_eq!(left(env, "key"), [2, 3]);
+        assert!(env.fail(2, &["gc", "--keep", "0"]).contains("--keep"));
+        assert!(env.fail(2, &["gc", "--older-than", "soon"]).contains("--older-than"));
+    });
+}
+
+#[test]
 fn a_source_goes_with_its_last_version() {
     in_environment(User::Root, Inline::Default, &|env| {
         env.mount();
