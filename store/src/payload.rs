@@ -177,7 +177,7 @@ impl Payloads {
 
     /// Takes the WebAssembly in that an artifact was compiled from.
     pub(crate) fn stage_source(&self, from: impl Read) -> Result<StagedSource> {
-        let (upload, ()) = self.take_in(from, |mut bytes| Ok((source_kind(&mut bytes)?, ())))?;
+        let (upload, ()) = self.take_in(from, |bytes| Ok((source_kind(bytes)?, ())))?;
         Ok(StagedSource { upload })
     }
 

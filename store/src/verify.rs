@@ -369,9 +369,6 @@ fn compare<L: Live>(
     live: &L,
     verified: &mut Verified,
 ) -> Result<bool> {
-    let failed = |e: &dyn std::fmt::Display| {
-        Finding::new(Kind::Catalogue, dir.join("db").display(), format!("it can't be read: {e}"))
-    };
     // Those that are looked at again; the others are counted.
     let mut differing: BTreeSet<Vec<u8>> = BTreeSet::new();
     let mut others = 0u64;
@@ -384,7 +381,7 @@ fn compare<L: Live>(
     let mut our = ours.next(&*truth)?;
     let mut their = match theirs.next(live) {
         Ok(their) => their,
-        Err(e) => return Ok(verified.findings.push(failed(&e)) == ()),
+        Err(e) => return unreadable(dir, &e, verified),
     };
     while our.is_some() || their.is_some() {
         let order = match (&our, &their) {
@@ -404,7 +401,7 @@ fn compare<L: Live>(
             verified.records += 1;
             their = match theirs.next(live) {
                 Ok(their) => their,
-                Err(e) => return Ok(verified.findings.push(failed(&e)) == ()),
+                Err(e) => return unreadable(dir, &e, verified),
             };
         }
     }
@@ -431,7 +428,7 @@ fn compare<L: Live>(
             while let Some(at) = after.take() {
                 let page = match live.page(Some(&at)) {
                     Ok(page) => page,
-                    Err(e) => return Ok(verified.findings.push(failed(&e)) == ()),
+                    Err(e) => return unreadable(dir, &e, verified),
                 };
                 match page.last() {
                     Some((last, _)) if *last < key => after = Some(last.clone()),
@@ -452,6 +449,14 @@ fn compare<L: Live>(
         let place = dir.join("db");
         verified.findings.push(Finding::new(Kind::Catalogue, place.display(), detail));
     }
+    Ok(true)
+}
+
+/// Notes that the catalogue in use can't be read.
+fn unreadable(dir: &Path, e: &dyn std::fmt::Display, verified: &mut Verified) -> Result<bool> {
+    let place = dir.join("db");
+    let detail = format!("it can't be read: {e}");
+    verified.findings.push(Finding::new(Kind::Catalogue, place.display(), detail));
     Ok(true)
 }
 
