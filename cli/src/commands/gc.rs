@@ -19,7 +19,8 @@ use crate::output;
 ///
 /// Superseded and removed versions, that is, and sources that only they were compiled from. What
 /// a process has open or mapped stays, and so do the newest version of each engine and what is
-/// pinned. Without --keep and --older-than, the policy in the store's settings decides, if there is one.
+/// pinned. Of what --keep and --older-than don't say, the policy in the store's settings decides,
+/// if there is one.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Keep this many versions of each key and engine, the newest included [default: 1]
