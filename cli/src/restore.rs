@@ -10,13 +10,13 @@ use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use wasmfs_store::archive::{self, Archived};
-use wasmfs_store::{Key, Sha, Store, VersionInfo};
+use wasmfs_store::{Key, KeyInfo, SCRATCH, Sha, Store, VersionInfo};
 
 use crate::access::Access;
 use crate::batch::{self, Bytes, Input, SourceBytes};
 use crate::control::Terms;
 use crate::control::changes::{Alias, Pin, SetDefault};
-use crate::control::client::Client;
+use crate::control::client::{Client, was_lost};
 use crate::failure::{self, Failure};
 use crate::scratch::{Scratch, Section};
 
@@ -37,6 +37,8 @@ pub struct Restored {
     pub added: usize,
     /// Versions that it had.
     pub unchanged: usize,
+    /// Versions that are older than what it has.
+    pub older: usize,
     /// What could not be added.
     pub failed: Vec<NotAdded>,
     /// Names of engines that mean other engines here.
@@ -83,14 +85,20 @@ fn take(dir: &Path, from: impl Read) -> Result<Restored> {
         let archived = archive::restore(dir, plain, &mut progress)?;
         bar.finish_and_clear();
         let (failed, aliases_left) = (Vec::new(), Vec::new());
-        let (added, unchanged, visible) = (0, 0, true);
-        let exact = true;
-        return Ok(Restored { archived, exact, added, unchanged, failed, aliases_left, visible });
+        return Ok(Restored {
+            archived,
+            exact: true,
+            added: 0,
+            unchanged: 0,
+            older: 0,
+            failed,
+            aliases_left,
+            visible: true,
+        });
     }
-    // A store of its own first, beside this one: then it can be asked for everything.
-    let beside = dir.parent().unwrap_or(dir);
-    let place = tempfile::Builder::new().prefix(".wasmfs-import-").tempdir_in(beside);
-    let place = place.with_context(|| format!("making a directory in {}", beside.display()))?;
+    // A store of its own first, in this one's directory: then it can be asked for everything.
+    let place = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(dir);
+    let place = place.with_context(|| format!("making a directory in {}", dir.display()))?;
     let copy = place.path().join("store");
     let archived = archive::restore(&copy, plain, &mut progress)?;
     bar.finish_and_clear();
@@ -119,6 +127,7 @@ impl<'a> Merge<'a> {
             exact: false,
             added: 0,
             unchanged: 0,
+            older: 0,
             failed: Vec::new(),
             aliases_left: Vec::new(),
             visible: true,
@@ -128,24 +137,18 @@ impl<'a> Merge<'a> {
 
     fn run(mut self, access: &mut Access) -> Result<Restored> {
         let keys = self.theirs.keys("")?;
-        let mut new_keys = BTreeMap::new();
         let bar = batch::count(keys.len() as u64);
         for key in &keys {
             bar.inc(1);
             let ours = ours(access, &key.key)?;
-            if ours.is_empty() {
-                new_keys.insert(key.key.clone(), key.default_engine.clone());
-            }
-            for version in self.theirs.versions(&key.key)? {
-                if version.removed {
-                    continue;
-                }
-                if ours.iter().any(|own| is_same(own, &version)) {
-                    self.report.unchanged += 1;
-                    continue;
-                }
-                self.add(version);
-            }
+            let mut theirs = self.theirs.versions(&key.key)?;
+            theirs.retain(|version| !version.removed);
+            let lacking = lacking(&ours, &theirs);
+            let known = theirs.iter().filter(|v| ours.iter().any(|own| is_same(own, v))).count();
+            // One that is to be added may have the bytes of one that both have.
+            self.report.unchanged += known;
+            self.report.older += (theirs.len() - known).saturating_sub(lacking.len());
+            lacking.into_iter().for_each(|version| self.add(version));
             // A key goes in whole, so that doing it again after an interruption finds all or nothing.
             if self.size >= BATCH.0 || self.waiting.len() >= BATCH.1 {
                 self.publish(access)?;
@@ -153,7 +156,7 @@ impl<'a> Merge<'a> {
         }
         self.publish(access)?;
         bar.finish_and_clear();
-        self.names(access, new_keys)?;
+        self.names(access, &keys)?;
         Ok(self.report)
     }
 
@@ -199,40 +202,34 @@ impl<'a> Merge<'a> {
         Ok(())
     }
 
-    /// What is not in versions: default engines of new keys, pins, and names of engines.
-    fn names(&mut self, access: &Access, new_keys: BTreeMap<Key, String>) -> Result<()> {
+    /// What is not in versions: default engines of keys that have nothing of their own here, pins,
+    /// and names of engines.
+    fn names(&mut self, access: &Access, keys: &[KeyInfo]) -> Result<()> {
         let theirs = self.theirs.engines()?;
-        let fingerprint = |label: &str| {
-            let engine = theirs.iter().find(|engine| engine.label == label);
-            engine.map(|engine| engine.engine.description.fingerprint)
-        };
         let mut moved: BTreeMap<Sha, Vec<Key>> = BTreeMap::new();
-        for (key, label) in new_keys {
-            let ours = ours(access, &key)?;
-            if let Some(wanted) = fingerprint(&label)
-                && ours
-                    .iter()
-                    .any(|v| v.fingerprint == wanted && v.current && !v.served_by_plain_name)
-            {
-                moved.entry(wanted).or_default().push(key);
+        for KeyInfo { key, default_engine, .. } in keys {
+            let ours = ours(access, key)?;
+            let versions = self.theirs.versions(key)?;
+            let brought = |own: &VersionInfo| versions.iter().any(|their| is_same(own, their));
+            let wanted = theirs.iter().find(|engine| engine.label == *default_engine);
+            let Some(wanted) = wanted.map(|engine| engine.engine.description.fingerprint) else {
+                continue;
+            };
+            let elsewhere =
+                |v: &VersionInfo| v.fingerprint == wanted && v.current && !v.served_by_plain_name;
+            if ours.iter().all(brought) && ours.iter().any(elsewhere) {
+                moved.entry(wanted).or_default().push(key.clone());
+            }
+            for pinned in versions.iter().filter(|v| v.pinned && !v.removed) {
+                let same: Vec<_> = ours.iter().filter(|own| is_same(own, pinned)).collect();
+                if let (Some(own), false) = (same.last(), same.iter().any(|own| own.pinned)) {
+                    access.change(Pin { key: key.clone(), version: own.version, pinned: true })?;
+                }
             }
         }
         for (engine, keys) in moved {
             let change = SetDefault { keys: Some(keys), engine: engine.hex() };
             self.report.visible &= access.change(change)?.visible;
-        }
-        for key in self.theirs.keys("")? {
-            for pinned in self.theirs.versions(&key.key)?.iter().filter(|v| v.pinned && !v.removed)
-            {
-                let ours = ours(access, &key.key)?;
-                if let Some(own) = ours.iter().find(|own| is_same(own, pinned) && !own.pinned) {
-                    access.change(Pin {
-                        key: key.key.clone(),
-                        version: own.version,
-                        pinned: true,
-                    })?;
-                }
-            }
         }
         let taken: BTreeMap<String, Sha> = access
             .engines()?
@@ -253,7 +250,8 @@ impl<'a> Merge<'a> {
                         match access.change(Alias::Set { name: name.clone(), engine }) {
                             Ok(answer) => self.report.visible &= answer.visible,
                             // Nothing that it compiled is here.
-                            Err(_) => self.report.aliases_left.push(name),
+                            Err(e) if !was_lost(&e) => self.report.aliases_left.push(name),
+                            Err(e) => return Err(e),
                         }
                     }
                 }
@@ -267,9 +265,35 @@ fn is_same(one: &VersionInfo, other: &VersionInfo) -> bool {
     one.sha256 == other.sha256 && one.fingerprint == other.fingerprint
 }
 
+/// Those of `theirs` that are to be added: of each engine what came after the last version that
+/// both have, unless what is here is newer than that. So an old archive brings nothing old back.
+fn lacking(ours: &[VersionInfo], theirs: &[VersionInfo]) -> Vec<VersionInfo> {
+    let mut engines: Vec<Sha> = theirs.iter().map(|version| version.fingerprint).collect();
+    engines.sort_unstable();
+    engines.dedup();
+    let mut lacking = Vec::new();
+    for engine in engines {
+        let theirs: Vec<_> = theirs.iter().filter(|v| v.fingerprint == engine).collect();
+        let common = theirs.iter().rposition(|v| ours.iter().any(|own| is_same(own, v)));
+        let later = &theirs[common.map_or(0, |common| common + 1)..];
+        let current = ours.iter().find(|own| own.fingerprint == engine && own.current);
+        // RFC 3339 in UTC: the order of the text is that of time.
+        let is_newer = |own: &VersionInfo| later.iter().all(|v| v.published < own.published);
+        if !current.is_some_and(is_newer) {
+            lacking.extend(later.iter().map(|v| (*v).clone()));
+        }
+    }
+    lacking.sort_by_key(|version| version.version);
+    lacking
+}
+
+/// The versions of a key that are here.
 fn ours(access: &Access, key: &Key) -> Result<Vec<VersionInfo>> {
     match access.versions(key) {
-        Ok(versions) => Ok(versions),
+        Ok(mut versions) => {
+            versions.retain(|version| !version.removed);
+            Ok(versions)
+        }
         Err(e) if failure::is_no_key(&e) => Ok(Vec::new()),
         Err(e) => Err(e),
     }

@@ -173,11 +173,7 @@ impl Mounts {
         let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
         let orphans = self.store().collect_orphans()?;
         self.settle()?;
-        let last = self.store().last_change();
-        let compacted = match self.is_settled(last) {
-            true => self.store().compact(last, false)?,
-            false => None,
-        };
+        let compacted = self.store().compact_if(&|last| self.is_settled(last), false)?;
         self.settle()?;
         Ok(Tidied { orphans, compacted, shrunk: self.store().shrink()? })
     }

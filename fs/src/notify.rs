@@ -40,7 +40,7 @@ pub(crate) enum News {
 struct Order {
     news: News,
     done: Sender<()>,
-    _ticket: Option<Arc<Ticket>>,
+    ticket: Option<Arc<Ticket>>,
 }
 
 /// The queue of one mount.
@@ -74,6 +74,7 @@ impl Queue {
                     News::Untold(untold) => tell_untold(&notifier, &connection, untold),
                     News::Probe(asked) => probe(&notifier, &connection, asked),
                 }
+                drop(order.ticket);
                 // Nobody waits any more: a slow kernel was waited for long enough.
                 let _ = order.done.send(());
             }
@@ -84,7 +85,7 @@ impl Queue {
     pub(crate) fn tell(&self, news: News, ticket: Option<Arc<Ticket>>) -> Telling {
         let (done, wait) = channel();
         // A mount that ended has no queue; then `done` is dropped, and waiting ends at once.
-        let _ = self.0.send(Order { news, done, _ticket: ticket });
+        let _ = self.0.send(Order { news, done, ticket });
         Telling(wait)
     }
 }

@@ -209,7 +209,8 @@ impl Mounts {
 
     /// Waits until the news of every commit that can be seen in the store are in every queue.
     pub(crate) fn wait_for_news(&self) {
-        drop(self.telling.lock().unwrap_or_else(|e| e.into_inner()));
+        let _telling = self.telling.lock().unwrap_or_else(|e| e.into_inner());
+        self.pay_owed();
     }
 
     /// Tells of what failed commits may have changed, as soon as that can be found out.

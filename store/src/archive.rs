@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::catalogue::sync_dir;
+use crate::catalogue::{from_history, scratch, sync_dir};
 use crate::error::{Error, IoContext, Result};
-use crate::history::{Change, Listing};
+use crate::history::{Change, History, Listing};
 use crate::lock::Lock;
 use crate::payload::Payloads;
-use crate::settings::{FORMAT, Settings};
+use crate::settings::{FORMAT, Settings, write_json};
 use crate::sha::Sha;
 use crate::store::{HISTORY, SETTINGS, Store, now};
 
@@ -59,24 +59,31 @@ pub fn export(
     let text = fs::read(&settings).at("reading", &settings)?;
     append(&mut tar, SETTINGS, text.len() as u64, &text[..])?;
     let payloads = Payloads::look(dir);
-    let mut written: BTreeMap<Sha, u64> = BTreeMap::new();
+    let (mut written, mut done) = (BTreeSet::new(), 0);
     for look in 1.. {
         // This very file, should it be compacted meanwhile.
         let history = Listing::read(&dir.join(HISTORY))?;
         let total = history.payloads.values().map(|payload| payload.size).sum();
-        let mut gone = None;
+        let mut gone = false;
         for (sha256, payload) in &history.payloads {
-            if written.contains_key(sha256) {
+            if written.contains(sha256) {
                 continue;
             }
             let from: Box<dyn Read> = if payload.inline {
-                Box::new(io::Cursor::new(inside(sha256)?))
+                match inside(sha256) {
+                    Ok(bytes) => Box::new(io::Cursor::new(bytes)),
+                    Err(_) if look < LOOKS => {
+                        gone = true;
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                }
             } else {
                 let path = payloads.object(sha256);
                 match File::open(&path) {
                     Ok(file) => Box::new(file),
                     Err(e) if e.kind() == io::ErrorKind::NotFound && look < LOOKS => {
-                        gone = Some(*sha256);
+                        gone = true;
                         continue;
                     }
                     file => Box::new(file.at("opening", &path)?),
@@ -87,18 +94,19 @@ pub fn export(
             if hashed.len != payload.size || Sha(hashed.hash.finalize().into()) != *sha256 {
                 return Err(damaged(sha256, "its bytes differ from what was published"));
             }
-            written.insert(*sha256, payload.size);
-            progress(written.values().sum(), Some(total));
+            written.insert(*sha256);
+            done += payload.size;
+            progress(done, Some(total));
         }
-        if gone.is_some() {
+        if gone {
             // It may have been collected: then the history says so by now.
             continue;
         }
         let (changes, len) = (history.changes, history.len);
         append(&mut tar, HISTORY, len, history.file.take(len))?;
         tar.into_inner().and_then(|mut out| out.flush()).map_err(Error::Output)?;
-        let bytes = written.values().sum();
-        return Ok(Archived { changes, payloads: written.len() as u64, bytes, skipped: 0 });
+        let payloads = written.len() as u64;
+        return Ok(Archived { changes, payloads, bytes: done, skipped: 0 });
     }
     Err(Error::Inconsistent("payloads vanish".into()))
 }
@@ -170,12 +178,13 @@ pub fn restore(dir: &Path, from: impl Read, progress: Progress<'_>) -> Result<Ar
             return Err(not(format!("it starts with {}", path.display())));
         }
         if name == Path::new(HISTORY) {
-            restored.changes = put_history(dir, &mut entry, &seen)?;
+            let size = entry.size();
+            restored.changes = put_history(dir, &mut entry, size, &seen)?;
             sync_objects(dir, &seen)?;
             commit(dir)?;
-            drop(lock);
             // The catalogue is made from the history, and what it keeps inside from the objects.
-            let store = Store::open(dir)?;
+            let lock = lock.map_or_else(|| Lock::take(dir), Ok)?;
+            let store = Store::open_locked(dir, lock)?;
             store.collect_orphans()?;
             store.close()?;
             return Ok(restored);
@@ -211,6 +220,7 @@ fn begin(dir: &Path, from: &mut impl Read) -> Result<Lock> {
     if !is_empty(dir)? {
         return Err(Error::NotEmpty(dir.to_owned()));
     }
+    write_json(&dir.join(SETTINGS), &settings)?;
     Ok(lock)
 }
 
@@ -248,18 +258,21 @@ fn put_object(dir: &Path, sha256: &Sha, size: u64, from: &mut impl Read) -> Resu
 
 /// Writes the history beside its place, once it is known that it can be read and that every
 /// payload it needs is there. Returns how many changes it has.
-fn put_history(dir: &Path, from: &mut impl Read, seen: &BTreeSet<Sha>) -> Result<u64> {
+fn put_history(dir: &Path, from: &mut impl Read, size: u64, seen: &BTreeSet<Sha>) -> Result<u64> {
     let new = dir.join(HISTORY).with_extension("new");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(&new).at("making", &new)?;
-    let size = io::copy(from, &mut file).at("writing", &new)?;
+    let copied = io::copy(from, &mut file).at("writing", &new)?;
     file.sync_all().at("syncing", &new)?;
     file.seek(SeekFrom::Start(0)).at("reading", &new)?;
     let listing = Listing::read(&new)?;
-    if listing.len != size {
+    if copied != size || listing.len != size {
         return Err(Error::NotAnArchive("its history is cut short".into()));
     }
+    // All of it can be applied.
+    let place = scratch(dir, size)?;
+    from_history(place.path(), &mut History::look(&new)?)?;
     match listing.payloads.keys().find(|sha256| !seen.contains(*sha256)) {
         Some(sha256) => Err(Error::NotAnArchive(format!("payload {sha256} is missing"))),
         None => Ok(listing.changes),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::records::*;
-use crate::catalogue::{Changes, Records, be_u64, for_each_under};
+use crate::catalogue::{Catalogue, Changes, Records, be_u64, for_each_under};
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, CollectedVersion, Entry, History};
 use crate::key::Key;
@@ -217,7 +217,7 @@ impl Store {
                     orphans.push(sha256);
                 }
             }
-            let (orphans, _) = self.unused(orphans)?;
+            let (orphans, _) = self.unused(planned.txn.base(), orphans)?;
             total.add(&self.give_up(&mut writer, planned, Vec::new(), orphans)?.0);
             drop(writer);
             match next {
@@ -260,34 +260,46 @@ impl Store {
         }
         // With the right to write: whoever publishes puts an object in place first.
         let (_writer, planned) = self.begin()?;
-        let (unused, given_up) = self.unused(found)?;
-        for sha256 in unused {
+        let mut orphans = Vec::new();
+        for sha256 in found {
+            // It may have been committed since it was found.
             if planned.txn.payload(&sha256)?.is_none() {
-                let object = self.payloads.object(&sha256);
-                // What was given up was counted then.
-                if !given_up.contains(&sha256) {
-                    removed.bytes += fs::metadata(&object).map_or(0, |file| file.len());
-                    removed.payloads += 1;
-                }
-                self.payloads.remove_object(&sha256)?;
+                orphans.push(sha256);
             }
+        }
+        let (unused, given_up) = self.unused(planned.txn.base(), orphans)?;
+        for sha256 in unused {
+            let object = self.payloads.object(&sha256);
+            // What was given up was counted then.
+            if !given_up.contains(&sha256) {
+                removed.bytes += fs::metadata(&object).map_or(0, |file| file.len());
+                removed.payloads += 1;
+            }
+            self.payloads.remove_object(&sha256)?;
         }
         Ok(removed)
     }
 
-    /// Checks that no version has these payloads by the history either, and says which were given
-    /// up. If one has, the catalogue has lost records, and is not trusted any more.
-    fn unused(&self, payloads: Vec<Sha>) -> Result<(Vec<Sha>, BTreeSet<Sha>)> {
+    /// Those of `payloads` that no version has by the history either, and which were given up. If
+    /// one has a user that the catalogue doesn't know of, that has lost records, and is not
+    /// trusted any more.
+    fn unused(
+        &self,
+        catalogue: &Catalogue,
+        mut payloads: Vec<Sha>,
+    ) -> Result<(Vec<Sha>, BTreeSet<Sha>)> {
         if payloads.is_empty() {
             return Ok((payloads, BTreeSet::new()));
         }
         let (used, given_up) =
             History::used(&self.dir().join(HISTORY), payloads.iter().copied().collect())?;
-        if !used.is_empty() {
-            self.catalogue()?.note_damage();
-            let sha256 = used.iter().next().copied().unwrap_or_default();
-            return Err(Error::Inconsistent(format!("it has lost who needs payload {sha256}")));
+        for sha256 in &used {
+            if !catalogue.any_under(&users_prefix(sha256))? {
+                catalogue.note_damage();
+                return Err(Error::Inconsistent(format!("it has lost who needs payload {sha256}")));
+            }
         }
+        payloads.retain(|sha256| !used.contains(sha256));
         Ok((payloads, given_up))
     }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::records::*;
 use crate::catalogue::{
-    Catalogue, Records, be_u64, catch_up, decode, for_each_under, from_history,
+    Catalogue, Records, be_u64, catch_up, decode, for_each_under, from_history, scratch,
 };
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, Entry, History, NewDirectory, line_of};
@@ -46,18 +46,30 @@ impl Store {
     /// What the lines come to is found out anew: should sled have lost records, they are not lost
     /// to the history as well.
     pub fn compact(&self, told: u64, wanted: bool) -> Result<Option<Compacted>> {
+        self.compact_if(&|last| last == told, wanted)
+    }
+
+    /// The same, if `is_told` says of the last change that every kernel cache knows of it; it is
+    /// asked with the right to write.
+    pub fn compact_if(
+        &self,
+        is_told: &dyn Fn(u64) -> bool,
+        wanted: bool,
+    ) -> Result<Option<Compacted>> {
         let lines = self.writer().lines()?;
         if !wanted && !is_worthwhile(&*self.catalogue()?, lines)? {
             return Ok(None);
         }
-        let place = tempfile::Builder::new().prefix("wasmfs-compact-").tempdir();
-        let place = place.at("making a directory in", &std::env::temp_dir())?;
         let path = self.dir().join(HISTORY);
+        let size = path.metadata().at("reading", &path)?.len();
+        let place = scratch(self.dir(), size)?;
         let truth = from_history(place.path(), &mut History::look(&path)?)?;
+        // Most of what was committed meanwhile, and the rest while nobody commits.
+        catch_up(&truth, &mut History::look(&path)?, 0)?;
         let (mut writer, planned) = self.begin()?;
         catch_up(&truth, &mut History::look(&path)?, 0)?;
         let last = writer.end().1;
-        if last != told || truth.applied()?.seq != last {
+        if !is_told(last) || truth.applied()?.seq != last {
             return Ok(None);
         }
         let live = planned.txn.base().clone();

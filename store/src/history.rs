@@ -493,6 +493,10 @@ impl History {
             if reader.read_until(b'\n', &mut line).at("reading", &self.path)? == 0 {
                 break;
             }
+            if self.looking && !line.ends_with(b"\n") {
+                // Whoever writes it is not done.
+                break;
+            }
             match (decode(&line), &unreadable) {
                 (Ok(entry), None)
                     if entry.seq == self.seq + 1 || self.len == 0 && entry.starts_snapshot() =>

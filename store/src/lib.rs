@@ -39,7 +39,8 @@ pub mod tree;
 pub mod verify;
 
 pub use catalogue::{
-    Changes, ENGINES_INODE, FIRST_FREE_INODE, ROOT_INODE, Untold, VERSIONS_INODE, panics_are_caught,
+    Changes, ENGINES_INODE, FIRST_FREE_INODE, ROOT_INODE, SCRATCH, Untold, VERSIONS_INODE,
+    panics_are_caught,
 };
 pub use collect::{Candidate, Collected, Fate, Policy, Portion};
 pub use compact::Compacted;

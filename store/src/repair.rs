@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::artifact::inspect;
 use crate::catalogue::records::*;
 use crate::catalogue::{
-    Catalogue, ROOT_INODE, Records, Txn, apply, bring_inside, close, open_alone, quietly,
-    remove_dir, sync_dir,
+    Catalogue, ROOT_INODE, Records, Txn, apply, bring_inside, close, open_alone, put_in_place_of,
+    quietly, remove_dir, sync_dir,
 };
 use crate::compact::write_snapshot;
 use crate::error::{Error, IoContext, Result};
@@ -166,11 +166,7 @@ fn rescue(dir: &Path) -> Result<(PathBuf, u64, u64)> {
     remove_dir(&new_db)?;
     let catalogue = Arc::new(open_alone(&new_db)?);
     let rescued = rescue_onto(dir, &path, catalogue, old)?;
-    if db.exists() {
-        fs::rename(&db, aside(&db)).at("renaming", &db)?;
-    }
-    fs::rename(&new_db, &db).at("renaming", &new_db)?;
-    sync_dir(dir)?;
+    put_in_place_of(dir, &new_db, &aside(&db))?;
     write_json(&dir.join(STATE), &State { boot_id: boot_id(), closed: true })?;
     Ok(rescued)
 }

@@ -115,6 +115,7 @@ impl Store {
     fn open_with(dir: &Path, settings: Settings, lock: Lock) -> Result<Store> {
         let mut history = History::open(&dir.join(HISTORY))?;
         let payloads = Payloads::open(dir)?;
+        catalogue::sweep(dir);
         unless_unwritable(sync_dir(dir))?;
         let catalogue = Held::open(dir, &mut history)?;
         let store = Store {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::records::*;
-use crate::catalogue::{Catalogue, Records, be_u64, decode, from_history, quietly};
+use crate::catalogue::{Catalogue, Records, be_u64, decode, from_history, quietly, scratch};
 use crate::error::{Error, IoContext, Result};
 use crate::history::History;
 use crate::payload::{PayloadOf, Payloads, sha_of_key};
@@ -161,9 +161,9 @@ fn attempt<L: Live>(
 ) -> Result<Option<Verified>> {
     let mut verified = Verified::default();
     check_permissions(dir, &mut verified)?;
-    let place = tempfile::Builder::new().prefix("wasmfs-verify-").tempdir();
-    let place = place.at("making a directory in", &std::env::temp_dir())?;
-    let mut history = History::look(&dir.join(HISTORY))?;
+    let path = dir.join(HISTORY);
+    let place = scratch(dir, path.metadata().at("reading", &path)?.len())?;
+    let mut history = History::look(&path)?;
     let truth = match from_history(place.path(), &mut history) {
         Ok(truth) => truth,
         Err(e @ Error::HistoryDamaged { .. }) => {

@@ -113,9 +113,13 @@ fn archive(store: &Path, args: Args) -> Result<Outcome> {
                 store.display()
             ))?,
             false => output::line(format_args!(
-                "{} versions added, {} were there{}",
+                "{} versions added, {} were there{}{}",
                 report.added,
                 report.unchanged,
+                match report.older {
+                    0 => String::new(),
+                    n => format!(", {n} are older than what is here"),
+                },
                 match report.failed.len() {
                     0 => String::new(),
                     n => format!(", {n} not added"),
@@ -124,7 +128,9 @@ fn archive(store: &Path, args: Args) -> Result<Outcome> {
         }
     }
     for name in &report.aliases_left {
-        output::note(format_args!("wasmfs: the name {name} means another engine here, and stays"));
+        output::note(format_args!(
+            "wasmfs: the name {name} was left out: it means another engine here, or there is nothing of its engine"
+        ));
     }
     for failed in &report.failed {
         let message = format!("{}@{}: {}", failed.key, failed.version, failed.error);

@@ -122,20 +122,46 @@ pub(crate) fn open_elsewhere(
 
 /// A directory in memory, or where temporary files are, with room for so many bytes.
 fn elsewhere(bytes: u64) -> Result<tempfile::TempDir> {
-    let temporary = std::env::temp_dir();
+    directory_in(&[Path::new("/dev/shm"), &std::env::temp_dir()], bytes)
+}
+
+/// A directory for a catalogue beside that of the store in `dir`, with room for so many bytes. What
+/// a kill leaves of it in the store's directory is swept by [`sweep`].
+pub(crate) fn scratch(dir: &Path, bytes: u64) -> Result<tempfile::TempDir> {
+    directory_in(&[&std::env::temp_dir(), dir], bytes)
+}
+
+/// The start of the names of directories that are in use for a while.
+pub const SCRATCH: &str = ".wasmfs-";
+/// How long one may be in use.
+const SCRATCH_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// Removes what was left of directories that nobody can be using any more.
+pub(crate) fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH)
+            && age.is_some_and(|age| age > SCRATCH_AGE)
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn directory_in(places: &[&Path], bytes: u64) -> Result<tempfile::TempDir> {
     let mut failed = None;
-    for place in [Path::new("/dev/shm"), &temporary] {
+    for place in places.iter().copied() {
         let room = rustix::fs::statvfs(place).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
         if room < bytes {
             continue;
         }
-        match tempfile::Builder::new().prefix("wasmfs-").tempdir_in(place) {
+        match tempfile::Builder::new().prefix(SCRATCH).tempdir_in(place) {
             Ok(directory) => return Ok(directory),
             Err(e) => failed = Some(e),
         }
     }
     let full = || io::Error::from(io::ErrorKind::StorageFull);
-    Err(failed.unwrap_or_else(full)).at("making a copy in", &temporary)
+    Err(failed.unwrap_or_else(full)).at("making a copy in", places[0])
 }
 
 /// Why sled did not open.
@@ -296,9 +322,11 @@ pub(crate) fn open_alone(path: &Path) -> Result<Catalogue> {
 
 /// A catalogue of the history alone, in an empty directory of its own.
 pub(crate) fn from_history(place: &Path, history: &mut History) -> Result<Arc<Catalogue>> {
-    let catalogue = Arc::new(open_sled(place).map_err(|e| e.of(place))?);
-    catch_up(&catalogue, history, 0)?;
-    Ok(catalogue)
+    let made = quietly(|| {
+        let catalogue = open_sled(place).map_err(|e| e.of(place)).map(Arc::new);
+        Ok(catalogue.and_then(|new| catch_up(&new, history, 0).map(|()| new)))
+    });
+    made.unwrap_or_else(|panic| Err(Error::Inconsistent(panic)))
 }
 
 /// Makes a catalogue from the history alone, and brings over what payloads the
@@ -393,6 +421,19 @@ pub(crate) fn copy(catalogue: &Catalogue, dir: &Path) -> Result<()> {
         copy.checked(copy.db.insert(key, value).map_err(Error::from))?;
     }
     close(copy)
+}
+
+/// Puts the catalogue at `new` in the place of the one in `dir`, which gets the name `aside`; never
+/// is there none.
+pub(crate) fn put_in_place_of(dir: &Path, new: &Path, aside: &Path) -> Result<()> {
+    let db = dir.join("db");
+    if db.exists() {
+        fs::rename(new, aside).at("renaming", new)?;
+        exchange(&Places { db, new: aside.to_owned() })?;
+    } else {
+        fs::rename(new, &db).at("renaming", new)?;
+    }
+    sync_dir(dir)
 }
 
 /// Puts what [`copy`] made in the place of the catalogue in `dir`, which is closed.
