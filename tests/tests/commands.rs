@@ -316,7 +316,7 @@ fn the_control_socket_speaks_http_to_its_owner_only() {
         assert!(get("/nothing").contains("there is no GET /nothing"));
         let other =
             "GET /v1/status HTTP/1.1\r\nhost: x\r\nwasmfs-protocol: 9\r\nconnection: close\r\n\r\n";
-        assert!(request(env, other).contains("speaks protocol 3"));
+        assert!(request(env, other).contains("speaks protocol 4"));
         let body = "{\"items\": [{\"key\": \"x\", \"upload\": 7}]}";
         let publish = format!(
             "POST /v1/publish HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
