@@ -26,7 +26,7 @@ const BATCH: (u64, usize) = (64 << 20, 500);
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// What came of it.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub struct Restored {
     /// What the archive has.
     #[serde(flatten)]
@@ -84,17 +84,7 @@ fn take(dir: &Path, from: impl Read) -> Result<Restored> {
     if Client::reach(dir)?.is_none() && archive::is_empty(dir)? {
         let archived = archive::restore(dir, plain, &mut progress)?;
         bar.finish_and_clear();
-        let (failed, aliases_left) = (Vec::new(), Vec::new());
-        return Ok(Restored {
-            archived,
-            exact: true,
-            added: 0,
-            unchanged: 0,
-            older: 0,
-            failed,
-            aliases_left,
-            visible: true,
-        });
+        return Ok(Restored { archived, exact: true, visible: true, ..Restored::default() });
     }
     // A store of its own first, in this one's directory: then it can be asked for everything.
     let place = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(dir);
@@ -122,16 +112,7 @@ struct Merge<'a> {
 
 impl<'a> Merge<'a> {
     fn new(theirs: &'a Store, archived: Archived) -> Merge<'a> {
-        let report = Restored {
-            archived,
-            exact: false,
-            added: 0,
-            unchanged: 0,
-            older: 0,
-            failed: Vec::new(),
-            aliases_left: Vec::new(),
-            visible: true,
-        };
+        let report = Restored { archived, visible: true, ..Restored::default() };
         Merge { theirs, report, waiting: Vec::new(), size: 0, scratch: Scratch::default() }
     }
 

@@ -148,6 +148,9 @@ impl Mounts {
 
     /// Which candidates the kernel knows; nothing if it could not be asked in time.
     fn ask_kernel(&self, candidates: &[Candidate]) -> wasmfs_store::Result<Option<HashSet<u64>>> {
+        if candidates.is_empty() {
+            return Ok(Some(HashSet::new()));
+        }
         let mut names = BTreeSet::new();
         for Candidate { key, version, .. } in candidates.iter().filter(|c| !c.removed) {
             let directory = self.store().directory(View::Versions, key.as_str())?;

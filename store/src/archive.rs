@@ -17,9 +17,9 @@ use sha2::{Digest, Sha256};
 
 use crate::catalogue::{from_history, scratch, sync_dir};
 use crate::error::{Error, IoContext, Result};
-use crate::history::{Change, History, Listing};
+use crate::history::{Change, History, Listing, new_file};
 use crate::lock::Lock;
-use crate::payload::Payloads;
+use crate::payload::{Payloads, object_in};
 use crate::settings::{FORMAT, Settings, write_json};
 use crate::sha::Sha;
 use crate::store::{HISTORY, SETTINGS, Store, now};
@@ -90,7 +90,7 @@ pub fn export(
                 }
             };
             let mut hashed = Hashed { from: from.take(payload.size), hash: Sha256::new(), len: 0 };
-            append(&mut tar, &object_name(sha256), payload.size, &mut hashed)?;
+            append(&mut tar, object_name(sha256), payload.size, &mut hashed)?;
             if hashed.len != payload.size || Sha(hashed.hash.finalize().into()) != *sha256 {
                 return Err(damaged(sha256, "its bytes differ from what was published"));
             }
@@ -113,7 +113,7 @@ pub fn export(
 
 fn append<W: Write>(
     tar: &mut tar::Builder<W>,
-    name: &str,
+    name: impl AsRef<Path>,
     size: u64,
     from: impl Read,
 ) -> Result<()> {
@@ -121,12 +121,11 @@ fn append<W: Write>(
     header.set_size(size);
     header.set_mode(0o400);
     header.set_mtime(now() / 1_000_000_000);
-    tar.append_data(&mut header, format!("{ROOT}/{name}"), from).map_err(Error::Output)
+    tar.append_data(&mut header, Path::new(ROOT).join(name), from).map_err(Error::Output)
 }
 
-fn object_name(sha256: &Sha) -> String {
-    let hex = sha256.hex();
-    format!("objects/{}/{hex}", &hex[..2])
+fn object_name(sha256: &Sha) -> PathBuf {
+    object_in(Path::new("objects"), sha256)
 }
 
 fn damaged(sha256: &Sha, reason: &str) -> Error {
@@ -190,7 +189,7 @@ pub fn restore(dir: &Path, from: impl Read, progress: Progress<'_>) -> Result<Ar
             return Ok(restored);
         }
         let sha256 = name.file_name().and_then(|name| name.to_str()?.parse::<Sha>().ok());
-        let sha256 = sha256.filter(|sha256| name == Path::new(&object_name(sha256)));
+        let sha256 = sha256.filter(|sha256| name == object_name(sha256));
         let sha256 = sha256.ok_or_else(|| not(format!("it has {}", path.display())))?;
         let size = entry.size();
         if !put_object(dir, &sha256, size, &mut entry)? {
@@ -260,9 +259,7 @@ fn put_object(dir: &Path, sha256: &Sha, size: u64, from: &mut impl Read) -> Resu
 /// payload it needs is there. Returns how many changes it has.
 fn put_history(dir: &Path, from: &mut impl Read, size: u64, seen: &BTreeSet<Sha>) -> Result<u64> {
     let new = dir.join(HISTORY).with_extension("new");
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&new).at("making", &new)?;
+    let mut file = new_file(&new)?;
     let copied = io::copy(from, &mut file).at("writing", &new)?;
     file.sync_all().at("syncing", &new)?;
     file.seek(SeekFrom::Start(0)).at("reading", &new)?;

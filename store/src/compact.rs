@@ -1,9 +1,9 @@
 //! Compaction: the history written anew, as what all its lines came to; and the
 //! catalogue copied, when sled keeps too much room for it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -15,7 +15,7 @@ use crate::catalogue::{
     Catalogue, Records, be_u64, catch_up, decode, for_each_under, from_history, scratch,
 };
 use crate::error::{Error, IoContext, Result};
-use crate::history::{Change, Entry, History, NewDirectory, line_of};
+use crate::history::{Change, Entry, History, NewDirectory, line_of, new_file};
 use crate::payload::sha_of_key;
 use crate::store::{HISTORY, Store};
 
@@ -95,9 +95,7 @@ impl Store {
     ) -> Result<Compacted> {
         let (before, last) = writer.end();
         let path = writer.successor();
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        let file = options.open(&path).at("making", &path)?;
+        let file = new_file(&path)?;
         let (len, seq) = write_snapshot(truth, &file, last).inspect_err(|_| {
             // Half a file has no use; if it stays, the next compaction starts it over.
             let _ = fs::remove_file(&path);

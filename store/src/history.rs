@@ -286,6 +286,13 @@ fn checksum(text: &str) -> String {
     digest[..8].iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Makes the file at `path`, or empties it: what is to take a history's place.
+pub(crate) fn new_file(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    options.open(path).at("making", path)
+}
+
 impl Entry {
     fn starts_snapshot(&self) -> bool {
         matches!(self.change, Change::Snapshot { before, .. } if self.seq == before + 1)
@@ -666,9 +673,7 @@ impl History {
             return Ok(());
         }
         let new = self.successor();
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        let file = options.open(&new).at("making", &new)?;
+        let file = new_file(&new)?;
         self.file.seek(SeekFrom::Start(0)).at("reading", &self.path)?;
         let copied = io::copy(&mut (&self.file).take(self.len), &mut &file);
         if copied.at("copying", &self.path)? < self.len {

@@ -36,6 +36,23 @@ const SMALL: usize = 16 << 10;
 /// Memory that uploads may take together, in bytes; the rest wait in files.
 const SMALL_TOTAL: usize = 64 << 20;
 
+/// What is taken of bytes, block by block.
+#[derive(Default)]
+struct Hashes {
+    whole: Sha256,
+    size: u64,
+    /// sha256 of each block, one after the other.
+    blocks: Vec<u8>,
+}
+
+impl Hashes {
+    fn add(&mut self, block: &[u8]) {
+        self.whole.update(block);
+        self.blocks.extend_from_slice(&Sha256::digest(block));
+        self.size += block.len() as u64;
+    }
+}
+
 /// What WebAssembly in binary form says of itself.
 fn source_kind(mut bytes: impl Read) -> Result<ArtifactKind> {
     let mut head = [0; 8];
@@ -144,14 +161,7 @@ impl Payloads {
             let path = entry.at("reading", &incoming)?.path();
             unless_unwritable(fs::remove_file(&path).at("removing", &path))?;
         }
-        Ok(Payloads {
-            incoming,
-            objects,
-            uploads: AtomicU64::new(0),
-            in_memory: Arc::default(),
-            blocks: Recent::default(),
-            files: Recent::default(),
-        })
+        Ok(Payloads::look(store))
     }
 
     /// The directories as they are, to be looked at only.
@@ -201,20 +211,18 @@ impl Payloads {
             return Ok((Upload { waiting, sha256, size, kind, blocks }, seen));
         }
         let (mut file, incoming) = self.new_incoming()?;
-        let mut whole = Sha256::new();
-        let (mut size, mut blocks) = (0, Vec::new());
+        let mut hashes = Hashes::default();
         let mut block = first;
         while !block.is_empty() {
             file.write_all(&block).at("writing", &incoming.0)?;
-            whole.update(&block);
-            blocks.extend_from_slice(&Sha256::digest(&block));
-            size += block.len() as u64;
+            hashes.add(&block);
             block.resize(BLOCK as usize, 0);
             let filled = fill(&mut from, &mut block).map_err(Error::Input)?;
             block.truncate(filled);
         }
         file.seek(SeekFrom::Start(0)).at("reading", &incoming.0)?;
         let (kind, seen) = look(&mut file)?;
+        let Hashes { whole, size, blocks } = hashes;
         let (waiting, sha256) = (Waiting::InFile(incoming), Sha(whole.finalize().into()));
         Ok((Upload { waiting, sha256, size, kind, blocks }, seen))
     }
@@ -239,8 +247,7 @@ impl Payloads {
 
     /// Where the object file of a payload is.
     pub(crate) fn object(&self, sha256: &Sha) -> PathBuf {
-        let hex = sha256.hex();
-        self.objects.join(&hex[..2]).join(hex)
+        object_in(&self.objects, sha256)
     }
 
     /// Makes `uploads` durable as object files: each file is synced, then its
@@ -360,17 +367,16 @@ impl Payloads {
             }
         };
         rewound(&mut from)?;
-        let (mut whole, mut blocks, mut size) = (Sha256::new(), Vec::new(), 0);
+        let mut hashes = Hashes::default();
         let mut block = vec![0; BLOCK as usize];
         loop {
             let filled = fill(&mut from, &mut block).map_err(Error::Input)?;
             if filled == 0 {
                 break;
             }
-            whole.update(&block[..filled]);
-            blocks.extend_from_slice(&Sha256::digest(&block[..filled]));
-            size += filled as u64;
+            hashes.add(&block[..filled]);
         }
+        let Hashes { whole, size, blocks } = hashes;
         Ok((Sha(whole.finalize().into()), size, kind, blocks))
     }
 
@@ -563,10 +569,15 @@ pub(crate) fn whole_inline(catalogue: &Catalogue, sha256: &Sha, size: u64) -> Op
     (Sha256::digest(&bytes)[..] == sha256.0).then_some(bytes)
 }
 
+/// Where the object file of a payload is, in a directory of such.
+pub(crate) fn object_in(objects: &Path, sha256: &Sha) -> PathBuf {
+    let hex = sha256.hex();
+    objects.join(&hex[..2]).join(hex)
+}
+
 /// A payload as an object file, if that has all of it.
 pub(crate) fn whole_object(objects: &Path, sha256: &Sha) -> Option<Vec<u8>> {
-    let hex = sha256.hex();
-    let bytes = fs::read(objects.join(&hex[..2]).join(hex)).ok()?;
+    let bytes = fs::read(object_in(objects, sha256)).ok()?;
     (Sha256::digest(&bytes)[..] == sha256.0).then_some(bytes)
 }
 

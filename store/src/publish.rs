@@ -1,6 +1,7 @@
 //! Publishing.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -257,15 +258,19 @@ impl Store {
 
     /// Refuses to start what a full disk would interrupt: so many bytes, and a margin.
     pub(crate) fn check_free_space(&self, bytes: u64) -> Result<()> {
-        let stat =
-            rustix::fs::statvfs(self.dir()).at("asking for the free space of", self.dir())?;
-        let available = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let available = available(self.dir()).at("asking for the free space of", self.dir())?;
         let needed = bytes.saturating_add(DISK_MARGIN);
         if available < needed {
             return Err(Error::DiskFull { dir: self.dir().to_owned(), needed, available });
         }
         Ok(())
     }
+}
+
+/// The space of a disk that ordinary users may have, in bytes.
+pub(crate) fn available(path: &Path) -> std::io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Refuses what was compiled again if there is something newer that it would take the

@@ -18,7 +18,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::catalogue::{self, Catalogue, quietly};
 use crate::error::{Error, IoContext, Result};
 use crate::history::History;
-use crate::publish::DISK_MARGIN;
+use crate::publish::{DISK_MARGIN, available};
 use crate::settings::{State, boot_id, read_state, write_json};
 use crate::store::{Planned, STATE, Store};
 
@@ -254,8 +254,7 @@ fn make_reserve(dir: &Path) {
     if path.exists() {
         return;
     }
-    let room = rustix::fs::statvfs(dir)
-        .is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) > RESERVE + 2 * DISK_MARGIN);
+    let room = available(dir).is_ok_and(|available| available > RESERVE + 2 * DISK_MARGIN);
     if room
         && let Ok(file) = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)
         && let Err(e) = fallocate(&file, FallocateFlags::empty(), 0, RESERVE)

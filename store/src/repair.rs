@@ -1,9 +1,9 @@
 //! Repairing a store that nobody has open. Nothing is deleted: what is damaged
 //! is moved aside.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Cursor;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::artifact::inspect;
 use crate::catalogue::records::*;
 use crate::catalogue::{
-    Catalogue, ROOT_INODE, Records, Txn, apply, bring_inside, close, open_alone, put_in_place_of,
-    quietly, remove_dir, sync_dir,
+    Catalogue, ROOT_INODE, Records, Txn, apply, aside, bring_inside, close, open_alone,
+    put_in_place_of, quietly, remove_dir, sync_dir,
 };
 use crate::compact::write_snapshot;
 use crate::error::{Error, IoContext, Result};
-use crate::history::{Change, Entry, History, NewDirectory};
+use crate::history::{Change, Entry, History, NewDirectory, new_file};
 use crate::key::Key;
 use crate::lock::Lock;
 use crate::payload::{Payloads, ReadSeek, whole_inline};
 use crate::recovery::is_trusted;
 use crate::settings::{State, boot_id, write_json};
 use crate::sha::Sha;
-use crate::store::{HISTORY, STATE, Store, now};
+use crate::store::{HISTORY, STATE, Store};
 use crate::verify::{Finding, Kind, Verified, too_open};
 
 /// Damaged payloads, by their sha256.
@@ -121,12 +121,6 @@ fn quarantine(dir: &Path, finding: &mut Finding) -> Result<()> {
     fs::rename(&object, &to).at("renaming", &object)?;
     finding.repaired = Some(format!("moved to {}; publish it again", to.display()));
     Ok(())
-}
-
-/// A name beside a path for what is damaged.
-fn aside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{name}.damaged-{}", now() / 1_000_000))
 }
 
 /// Gives a file that is about to be replaced another name.
@@ -227,9 +221,7 @@ fn rescue_onto(
     }
     catalogue.note_applied(&Applied { seq: last, next_inode, ..catalogue.applied()? })?;
     let new = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let file = options.open(&new).at("making", &new)?;
+    let file = new_file(&new)?;
     let (len, seq) = write_snapshot(&catalogue, &file, last)?;
     file.sync_all().at("syncing", &new)?;
     catalogue.note_applied(&Applied { seq, history_len: len, ..catalogue.applied()? })?;

@@ -167,8 +167,7 @@ fn attempt<L: Live>(
     let truth = match from_history(place.path(), &mut history) {
         Ok(truth) => truth,
         Err(e @ Error::HistoryDamaged { .. }) => {
-            let place = dir.join(HISTORY);
-            verified.findings.push(Finding::new(Kind::History, place.display(), e));
+            verified.findings.push(Finding::new(Kind::History, path.display(), e));
             return Ok(Some(verified));
         }
         Err(e) => return Err(e),

@@ -98,7 +98,7 @@ fn write(store: &Path, access: &Access, out: impl Write, zstd: bool) -> Result<A
         let mut encoder = zstd::Encoder::new(out, 0).context("compressing")?;
         let archived = archive::export(store, &mut inside, &mut encoder, &mut progress);
         archived.and_then(|archived| {
-            let flushed = encoder.finish().and_then(|mut out: _| out.flush());
+            let flushed = encoder.finish().and_then(|mut out| out.flush());
             flushed.map_err(wasmfs_store::Error::Output).map(|()| archived)
         })
     } else {

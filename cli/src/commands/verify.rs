@@ -2,13 +2,13 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use wasmfs_store::verify::{Course, Finding, Kind, Live, Record, Verified, verify};
 use wasmfs_store::{Error as StoreError, Sha, Store};
 
 use super::Outcome;
 use crate::access::Access;
+use crate::batch;
 use crate::control::client::{Client, was_lost};
 use crate::control::{Piece, RecordsPage};
 use crate::failure::Failure;
@@ -39,7 +39,7 @@ struct Report {
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     // Whoever is served comes first.
     let _ = rustix::process::nice(10);
-    let bar = progress_bar();
+    let bar = batch::bar(0, true);
     let mut progress = |done: u64, total: u64| {
         bar.set_length(total);
         bar.set_position(done);
@@ -138,16 +138,6 @@ fn print(report: &Report) -> Result<()> {
             (n, false) => format!("{n} findings"),
         }
     ))
-}
-
-fn progress_bar() -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = style {
-        bar.set_style(style);
-    }
-    bar
 }
 
 /// The catalogue of a store that a server has.

@@ -25,7 +25,7 @@ use records::*;
 pub(crate) use apply::{apply, live_directory, live_versions};
 pub use open::{SCRATCH, panics_are_caught};
 pub(crate) use open::{
-    bring_inside, catch_up, close, copy, from_history, open, open_alone, open_elsewhere,
+    aside, bring_inside, catch_up, close, copy, from_history, open, open_alone, open_elsewhere,
     put_in_place, put_in_place_of, quietly, remove_dir, scratch, sweep, sync_dir, sync_files,
 };
 pub use touched::{Changes, Untold};

@@ -17,6 +17,7 @@ use super::{Catalogue, Records, Txn, apply};
 use crate::error::{Error, IoContext, Result, is_unwritable};
 use crate::history::History;
 use crate::payload;
+use crate::publish::available;
 
 /// sled's page cache, in bytes. Records are small; what is hot fits.
 const SLED_CACHE: u64 = 16 << 20;
@@ -88,8 +89,8 @@ pub(crate) fn open_elsewhere(
     let size = fs::read_dir(&db).at("reading", &db)?.flatten();
     let size: u64 = size.flat_map(|file| file.metadata()).map(|metadata| metadata.len()).sum();
     let place = elsewhere(2 * size)?;
-    let copy = |name: &str| -> Result<Arc<Catalogue>> {
-        let to = place.path().join(name);
+    let copy = || -> Result<Arc<Catalogue>> {
+        let to = place.path().join("copy");
         fs::create_dir(&to).at("making", &to)?;
         for entry in fs::read_dir(&db).at("reading", &db)? {
             let from = entry.at("reading", &db)?.path();
@@ -101,8 +102,7 @@ pub(crate) fn open_elsewhere(
         let copy = open_sled(&to).map_err(|e| e.of(&to))?;
         Ok(Arc::new(Catalogue { elsewhere: true, ..copy }))
     };
-    let mut copied =
-        quietly(|| Ok(copy("copy"))).unwrap_or_else(|e| Err(Error::Inconsistent(e))).ok();
+    let mut copied = quietly(|| Ok(copy())).unwrap_or_else(|e| Err(Error::Inconsistent(e))).ok();
     if trusted && let Some(copy) = copied.take() {
         match quietly(|| Ok(catch_up(&copy, history, 0))) {
             Ok(Ok(())) => return sole(copy),
@@ -151,8 +151,7 @@ pub(crate) fn sweep(dir: &Path) {
 fn directory_in(places: &[&Path], bytes: u64) -> Result<tempfile::TempDir> {
     let mut failed = None;
     for place in places.iter().copied() {
-        let room = rustix::fs::statvfs(place).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
-        if room < bytes {
+        if available(place).unwrap_or(0) < bytes {
             continue;
         }
         match tempfile::Builder::new().prefix(SCRATCH).tempdir_in(place) {
@@ -350,21 +349,17 @@ fn rebuild(
         Ok(())
     });
     close(sole(new)?)?;
+    let dir = places.db.parent().unwrap_or(&places.db);
     if readable && lost == 0 || !places.db.exists() {
-        exchange(places)?;
-        remove_dir(&places.new)?;
+        put_in_place(dir)?;
     } else {
-        // First the name, then the exchange: the old one is never where it would be removed.
-        let aside = format!("db.damaged-{}", crate::store::now() / 1_000_000_000);
-        let aside = places.db.with_file_name(aside);
-        fs::rename(&places.new, &aside).at("renaming", &places.new)?;
-        exchange(&Places { db: places.db.clone(), new: aside.clone() })?;
+        let aside = aside(&places.db);
+        put_in_place_of(dir, &places.new, &aside)?;
         log::error!(
             "the damaged catalogue was moved to {}; {lost} payloads kept inside it are lost",
             aside.display()
         );
     }
-    sync_dir(places.db.parent().unwrap_or(&places.db))?;
     open_sled(&places.db).map_err(|e| e.of(&places.db))
 }
 
@@ -423,11 +418,18 @@ pub(crate) fn copy(catalogue: &Catalogue, dir: &Path) -> Result<()> {
     close(copy)
 }
 
+/// A name beside a path for what is damaged.
+pub(crate) fn aside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{name}.damaged-{}", crate::store::now() / 1_000_000))
+}
+
 /// Puts the catalogue at `new` in the place of the one in `dir`, which gets the name `aside`; never
 /// is there none.
 pub(crate) fn put_in_place_of(dir: &Path, new: &Path, aside: &Path) -> Result<()> {
     let db = dir.join("db");
     if db.exists() {
+        // First the name, then the exchange: the old one is never where it would be removed.
         fs::rename(new, aside).at("renaming", new)?;
         exchange(&Places { db, new: aside.to_owned() })?;
     } else {
