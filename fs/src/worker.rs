@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SocketType;
@@ -23,6 +24,8 @@ use crate::{mount, packets};
 
 /// Where a worker can be found by a new keeper, in the store's directory.
 pub(crate) const KEEPER_SOCKET: &str = "keeper.sock";
+/// How long a worker that serves waits for its keeper to know.
+const ACKNOWLEDGMENT: Duration = Duration::from_secs(1);
 /// How often a worker without a keeper looks whether it is over.
 const UNGUARDED: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
@@ -60,6 +63,8 @@ struct State {
     over: bool,
     /// New mounts whose FUSE_INIT the keeper has to answer.
     unanswered: HashMap<u32, Unanswered>,
+    /// Dropped when the keeper has heard that this worker serves, or is gone.
+    acknowledged: Option<Sender<()>>,
 }
 
 struct Unanswered {
@@ -85,6 +90,7 @@ impl Worker {
                 log::error!("no new keeper will find this worker: {e}");
             })
             .ok();
+        let (acknowledged, acknowledgment) = std::sync::mpsc::channel();
         let state = State {
             keeper: Some(keeper.clone()),
             kept: charge.kept,
@@ -92,6 +98,7 @@ impl Worker {
             next_request: 1,
             over: false,
             unanswered: HashMap::new(),
+            acknowledged: Some(acknowledged),
         };
         let worker = Arc::new(Worker {
             mounts: Arc::new(Mounts::new(store, journal, suspects)),
@@ -118,6 +125,8 @@ impl Worker {
             log::error!("nothing is collected by itself: {}", crate::filesystem::chain(&e));
         }
         worker.say(&Message::Ready, &[]);
+        // Whoever asks this worker how often it was replaced is to count this time as well.
+        let _ = acknowledgment.recv_timeout(ACKNOWLEDGMENT);
         Ok(worker)
     }
 
@@ -227,7 +236,7 @@ impl Worker {
 
     fn lose_keeper(self: &Arc<Self>) {
         let mut state = self.state();
-        state.keeper = None;
+        (state.keeper, state.acknowledged) = (None, None);
         state.requests.clear();
         let unanswered = std::mem::take(&mut state.unanswered);
         drop(state);
@@ -261,7 +270,10 @@ impl Worker {
 
     fn hear(self: &Arc<Self>, message: Message, mut descriptors: Vec<OwnedFd>) {
         match message {
-            Message::Kept(kept) => self.state().kept = Some(kept),
+            Message::Kept(kept) => {
+                let mut state = self.state();
+                (state.kept, state.acknowledged) = (Some(kept), None);
+            }
             Message::Connection { record, request } => {
                 let Some(device) = descriptors.pop() else { return };
                 let place = record.mount_point.clone();
@@ -351,6 +363,7 @@ impl Worker {
             let _ = old.send(&Message::Released, &[]);
         }
         state.requests.clear();
+        state.acknowledged = None;
         let descriptors = [self.lock.as_fd(), self.listener.as_fd(), self.mounts.journal().as_fd()];
         new.send(&charge, &descriptors)?;
         for mount in &mounts {
