@@ -259,6 +259,11 @@ fn fs_hint(error: &FsError) -> Option<String> {
             "have root add the line `user_allow_other` to /etc/fuse.conf, or mount without --allow-other"
                 .into()
         }
+        FsError::NoPassthrough(_) => "mount without --passthrough; what it gives is in the README".into(),
+        FsError::OldKeeper => {
+            "when nobody uses the mount, `wasmfs unmount` ends it, and `wasmfs mount` starts the new one"
+                .into()
+        }
         FsError::Busy(_) => {
             "end these processes, or use `wasmfs unmount --lazy`, which serves them on until they end"
                 .into()

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
+use wasmfs_fs::mount::Options;
 use wasmfs_fs::{Error as FsError, Plan, keep};
 use wasmfs_store::{Error as StoreError, Lock, Store};
 
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Service {
     pub store: PathBuf,
     pub mount_point: PathBuf,
-    pub allow_other: bool,
+    pub options: Options,
 }
 
 impl Service {
@@ -34,8 +35,16 @@ impl Service {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("wasmfs").arg("keeper").arg(&self.mount_point);
         command.arg("--store").arg(&self.store);
-        if self.allow_other {
-            command.arg("--allow-other");
+        for (flag, wanted) in [
+            ("--allow-other", self.options.allow_other),
+            ("--passthrough", self.options.passthrough),
+        ] {
+            if wanted {
+                command.arg(flag);
+            }
+        }
+        if let Some(budget) = self.options.in_memory {
+            command.arg(format!("--in-memory={budget}"));
         }
         command
     }
@@ -99,7 +108,7 @@ pub fn run(service: &Service, background: bool) -> Result<()> {
     }
     let plan = Plan {
         store: service.store.clone(),
-        mount: (service.mount_point.clone(), service.allow_other),
+        mount: (service.mount_point.clone(), service.options),
         version: env!("CARGO_PKG_VERSION"),
         program: program()?,
         worker,

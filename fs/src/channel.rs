@@ -12,6 +12,8 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::mount::Options;
+
 /// The version of this protocol. A keeper lives on while its workers are
 /// replaced by newer ones, so a change that either side would misunderstand raises it.
 pub const PROTOCOL: u32 = 1;
@@ -42,12 +44,16 @@ pub struct KeeperStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) mount_point: PathBuf,
-    pub(crate) allow_other: bool,
+    #[serde(flatten)]
+    pub(crate) options: Options,
     /// The device number; for FUSE the minor is the connection's name under
     /// `/sys/fs/fuse/connections`.
     pub(crate) device: (u32, u32),
     /// The kernel's FUSE_INIT request.
     pub(crate) init: Vec<u8>,
+    /// How many filesystems may lie one upon the other; 0 if nothing is passed through.
+    #[serde(default)]
+    pub(crate) stack_depth: u32,
     /// What was answered, once it was.
     pub(crate) reply: Option<Vec<u8>>,
 }
@@ -90,6 +96,8 @@ pub(crate) enum Message {
     InitAnswered { connection: u32 },
     /// A mount that was asked for can't be had, for a reason in the caller's words.
     MountFailed { request: u64, why: String },
+    /// What is registered for an inode, or why nothing is.
+    Backed { connection: u32, inode: u64, id: std::result::Result<u32, String> },
     /// A reload is not possible, for a reason in the caller's words.
     ReloadFailed { why: String },
     /// End the commands under way, for a successor; serve the mounts until killed.
@@ -101,7 +109,13 @@ pub(crate) enum Message {
     /// It could serve: store and mounts suit it.
     Prepared,
     /// What to answer to FUSE_INIT.
-    InitReply { connection: u32, reply: Vec<u8> },
+    InitReply {
+        connection: u32,
+        reply: Vec<u8>,
+        /// The request for this mount, if there was one.
+        #[serde(default)]
+        request: Option<u64>,
+    },
     /// It serves what it was given.
     Ready,
     /// A mount is gone.
@@ -109,7 +123,16 @@ pub(crate) enum Message {
     /// It ends before it was ready, for a reason in the caller's words.
     Failed { why: String },
     /// Mount, please.
-    Mount { request: u64, mount_point: PathBuf, allow_other: bool },
+    Mount {
+        request: u64,
+        mount_point: PathBuf,
+        #[serde(flatten)]
+        options: Options,
+    },
+    /// Register a file, which comes with it, for an inode of a mount, please.
+    Back { connection: u32, inode: u64 },
+    /// Take the registration for an inode back, please: nobody knows the inode any more.
+    Unback { connection: u32, inode: u64 },
     /// Replace this worker by what is on disk now, please.
     Reload,
     /// The commands have ended.
@@ -195,9 +218,10 @@ mod tests {
         let init = vec![7; 104];
         let record = Record {
             mount_point: format!("/{}", "long/".repeat(800)).into(),
-            allow_other: true,
+            options: Options { allow_other: true, ..Options::default() },
             device: (0, 77),
             init,
+            stack_depth: 0,
             reply: None,
         };
         let null = std::fs::File::open("/dev/null").unwrap();

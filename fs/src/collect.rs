@@ -128,7 +128,11 @@ impl Mounts {
         });
         let collected = match dry_run {
             true => self.store().would_collect(&free)?,
-            false => self.commit(|store| store.collect(&free, seen))?.0,
+            false => {
+                // What is registered would keep its space on the disk.
+                free.iter().for_each(|candidate| self.opener().unregister(candidate.inode));
+                self.commit(|store| store.collect(&free, seen))?.0
+            }
         };
         Ok(Collection { collected, versions: free, in_use, unanswered: false, next })
     }

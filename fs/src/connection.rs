@@ -41,12 +41,17 @@ pub(crate) struct Connection {
 impl Record {
     /// What may be agreed with the kernel: what was, if it was answered already.
     pub(crate) fn terms(&self) -> Terms {
-        let flags = self.reply.as_ref().map(|reply| {
-            let flags = reply.get(OUT_HEADER + 12..OUT_HEADER + 16).and_then(|b| b.try_into().ok());
-            flags.map_or(0, u32::from_ne_bytes)
-        });
-        // FUSE_CACHE_SYMLINKS (linux/fuse.h).
-        Terms { keep_links: flags.is_none_or(|flags| flags & (1 << 23) != 0) }
+        let agreed = |at: usize| {
+            self.reply.as_ref().map(|reply| {
+                let number = reply.get(OUT_HEADER + at..OUT_HEADER + at + 4);
+                number.and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
+            })
+        };
+        Terms {
+            // FUSE_CACHE_SYMLINKS (linux/fuse.h).
+            keep_links: agreed(12).is_none_or(|flags| flags & (1 << 23) != 0),
+            stack_depth: agreed(36).unwrap_or(self.stack_depth),
+        }
     }
 
     /// Whether the mount can still be found at its path.
@@ -72,9 +77,19 @@ impl Connection {
     /// Whether the kernel can send again what a worker had in hand when it ended:
     /// FUSE_HAS_RESEND, bit 39 of the flags that FUSE_INIT offers (Linux 6.9).
     pub(crate) fn can_resend(&self) -> bool {
+        self.offers(39)
+    }
+
+    /// Whether the kernel can pass files through: FUSE_PASSTHROUGH, bit 37 (Linux 6.9).
+    pub(crate) fn can_pass_through(&self) -> bool {
+        self.offers(37)
+    }
+
+    /// A bit from 32 on of the flags that FUSE_INIT offers.
+    fn offers(&self, bit: u32) -> bool {
         // `struct fuse_init_in`: flags2, the upper half, is at byte 16 after the header of 40.
         let flags2 = self.record.init.get(56..60).and_then(|bytes| bytes.try_into().ok());
-        flags2.is_some_and(|bytes| u32::from_ne_bytes(bytes) & (1 << (39 - 32)) != 0)
+        flags2.is_some_and(|bytes| u32::from_ne_bytes(bytes) & (1 << (bit - 32)) != 0)
     }
 
     /// Writes the first worker's reply to FUSE_INIT. A second one is ENOENT,
@@ -224,6 +239,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mount::Options;
 
     #[test]
     fn a_kernel_that_can_resend_says_so() {
@@ -231,13 +247,21 @@ mod tests {
             let mut init = vec![0; 104];
             init[56..60].copy_from_slice(&flags2.to_ne_bytes());
             let mount_point = "/m".into();
-            let record =
-                Record { mount_point, allow_other: false, device: (0, 1), init, reply: None };
+            let record = Record {
+                mount_point,
+                options: Options::default(),
+                device: (0, 1),
+                init,
+                stack_depth: 0,
+                reply: None,
+            };
             Connection { record, device: std::fs::File::open("/dev/null").unwrap().into() }
         };
         // Linux 6.18 and, as far as this bit goes, 6.8.
         assert!(connection(0x05fd).can_resend());
         assert!(!connection(0x057d).can_resend());
+        assert!(connection(0x05fd).can_pass_through());
+        assert!(!connection(0x05dd).can_pass_through());
         let mut short = connection(0x05fd);
         short.record.init.truncate(56);
         assert!(!short.can_resend());
@@ -251,19 +275,22 @@ mod tests {
         init.extend([7u32, 45, 1 << 20, u32::MAX].map(u32::to_ne_bytes).concat());
         init.resize(104, 0);
         let answer = |keep_links| {
-            Handshake::new(fuse::Negotiator(Terms { keep_links }), &init).unwrap().reply
+            let terms = Terms { keep_links, stack_depth: u32::from(keep_links) };
+            Handshake::new(fuse::Negotiator(terms), &init).unwrap().reply
         };
         let record = |reply| Record {
             mount_point: "/m".into(),
-            allow_other: false,
+            options: Options::default(),
             device: (0, 1),
             init: init.clone(),
+            stack_depth: 1,
             reply,
         };
         assert!(record(None).terms().keep_links);
         for keep_links in [true, false] {
             let made = record(Some(answer(keep_links)));
             assert_eq!(made.terms().keep_links, keep_links);
+            assert_eq!(made.terms().stack_depth, u32::from(keep_links));
             check(&made).unwrap();
             assert!(agree(&answer(!keep_links), &answer(keep_links)).is_err());
         }

@@ -59,6 +59,12 @@ pub enum Error {
     /// `/etc/fuse.conf` has no `user_allow_other`.
     #[error("/etc/fuse.conf doesn't let ordinary users mount with --allow-other")]
     AllowOtherForbidden,
+    /// FUSE passthrough can't be had, for this reason.
+    #[error("files can't be passed through: {0}")]
+    NoPassthrough(String),
+    /// The keeper is of an older wasmfs and can't make such a mount.
+    #[error("the running keeper is of an older wasmfs, which can't mount in this way")]
+    OldKeeper,
     /// Somebody still uses the mount.
     #[error("{} is busy", .0.display())]
     Busy(PathBuf),

@@ -18,8 +18,9 @@ use rustix::process::{getegid, geteuid};
 use wasmfs_store::tree::EntryKind;
 
 use crate::error::Error;
-use crate::filesystem::{Attributes, Filesystem, NAME_MAX, chain};
+use crate::filesystem::{Attributes, CACHEDIR_TAG_INODE, Filesystem, NAME_MAX, chain};
 use crate::journal::{DEATHS, Held, InHand};
+use crate::passthrough::Opener;
 
 /// How long the kernel keeps names, absent ones too, and attributes.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -31,6 +32,7 @@ const BLOCK_SIZE: u32 = 4096;
 pub(crate) struct Layer {
     filesystem: Arc<Filesystem>,
     in_hand: Arc<InHand>,
+    opener: Arc<Opener>,
     /// The connection's name under `/sys/fs/fuse/connections`.
     connection: u32,
     terms: Terms,
@@ -44,17 +46,21 @@ pub(crate) struct Layer {
 pub(crate) struct Terms {
     /// The kernel keeps what links say: FUSE_CACHE_SYMLINKS.
     pub(crate) keep_links: bool,
+    /// How many filesystems may lie one upon the other for files to be passed through; 0 if
+    /// none are: FUSE_PASSTHROUGH. Then every open is a request.
+    pub(crate) stack_depth: u32,
 }
 
 impl Layer {
     pub(crate) fn new(
         filesystem: Arc<Filesystem>,
         in_hand: Arc<InHand>,
+        opener: Arc<Opener>,
         connection: u32,
         terms: Terms,
     ) -> Layer {
         let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-        Layer { filesystem, in_hand, connection, terms, uid, gid }
+        Layer { filesystem, in_hand, opener, connection, terms, uid, gid }
     }
 
     /// Takes a request in hand that the store has to answer; `None` if it has
@@ -144,7 +150,11 @@ fn negotiate(config: &mut KernelConfig, terms: Terms) {
         Some(InitFlags::FUSE_NO_OPEN_SUPPORT),
         Some(InitFlags::FUSE_PARALLEL_DIROPS),
         terms.keep_links.then_some(InitFlags::FUSE_CACHE_SYMLINKS),
+        (terms.stack_depth > 0).then_some(InitFlags::FUSE_PASSTHROUGH),
     ];
+    if let Err(most) = config.set_max_stack_depth(terms.stack_depth) {
+        log::error!("no more than {most} filesystems can lie one upon the other");
+    }
     for wanted in wanted.into_iter().flatten() {
         if config.add_capabilities(wanted).is_err() {
             log::warn!("this kernel has no {wanted:?}");
@@ -180,10 +190,30 @@ impl fuser::Filesystem for Layer {
         }
     }
 
-    /// ENOSYS, once: from then on the kernel opens files by itself, keeps their
-    /// pages, and sends neither OPEN nor RELEASE (fs/fuse/file.c, `no_open`).
-    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.error(Errno::ENOSYS);
+    /// Unless files are passed through: ENOSYS, once. From then on the kernel opens files by
+    /// itself, keeps their pages, and sends neither OPEN nor RELEASE (fs/fuse/file.c, `no_open`).
+    fn open(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.terms.stack_depth == 0 {
+            return reply.error(Errno::ENOSYS);
+        }
+        let Some(_held) = self.take(req, "open", ino) else { return reply.error(Errno::EIO) };
+        if ino.0 == CACHEDIR_TAG_INODE {
+            return reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        }
+        self.opener.open((self.connection, ino.0), reply);
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
     }
 
     fn flush(&self, _r: &Request, _i: INodeNo, _f: FileHandle, _l: LockOwner, reply: ReplyEmpty) {
@@ -491,7 +521,7 @@ impl fuser::Filesystem for Layer {
 }
 
 /// The errno of an error, which is logged if it is the store's: the kernel can't say more than EIO.
-fn answer(error: &Error) -> Errno {
+pub(crate) fn answer(error: &Error) -> Errno {
     if let Error::Store(_) | Error::Io { .. } = error {
         log::error!("a request fails: {}", chain(error));
     }

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | 0 | 1 + the last commit that the kernel knows of; 0 if nobody has said yet |
 //! | 16 + 16 i | thread i: the minor device number of a mount, and the kernel's number of the request; 0 if it has none |
+//! | 32 KiB | files that are passed through: see [`crate::backings`] |
 
 use std::cell::Cell;
 use std::io;
@@ -15,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{pread, pwrite};
 
 use crate::channel::Suspect;
@@ -90,7 +91,8 @@ impl Journal {
                 found.push((u32::try_from(connection).unwrap_or(0), unique & !RESENT));
             }
         }
-        ftruncate(&self.0, SLOT)?;
+        // What lies behind stays.
+        pwrite(&self.0, &[0; (SLOT * SLOTS) as usize], SLOT)?;
         Ok(found)
     }
 }

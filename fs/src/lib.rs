@@ -3,6 +3,7 @@
 //! no arguments and prints nothing.
 #![warn(missing_docs)]
 
+mod backings;
 mod channel;
 mod charge;
 pub mod collect;
@@ -15,9 +16,11 @@ mod fuse;
 mod holders;
 mod journal;
 mod keeper;
+mod memory;
 pub mod mount;
 mod notify;
 mod packets;
+mod passthrough;
 mod session;
 mod worker;
 

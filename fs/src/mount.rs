@@ -17,11 +17,26 @@ use rustix::net::{
     recvmsg, socketpair,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, IoContext, Result};
 use crate::filesystem::chain;
 
 /// The type that a mount shows in `/proc/self/mountinfo`.
 pub const FS_TYPE: &str = "fuse.wasmfs";
+
+/// How a mount is made, which it stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// Whether other users may look in.
+    pub allow_other: bool,
+    /// Whether the kernel reads files by itself, without the server (FUSE passthrough, Linux 6.9).
+    #[serde(default)]
+    pub passthrough: bool,
+    /// Whether payloads are served from memory alone, and how many bytes they may take there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_memory: Option<u64>,
+}
 
 /// What is mounted at a path, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]

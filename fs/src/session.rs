@@ -16,7 +16,9 @@ use crate::fault;
 use crate::filesystem::{Filesystem, chain};
 use crate::fuse::Layer;
 use crate::journal::{InHand, Journal};
+use crate::mount::Options;
 use crate::notify::{Ledger, News, Queue, Telling, Ticket};
+use crate::passthrough::Opener;
 
 /// How long a commit waits for the kernel to be told of it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,6 +30,7 @@ pub struct Mounts {
     filesystem: Arc<Filesystem>,
     in_hand: Arc<InHand>,
     ledger: Arc<Ledger>,
+    opener: Arc<Opener>,
     mounts: Mutex<Vec<Arc<Mount>>>,
     /// One collection at a time.
     pub(crate) collecting: Mutex<()>,
@@ -42,8 +45,8 @@ pub struct Mounts {
 pub struct Mount {
     /// Where it is, or was.
     pub mount_point: PathBuf,
-    /// Whether other users may look into it.
-    pub allow_other: bool,
+    /// How it was made.
+    pub options: Options,
     /// Its device number; see [`Mounted::device`](crate::mount::Mounted::device).
     pub device: (u32, u32),
     pub(crate) connection: Arc<Connection>,
@@ -67,9 +70,14 @@ impl Mounts {
         let filesystem = Arc::new(Filesystem::new(store.clone()));
         let in_hand = Arc::new(InHand::new(journal, suspects));
         let ledger = Arc::new(Ledger::new(store.clone(), in_hand.clone()));
+        let registered = in_hand.journal().backings().unwrap_or_else(|e| {
+            log::error!("what is registered with the kernel can't be read: {e}");
+            Default::default()
+        });
+        let opener = Arc::new(Opener::new(store.clone(), registered));
         let (mounts, collecting) = (Mutex::default(), Mutex::default());
         let (telling, owed) = (Mutex::default(), Mutex::default());
-        Mounts { store, filesystem, in_hand, ledger, mounts, collecting, telling, owed }
+        Mounts { store, filesystem, in_hand, ledger, opener, mounts, collecting, telling, owed }
     }
 
     /// The store they all show.
@@ -89,6 +97,15 @@ impl Mounts {
     /// The mount that can be found at its path, if there is one.
     pub fn attached(&self) -> Option<Arc<Mount>> {
         self.all().into_iter().find(|mount| mount.is_attached())
+    }
+
+    /// The mount of a connection.
+    pub(crate) fn mount(&self, connection: u32) -> Option<Arc<Mount>> {
+        self.all().into_iter().find(|mount| mount.device.1 == connection)
+    }
+
+    pub(crate) fn opener(&self) -> &Arc<Opener> {
+        &self.opener
     }
 
     pub(crate) fn filesystem(&self) -> &Filesystem {
@@ -120,7 +137,8 @@ impl Mounts {
     pub(crate) fn prepare(&self, connection: &Connection) -> Result<Handshake<Layer>> {
         let layer = {
             let (filesystem, in_hand) = (self.filesystem.clone(), self.in_hand.clone());
-            Layer::new(filesystem, in_hand, connection.name(), connection.record.terms())
+            let (opener, terms) = (self.opener.clone(), connection.record.terms());
+            Layer::new(filesystem, in_hand, opener, connection.name(), terms)
         };
         let handshake = connection.prepare(layer)?;
         fault::strike("init", 0);
@@ -148,7 +166,7 @@ impl Mounts {
         let record = &connection.record;
         let mount = Arc::new(Mount {
             mount_point: record.mount_point.clone(),
-            allow_other: record.allow_other,
+            options: record.options,
             device: record.device,
             connection,
             queue,
@@ -172,6 +190,7 @@ impl Mounts {
             log::error!("serving {} ended: {}", mount.mount_point.display(), chain(&e));
         }
         self.lock().retain(|other| !Arc::ptr_eq(other, mount));
+        self.opener.forget_mount(mount.device.1);
         log::info!("the mount at {} is gone", mount.mount_point.display());
     }
 

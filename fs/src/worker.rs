@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,6 +19,8 @@ use crate::charge::Charge;
 use crate::connection::{Connection, Handshake};
 use crate::error::{Error, Result};
 use crate::fuse::Layer;
+use crate::mount::Options;
+use crate::passthrough::{Place, Registrar};
 use crate::session::{Mount, Mounts};
 use crate::{mount, packets};
 
@@ -57,12 +59,14 @@ struct State {
     /// What the last keeper said of itself.
     kept: Option<KeeperStatus>,
     /// Mounts that were asked for.
-    requests: HashMap<u64, Sender<Result<()>>>,
+    requests: HashMap<u64, (Sender<Result<()>>, Options)>,
     next_request: u64,
     /// The end was decided; there is nothing more to hear.
     over: bool,
     /// New mounts whose FUSE_INIT the keeper has to answer.
     unanswered: HashMap<u32, Unanswered>,
+    /// Files that the keeper is to register.
+    backing: HashMap<Place, OwnedFd>,
     /// Dropped when the keeper has heard that this worker serves, or is gone.
     acknowledged: Option<Sender<()>>,
 }
@@ -98,6 +102,7 @@ impl Worker {
             next_request: 1,
             over: false,
             unanswered: HashMap::new(),
+            backing: HashMap::new(),
             acknowledged: Some(acknowledged),
         };
         let worker = Arc::new(Worker {
@@ -107,6 +112,8 @@ impl Worker {
             state: Mutex::new(state),
             on_event: Box::new(on_event),
         });
+        let registrar: Weak<dyn Registrar> = Arc::<Worker>::downgrade(&worker);
+        worker.mounts.opener().set_registrar(registrar);
         for connection in connections {
             worker.take_on(connection, None)?;
         }
@@ -152,7 +159,7 @@ impl Worker {
     }
 
     /// Mounts at `mount_point`, which must be absolute.
-    pub fn mount(&self, mount_point: &Path, allow_other: bool) -> Result<()> {
+    pub fn mount(&self, mount_point: &Path, options: Options) -> Result<()> {
         // It may ask another mount, which may not answer: not with a lock held.
         if self.mounts.attached().is_none() {
             mount::prepare(mount_point)?;
@@ -161,10 +168,10 @@ impl Worker {
         let mut state = self.state();
         let request = state.next_request;
         state.next_request += 1;
-        state.requests.insert(request, sender);
+        state.requests.insert(request, (sender, options));
         drop(state);
         let mount_point = mount_point.to_owned();
-        if !self.say(&Message::Mount { request, mount_point, allow_other }, &[]) {
+        if !self.say(&Message::Mount { request, mount_point, options }, &[]) {
             self.state().requests.remove(&request);
             return Err(Error::Unguarded);
         }
@@ -239,6 +246,7 @@ impl Worker {
         (state.keeper, state.acknowledged) = (None, None);
         state.requests.clear();
         let unanswered = std::mem::take(&mut state.unanswered);
+        let backing = std::mem::take(&mut state.backing);
         drop(state);
         log::error!(
             "unguarded: the keeper is gone. The mount is served, but nobody will replace this \
@@ -252,6 +260,9 @@ impl Worker {
             } else if let Err(e) = self.serve(new.connection, new.handshake) {
                 log::error!("serving a mount: {e}");
             }
+        }
+        for (place, file) in backing {
+            self.register(place, file);
         }
         self.end_if_unused();
     }
@@ -277,7 +288,11 @@ impl Worker {
             Message::Connection { record, request } => {
                 let Some(device) = descriptors.pop() else { return };
                 let place = record.mount_point.clone();
-                let result = self.take_on(Connection { record, device }, request);
+                let asked = request.and_then(|r| Some(self.state().requests.get(&r)?.1));
+                let result = match asked.is_none_or(|asked| asked == record.options) {
+                    true => self.take_on(Connection { record, device }, request),
+                    false => Err(Error::OldKeeper),
+                };
                 if let Err(error) = result {
                     log::error!("serving a mount: {error}");
                     mount::detach(&place);
@@ -296,6 +311,11 @@ impl Worker {
             Message::MountFailed { request, why } => {
                 self.answer(Some(request), Err(Error::Explained(why)));
             }
+            Message::Backed { connection, inode, id } => {
+                let place = (connection, inode);
+                self.state().backing.remove(&place);
+                self.mounts.opener().registered(place, id);
+            }
             Message::ReloadFailed { why } => (self.on_event)(Event::ReloadFailed(why)),
             Message::Stop => (self.on_event)(Event::Stop),
             Message::End => self.end(),
@@ -305,7 +325,7 @@ impl Worker {
 
     fn answer(&self, request: Option<u64>, result: Result<()>) {
         if let Some(request) = request
-            && let Some(waiting) = self.state().requests.remove(&request)
+            && let Some((waiting, _)) = self.state().requests.remove(&request)
         {
             // Whoever asked may have gone.
             let _ = waiting.send(result);
@@ -321,7 +341,7 @@ impl Worker {
         let (name, reply) = (connection.name(), handshake.reply.clone());
         let new = Unanswered { connection, handshake, request };
         self.state().unanswered.insert(name, new);
-        self.say(&Message::InitReply { connection: name, reply }, &[]);
+        self.say(&Message::InitReply { connection: name, reply, request }, &[]);
         Ok(())
     }
 
@@ -364,6 +384,7 @@ impl Worker {
         }
         state.requests.clear();
         state.acknowledged = None;
+        let backing = std::mem::take(&mut state.backing);
         let descriptors = [self.lock.as_fd(), self.listener.as_fd(), self.mounts.journal().as_fd()];
         new.send(&charge, &descriptors)?;
         for mount in &mounts {
@@ -373,8 +394,46 @@ impl Worker {
         }
         drop(state);
         log::info!("another keeper has taken over");
+        for (place, file) in backing {
+            self.register(place, file);
+        }
         (self.on_event)(Event::KeeperGone);
         Ok(())
+    }
+}
+
+/// By the keeper, or without one by itself.
+impl Registrar for Worker {
+    fn register(&self, place: Place, file: OwnedFd) {
+        let (connection, inode) = place;
+        let mut state = self.state();
+        if let Some(keeper) = state.keeper.clone() {
+            let asked = Message::Back { connection, inode };
+            if let Err(e) = keeper.send(&asked, &[file.as_fd()]) {
+                // It is lost, which is noticed; then this is done again.
+                log::warn!("the keeper doesn't hear: {e}");
+            }
+            state.backing.insert(place, file);
+            return;
+        }
+        drop(state);
+        let id = self.mounts.mount(connection).ok_or(io::ErrorKind::NotConnected.into());
+        let id = id.and_then(|mount| {
+            let device = mount.connection.device.as_fd();
+            self.mounts.journal().register(connection, device, inode, file.as_fd())
+        });
+        self.mounts.opener().registered(place, id.map_err(|e| e.to_string()));
+    }
+
+    fn unregister(&self, (connection, inode): Place) {
+        if self.say(&Message::Unback { connection, inode }, &[]) {
+            return;
+        }
+        let Some(mount) = self.mounts.mount(connection) else { return };
+        let device = mount.connection.device.as_fd();
+        if let Err(e) = self.mounts.journal().unregister(connection, device, inode) {
+            log::warn!("what was registered for inode {inode}: {e}");
+        }
     }
 }
 

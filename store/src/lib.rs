@@ -37,6 +37,7 @@ mod sha;
 mod store;
 pub mod tree;
 pub mod verify;
+mod whole;
 
 pub use catalogue::{
     Changes, ENGINES_INODE, FIRST_FREE_INODE, ROOT_INODE, SCRATCH, Untold, VERSIONS_INODE,

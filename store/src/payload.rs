@@ -392,34 +392,25 @@ impl Payloads {
             true => (Kind::PayloadUnreadable, e.to_string()),
             false => (Kind::PayloadMissing, e.to_string()),
         };
-        let mut file = match File::open(&path) {
+        let file = match File::open(&path) {
             Ok(file) => file,
             Err(e) => return Ok(Some(unreadable(e))),
         };
-        let mut checker = BlockChecker::new(truth, payload.sha256, payload.size);
-        let mut block = vec![0; 8 * BLOCK as usize];
-        let mut at = 0;
-        loop {
-            let filled = match fill(&mut file, &mut block) {
-                Ok(filled) => filled,
-                Err(e) => return Ok(Some(unreadable(e))),
-            };
-            if filled == 0 {
-                break;
-            }
-            let _ = rustix::fs::fadvise(
-                &file,
-                at,
-                std::num::NonZeroU64::new(filled as u64),
-                rustix::fs::Advice::DontNeed,
-            );
-            if let Some(found) = checker.take(&block[..filled])? {
-                return Ok(Some((Kind::PayloadDamaged, found)));
-            }
-            at += filled as u64;
-            progress(at);
-        }
-        Ok(checker.finish()?.map(|found| (Kind::PayloadDamaged, found)))
+        let checked = check_file(truth, payload, &file, &mut |at, len| {
+            let len = std::num::NonZeroU64::new(len);
+            let _ = rustix::fs::fadvise(&file, at, len, rustix::fs::Advice::DontNeed);
+            progress(at + len.map_or(0, u64::from));
+        })?;
+        Ok(match checked {
+            Err(e) => Some(unreadable(e)),
+            Ok(found) => found.map(|found| (Kind::PayloadDamaged, found)),
+        })
+    }
+
+    /// The object file of a payload, open.
+    pub(crate) fn open_object(&self, sha256: &Sha) -> Result<File> {
+        let path = self.object(sha256);
+        File::open(&path).at("opening", &path)
     }
 
     fn forget(&self, sha256: &Sha) {
@@ -459,10 +450,7 @@ impl Payloads {
                 read_chunks(catalogue, &payload.sha256, start, len)?
                     .ok_or_else(|| damaged("it is missing in the catalogue".into()))?
             } else {
-                let file = self.files.get(payload.sha256, || {
-                    let path = self.object(&payload.sha256);
-                    File::open(&path).at("opening", &path)
-                })?;
+                let file = self.files.get(payload.sha256, || self.open_object(&payload.sha256))?;
                 let mut bytes = vec![0; len];
                 file.read_exact_at(&mut bytes, start).map_err(|e| damaged(e.to_string()))?;
                 bytes
@@ -526,6 +514,31 @@ impl<'a> BlockChecker<'a> {
         let expected = block_hash(self.catalogue, &self.sha256, index)?;
         let wrong = expected != Some(found);
         Ok(wrong.then(|| format!("block {index} (of 128 KiB) differs from what was published")))
+    }
+}
+
+/// Checks all that a descriptor reads, by hashes of `truth`: what is wrong, if anything is, or
+/// why it can't be read. `progress` hears of each piece, its offset and length.
+pub(crate) fn check_file(
+    truth: &Catalogue,
+    payload: &PayloadOf,
+    file: &File,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<io::Result<Option<String>>> {
+    let mut checker = BlockChecker::new(truth, payload.sha256, payload.size);
+    let mut piece = vec![0; 8 * BLOCK as usize];
+    let mut at = 0;
+    loop {
+        let filled = match fill(&mut &*file, &mut piece) {
+            Ok(0) => return Ok(Ok(checker.finish()?)),
+            Ok(filled) => filled,
+            Err(e) => return Ok(Err(e)),
+        };
+        if let Some(found) = checker.take(&piece[..filled])? {
+            return Ok(Ok(Some(found)));
+        }
+        progress(at, filled as u64);
+        at += filled as u64;
     }
 }
 

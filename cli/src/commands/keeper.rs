@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::Outcome;
+use super::mount::OptionArgs;
 use crate::keeper::{self, Service};
 
 /// Keeps a mount; started by `wasmfs mount`.
@@ -12,16 +13,16 @@ use crate::keeper::{self, Service};
 #[command(hide = true)]
 pub struct Args {
     mount_point: PathBuf,
-    #[arg(long)]
-    allow_other: bool,
+    #[command(flatten)]
+    options: OptionArgs,
     /// Say on standard output when the mount is served, and leave the terminal
     #[arg(long)]
     background: bool,
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let Args { mount_point, allow_other, background } = args;
-    let service = Service { store: store.to_owned(), mount_point, allow_other };
+    let Args { mount_point, options, background } = args;
+    let service = Service { store: store.to_owned(), mount_point, options: options.into() };
     keeper::run(&service, background)?;
     Ok(Outcome::Done)
 }

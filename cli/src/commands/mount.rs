@@ -3,6 +3,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use wasmfs_fs::mount::Options;
+
 use super::Outcome;
 use crate::control::MountRequest;
 use crate::control::client::{Client, was_lost};
@@ -19,9 +21,27 @@ pub struct Args {
     /// Stay in the foreground, with the log on standard error
     #[arg(long)]
     foreground: bool,
+    #[command(flatten)]
+    options: OptionArgs,
+}
+
+/// How the mount is made
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct OptionArgs {
     /// Let other users look into the mount
     #[arg(long)]
     allow_other: bool,
+    /// Let the kernel read files by itself, so that what is open or mapped needs no server (as
+    /// root, Linux 6.9)
+    #[arg(long)]
+    passthrough: bool,
+}
+
+impl From<OptionArgs> for Options {
+    fn from(args: OptionArgs) -> Options {
+        let OptionArgs { allow_other, passthrough } = args;
+        Options { allow_other, passthrough, in_memory: None }
+    }
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
@@ -29,7 +49,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let service = Service {
         store: store.to_owned(),
         mount_point: mount_point.clone(),
-        allow_other: args.allow_other,
+        options: args.options.into(),
     };
     // Whether it was asked, and went away before it answered.
     let mut asked = false;
@@ -50,8 +70,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         if becomes_keeper {
             break;
         }
-        let request =
-            MountRequest { mount_point: mount_point.clone(), allow_other: args.allow_other };
+        let request = MountRequest { mount_point: mount_point.clone(), options: service.options };
         match server.mount(&request) {
             Ok(_) => return mounted(store, &mount_point),
             Err(e) if Failure::of(&e).again || was_lost(&e) => {

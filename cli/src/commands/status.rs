@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
+use wasmfs_fs::mount::Options;
 
 use super::Outcome;
 use crate::control::client::Client;
@@ -63,8 +64,10 @@ fn print(report: Report<'_>) -> Result<()> {
     let mut row = |name: &str, text: String| rows.push([name.to_owned(), text]);
     for mount in &report.mounts {
         let state = if mount.attached { "" } else { " (detached, still in use)" };
-        let others = if mount.allow_other { " (open to other users)" } else { "" };
-        row("mount", format!("{}{state}{others}", mount.mount_point.display()));
+        let Options { allow_other, passthrough, in_memory: _ } = mount.options;
+        let others = if allow_other { " (open to other users)" } else { "" };
+        let passthrough = if passthrough { " (the kernel reads files by itself)" } else { "" };
+        row("mount", format!("{}{state}{others}{passthrough}", mount.mount_point.display()));
     }
     let Some(worker) = report.worker else {
         row("mount", "not mounted (`wasmfs mount` mounts it)".into());

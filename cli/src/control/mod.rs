@@ -42,6 +42,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
+use wasmfs_fs::mount::Options;
 use wasmfs_store::verify::Record;
 use wasmfs_store::{Key, Policy, Published, Sha, Store};
 
@@ -111,8 +112,9 @@ pub struct MountStatus {
     pub mount_point: PathBuf,
     /// Whether it can be found there.
     pub attached: bool,
-    /// Whether other users may look in.
-    pub allow_other: bool,
+    /// How it is made.
+    #[serde(flatten)]
+    pub options: Options,
     /// Its name under `/sys/fs/fuse/connections`.
     pub connection: u32,
 }
@@ -265,8 +267,9 @@ pub struct ReloadAnswer {
 pub struct MountRequest {
     /// An absolute path.
     pub mount_point: PathBuf,
-    /// Whether other users may look in.
-    pub allow_other: bool,
+    /// How it is made.
+    #[serde(flatten)]
+    pub options: Options,
 }
 
 /// How much of a payload is sent at a time, in bytes.

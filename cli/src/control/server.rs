@@ -231,9 +231,9 @@ impl Connection {
                 blocking(move || json(&self.server.mounts().tidy()?)).await
             }
             (&Method::POST, "/v1/mount") => {
-                let MountRequest { mount_point, allow_other } = read(request).await?;
+                let MountRequest { mount_point, options } = read(request).await?;
                 blocking(move || {
-                    self.server.worker.mount(&mount_point, allow_other)?;
+                    self.server.worker.mount(&mount_point, options)?;
                     json(&status(&self.server))
                 })
                 .await

@@ -11,7 +11,7 @@ pub fn status(server: &Server) -> Status {
     let mounts = server.mounts().all().into_iter().map(|mount| MountStatus {
         mount_point: mount.mount_point.clone(),
         attached: mount.is_attached(),
-        allow_other: mount.allow_other,
+        options: mount.options,
         connection: mount.device.1,
     });
     let log = std::fs::read_link("/proc/self/fd/2").ok();

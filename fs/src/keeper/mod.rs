@@ -29,7 +29,7 @@ use crate::charge::Charge;
 use crate::connection::Connection;
 use crate::error::{Error, IoContext, Result};
 use crate::journal::Journal;
-use crate::mount;
+use crate::mount::{self, Options};
 use crate::packets;
 use crate::worker::KEEPER_SOCKET;
 use process::{Child, Program};
@@ -47,8 +47,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub struct Plan {
     /// The store's directory.
     pub store: PathBuf,
-    /// What to mount, and whether others may look in.
-    pub mount: (PathBuf, bool),
+    /// Where to mount, and how.
+    pub mount: (PathBuf, Options),
     /// The version it runs, for `status`.
     pub version: &'static str,
     /// The program on disk that `reload` starts.
@@ -113,7 +113,9 @@ struct Keeper<'a> {
     /// Why a worker that ends before it is ready does.
     reason: Option<String>,
     /// What is still to be mounted before it is up.
-    to_mount: Option<(PathBuf, bool)>,
+    to_mount: Option<(PathBuf, Options)>,
+    /// Why the first mount could not be made after all.
+    failed_to_mount: Option<Error>,
     /// Whether a worker was ever ready.
     proven: bool,
     up: bool,
@@ -184,6 +186,7 @@ impl<'a> Keeper<'a> {
             start_at: None,
             reason: None,
             to_mount: Some(plan.mount.clone()),
+            failed_to_mount: None,
             proven: false,
             up: false,
             stopping: false,
@@ -244,10 +247,13 @@ impl<'a> Keeper<'a> {
 
     fn run(&mut self, signals: &SignalFd, up: Up<'_>) -> Result<()> {
         loop {
+            if let Some(e) = self.failed_to_mount.take() {
+                return Err(e);
+            }
             if self.is_serving()
-                && let Some((mount_point, allow_other)) = self.to_mount.take()
+                && let Some((mount_point, options)) = self.to_mount.take()
             {
-                self.mount(&mount_point, allow_other, None)?;
+                self.mount(&mount_point, options, None)?;
             }
             if !self.up && self.is_up() {
                 self.up = true;
@@ -350,6 +356,7 @@ impl<'a> Keeper<'a> {
             let gone = connection.is_gone();
             if gone {
                 log::info!("the mount at {} is gone", connection.record.mount_point.display());
+                forget_backings(&self.journal, connection.name());
                 suspects.retain(|suspect| suspect.connection != connection.name());
             }
             !gone
@@ -363,14 +370,7 @@ impl<'a> Keeper<'a> {
             }
             self.stopping = true;
             log::info!("asked to stop: detaching, and serving on until the last user is gone");
-            let mounts: Vec<_> = self.connections.iter().map(|c| c.record.clone()).collect();
-            // fusermount3 may look into the mount: not in the thread that keeps it.
-            let detach = move || {
-                mounts.iter().for_each(Record::detach);
-            };
-            if let Err(e) = std::thread::Builder::new().stack_size(256 << 10).spawn(detach) {
-                log::error!("detaching: {e}");
-            }
+            detach(self.connections.iter().map(|c| c.record.clone()).collect());
         }
     }
 
@@ -384,5 +384,20 @@ impl<'a> Keeper<'a> {
                 worker.process.kill(Kill::KILL);
             }
         }
+    }
+}
+
+/// Detaches mounts. fusermount3 may look into them: not in the thread that keeps them.
+fn detach(mounts: Vec<Record>) {
+    let detach = move || mounts.iter().for_each(Record::detach);
+    if let Err(e) = std::thread::Builder::new().stack_size(256 << 10).spawn(detach) {
+        log::error!("detaching: {e}");
+    }
+}
+
+/// The number of a mount that is gone may be another's next.
+fn forget_backings(journal: &Journal, connection: u32) {
+    if let Err(e) = journal.forget_backings(connection) {
+        log::error!("forgetting what was registered with a mount that is gone: {e}");
     }
 }

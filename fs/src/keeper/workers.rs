@@ -1,22 +1,24 @@
 //! Starting workers, hearing them, and what to do when they end.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
 use super::process::{Child, Death, Program};
 use super::thrift;
-use super::{Keeper, LINGER, PATIENCE, PAUSE, Stage, Worker};
+use super::{Keeper, LINGER, PATIENCE, PAUSE, Stage, Worker, detach, forget_backings};
+use crate::backings::{stack_depth, try_passthrough};
 use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, Record, packet_pair, unexpected};
 use crate::connection::{Connection, read_init};
 use crate::error::{Error, IoContext, Result};
 use crate::filesystem::chain;
 use crate::journal::note_deaths;
-use crate::mount::{self, mounted_at};
+use crate::mount::{self, Options, mounted_at};
 use crate::worker::remove_door;
-use rustix::process::Signal;
+use rustix::process::{Signal, geteuid};
 
 impl Keeper<'_> {
     /// Starts a worker, and gives it what goes with being in charge.
@@ -125,7 +127,7 @@ impl Keeper<'_> {
     pub(super) fn hear_worker(&mut self) {
         let Some(worker) = &mut self.worker else { return };
         match worker.channel.receive() {
-            Ok(Some((message, _))) => self.heed_worker(message),
+            Ok(Some((message, descriptors))) => self.heed_worker(message, &descriptors),
             Ok(None) => worker.silent = true,
             Err(e) => {
                 log::error!("the worker {} can't be understood: {e}", worker.process.pid());
@@ -134,13 +136,13 @@ impl Keeper<'_> {
         }
     }
 
-    fn heed_worker(&mut self, message: Message) {
+    fn heed_worker(&mut self, message: Message, descriptors: &[OwnedFd]) {
         match message {
             // A mount that is gone is noticed in any case, now that there is something to hear.
             Message::Prepared | Message::Gone => {}
             Message::Ready => self.worker_ready(),
             Message::Failed { why } => self.reason = Some(why),
-            Message::InitReply { connection, reply } => {
+            Message::InitReply { connection, reply, request } => {
                 let known = self.connections.iter_mut().find(|c| c.name() == connection);
                 if let Some(known) = known {
                     // The first reply stands; a later worker has checked that it agrees.
@@ -149,6 +151,26 @@ impl Keeper<'_> {
                     {
                         // The mount is gone; its descriptor says so as well.
                         log::warn!("answering FUSE_INIT: {e}");
+                    }
+                    let passes = match known.record.options.passthrough {
+                        true => try_passthrough(known.device.as_fd(), self.lock.as_fd()),
+                        false => Ok(()),
+                    };
+                    if let Err(e) = passes {
+                        detach(vec![known.record.clone()]);
+                        match request {
+                            // Before it is served, which then ends at once.
+                            Some(request) => {
+                                let why = (self.plan.explain)(&e);
+                                self.worker.iter().for_each(|worker| {
+                                    say(
+                                        worker,
+                                        &Message::MountFailed { request, why: why.clone() },
+                                    );
+                                });
+                            }
+                            None => self.failed_to_mount = Some(e),
+                        }
                     }
                     if let Some(worker) = &self.worker {
                         say(worker, &Message::InitAnswered { connection });
@@ -159,9 +181,21 @@ impl Keeper<'_> {
                     }
                 }
             }
-            Message::Mount { request, mount_point, allow_other } => {
-                if let Err(e) = self.mount(&mount_point, allow_other, Some(request)) {
+            Message::Mount { request, mount_point, options } => {
+                if let Err(e) = self.mount(&mount_point, options, Some(request)) {
                     self.answer(&Message::MountFailed { request, why: (self.plan.explain)(&e) });
+                }
+            }
+            Message::Back { connection, inode } => {
+                let id = self.register(connection, inode, descriptors.first());
+                let id = id.map_err(|e| e.to_string());
+                self.answer(&Message::Backed { connection, inode, id });
+            }
+            Message::Unback { connection, inode } => {
+                if let Some(known) = self.connections.iter().find(|c| c.name() == connection)
+                    && let Err(e) = self.journal.unregister(connection, known.device.as_fd(), inode)
+                {
+                    log::warn!("what was registered for inode {inode}: {e}");
                 }
             }
             Message::Reload => self.reload(),
@@ -176,6 +210,14 @@ impl Keeper<'_> {
             }
             message => log::warn!("{}", unexpected(&message)),
         }
+    }
+
+    fn register(&self, connection: u32, inode: u64, file: Option<&OwnedFd>) -> io::Result<u32> {
+        let known = self.connections.iter().find(|c| c.name() == connection);
+        let (Some(known), Some(file)) = (known, file) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        self.journal.register(connection, known.device.as_fd(), inode, file.as_fd())
     }
 
     fn answer(&self, message: &Message) {
@@ -204,7 +246,7 @@ impl Keeper<'_> {
     pub(super) fn mount(
         &mut self,
         mount_point: &Path,
-        allow_other: bool,
+        options: Options,
         request: Option<u64>,
     ) -> Result<()> {
         if self.ending {
@@ -218,22 +260,35 @@ impl Keeper<'_> {
                 Error::MountedElsewhere(other)
             });
         }
+        if options.passthrough && !geteuid().is_root() {
+            return Err(Error::NoPassthrough("only root can have files registered for it".into()));
+        }
         let mount_point = mount::absolute(mount_point).at("resolving", mount_point)?;
-        let device = mount::mount(&mount_point, allow_other)?;
+        let device = mount::mount(&mount_point, options.allow_other)?;
         let connection = (|| {
             let mounted = mounted_at(&mount_point)?;
             let mounted = mounted.ok_or_else(|| Error::NotMounted(mount_point.clone()))?;
             let init = read_init(device.as_fd()).map_err(Error::Session)?;
             let record = Record {
                 mount_point: mount_point.clone(),
-                allow_other,
+                options,
                 device: mounted.device,
                 init,
+                stack_depth: if options.passthrough { stack_depth(self.lock.as_fd()) } else { 0 },
                 reply: None,
             };
-            Ok(Connection { record, device })
+            let connection = Connection { record, device };
+            if options.passthrough && !connection.can_pass_through() {
+                return Err(Error::NoPassthrough(
+                    "this kernel has no FUSE passthrough (Linux 6.9 has it, with \
+                     CONFIG_FUSE_PASSTHROUGH)"
+                        .into(),
+                ));
+            }
+            Ok(connection)
         })();
         let connection = connection.inspect_err(|_: &Error| mount::detach(&mount_point))?;
+        forget_backings(&self.journal, connection.name());
         log::info!("mounted at {}", mount_point.display());
         if let Some(worker) = &self.worker {
             hand_over(worker, &connection, request);

@@ -1,0 +1,187 @@
+//! Opening files that are passed through: once what is behind an inode was checked from the first
+//! byte to the last and registered with the kernel, its pages need no server.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use fuser::{Errno, FileHandle, FopenFlags, ReplyOpen};
+use wasmfs_store::Store;
+use wasmfs_store::tree::InodeRecord;
+
+use crate::error::{Error, Result};
+use crate::fuse::answer;
+use crate::memory;
+
+/// Threads that check what is opened for the first time.
+const THREADS: usize = 2;
+
+/// A mount, by its minor device number, and an inode in it.
+pub(crate) type Place = (u32, u64);
+
+/// Who registers files with the kernel.
+pub(crate) trait Registrar: Send + Sync {
+    /// Has a file registered for an inode, and [`Opener::registered`] hear of it.
+    fn register(&self, place: Place, file: OwnedFd);
+    /// Takes that back.
+    fn unregister(&self, place: Place);
+}
+
+/// Opens files of every mount that passes them through.
+pub(crate) struct Opener {
+    store: Arc<Store>,
+    state: Mutex<State>,
+    orders: OnceLock<Sender<Place>>,
+    registrar: OnceLock<Weak<dyn Registrar>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is registered.
+    ids: HashMap<Place, u32>,
+    /// Who waits for what is being checked or registered.
+    waiting: HashMap<Place, Vec<ReplyOpen>>,
+}
+
+impl Opener {
+    /// Knows what is registered already.
+    pub(crate) fn new(store: Arc<Store>, ids: HashMap<Place, u32>) -> Opener {
+        let state = Mutex::new(State { ids, waiting: HashMap::new() });
+        Opener { store, state, orders: OnceLock::new(), registrar: OnceLock::new() }
+    }
+
+    /// Says who registers files, once.
+    pub(crate) fn set_registrar(&self, registrar: Weak<dyn Registrar>) {
+        if self.registrar.set(registrar).is_err() {
+            log::error!("there are two who register files");
+        }
+    }
+
+    fn registrar(&self) -> Option<Arc<dyn Registrar>> {
+        self.registrar.get().and_then(Weak::upgrade)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a version's inode, at once if it is registered.
+    pub(crate) fn open(self: &Arc<Self>, place: Place, reply: ReplyOpen) {
+        let mut state = self.lock();
+        if let Some(id) = state.ids.get(&place) {
+            // With the lock held: what is registered stays so until it is answered.
+            return pass_through(reply, *id);
+        }
+        let waiting = state.waiting.entry(place).or_default();
+        waiting.push(reply);
+        let first = waiting.len() == 1;
+        drop(state);
+        if first && self.orders().send(place).is_err() {
+            self.refuse(place, Errno::EIO);
+        }
+    }
+
+    fn orders(self: &Arc<Self>) -> &Sender<Place> {
+        self.orders.get_or_init(|| {
+            let (sender, orders) = channel();
+            let orders = Arc::new(Mutex::new(orders));
+            for _ in 0..THREADS {
+                let (opener, orders) = (Arc::downgrade(self), orders.clone());
+                let run = move || {
+                    while let Some(place) = next(&orders)
+                        && let Some(opener) = opener.upgrade()
+                    {
+                        opener.check(place);
+                    }
+                };
+                if let Err(e) = std::thread::Builder::new().name("check".into()).spawn(run) {
+                    log::error!("starting a thread that checks files: {e}");
+                }
+            }
+            sender
+        })
+    }
+
+    /// Checks what is behind an inode, and has it registered.
+    fn check(&self, place: Place) {
+        match self.checked(place.1) {
+            Ok(file) => match self.registrar() {
+                Some(registrar) => registrar.register(place, file),
+                None => self.refuse(place, Errno::EIO),
+            },
+            Err(e) => {
+                log::error!("inode {} can't be opened", place.1);
+                self.refuse(place, answer(&e));
+            }
+        }
+    }
+
+    /// A file with all the bytes of a version, each of which was checked.
+    fn checked(&self, inode: u64) -> Result<OwnedFd> {
+        let Some(InodeRecord::Version(version)) = self.store.inode(inode)? else {
+            return Err(Error::NotFound);
+        };
+        match self.store.open_object(&version)? {
+            Some(file) => {
+                self.store.check_whole(&version, &file)?;
+                Ok(file.into())
+            }
+            None => memory::sealed(&self.store, &version),
+        }
+    }
+
+    /// What came of having a file registered.
+    pub(crate) fn registered(&self, place: Place, result: std::result::Result<u32, String>) {
+        match result {
+            Ok(id) => {
+                let mut state = self.lock();
+                state.ids.insert(place, id);
+                for reply in state.waiting.remove(&place).into_iter().flatten() {
+                    pass_through(reply, id);
+                }
+            }
+            Err(why) => {
+                log::error!("inode {} can't be opened: {why}", place.1);
+                self.refuse(place, Errno::EIO);
+            }
+        }
+    }
+
+    fn refuse(&self, place: Place, errno: Errno) {
+        let waiting = self.lock().waiting.remove(&place);
+        waiting.into_iter().flatten().for_each(|reply| reply.error(errno));
+    }
+
+    /// Takes back what is registered for an inode that the kernel doesn't know any more, in
+    /// whichever mount.
+    pub(crate) fn unregister(&self, inode: u64) {
+        let mut state = self.lock();
+        let places: Vec<_> = state.ids.extract_if(|(_, of), _| *of == inode).collect();
+        drop(state);
+        for (place, _) in places {
+            if let Some(registrar) = self.registrar() {
+                registrar.unregister(place);
+            }
+        }
+    }
+
+    /// Forgets a mount: another may get its number.
+    pub(crate) fn forget_mount(&self, connection: u32) {
+        let mut state = self.lock();
+        state.ids.retain(|(of, _), _| *of != connection);
+        state.waiting.retain(|(of, _), _| *of != connection);
+    }
+}
+
+fn next(orders: &Mutex<Receiver<Place>>) -> Option<Place> {
+    orders.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
+fn pass_through(reply: ReplyOpen, id: u32) {
+    // SAFETY: the number is of a registration with this session's connection, as the journal or
+    // whoever made it says, and `into_raw` keeps it from being closed here.
+    let backing = unsafe { reply.wrap_backing(id) };
+    reply.opened_passthrough(FileHandle(0), FopenFlags::empty(), &backing);
+    backing.into_raw();
+}
