@@ -11,7 +11,9 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
+use wasmfs_store::Sha;
 
+use crate::memory::InMemory;
 use crate::mount::Options;
 
 /// The version of this protocol. A keeper lives on while its workers are
@@ -20,7 +22,7 @@ pub const PROTOCOL: u32 = 1;
 /// The longest message, in bytes.
 const MAX_MESSAGE: usize = 64 << 10;
 /// The most descriptors in a message.
-const MAX_DESCRIPTORS: usize = 4;
+pub(crate) const MAX_DESCRIPTORS: usize = 64;
 
 /// What a keeper says of itself, for `status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,6 +89,9 @@ pub(crate) enum Message {
     /// A mount, with its `/dev/fuse`; for the request of this number, if there was one.
     Connection { record: Record, request: Option<u64> },
 
+    /// Payloads that are in memory, each with its file, to be held.
+    Held { payloads: Vec<InMemory> },
+
     // From the keeper.
     /// Nobody else serves: open the store and serve.
     Start { suspects: Vec<Suspect>, kept: KeeperStatus },
@@ -120,6 +125,8 @@ pub(crate) enum Message {
     Ready,
     /// A mount is gone.
     Gone,
+    /// These payloads need not be held any more.
+    LetGo { payloads: Vec<Sha> },
     /// It ends before it was ready, for a reason in the caller's words.
     Failed { why: String },
     /// Mount, please.
@@ -200,6 +207,16 @@ impl Channel {
         }
         Ok(Some((serde_json::from_slice(&text[..received.bytes])?, descriptors)))
     }
+}
+
+/// Gives payloads that are in memory to whoever is at the other end, as many at once as go.
+pub(crate) fn hand_over_held<F: AsFd>(channel: &Channel, held: &[(InMemory, F)]) -> io::Result<()> {
+    for some in held.chunks(MAX_DESCRIPTORS) {
+        let payloads = some.iter().map(|(payload, _)| *payload).collect();
+        let files: Vec<_> = some.iter().map(|(_, file)| file.as_fd()).collect();
+        channel.send(&Message::Held { payloads }, &files)?;
+    }
+    Ok(())
 }
 
 /// A message that doesn't belong where it came.

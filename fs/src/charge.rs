@@ -12,6 +12,7 @@ use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, Suspect, unexpect
 use crate::connection::{self, Connection};
 use crate::error::{Error, IoContext, Result};
 use crate::journal::Journal;
+use crate::memory::InMemory;
 
 /// What a keeper gives a worker, before it is to serve.
 pub struct Charge {
@@ -24,6 +25,7 @@ pub struct Charge {
     pub(crate) last_pause_us: Option<u64>,
     pub(crate) suspects: Vec<Suspect>,
     pub(crate) kept: Option<KeeperStatus>,
+    pub(crate) held: Vec<(InMemory, OwnedFd)>,
     /// Whether another worker serves meanwhile: then there is time to look at everything.
     pub is_successor: bool,
 }
@@ -80,6 +82,7 @@ impl Charge {
             last_pause_us,
             suspects,
             kept: None,
+            held: Vec::new(),
             is_successor,
         })
     }
@@ -103,6 +106,9 @@ impl Charge {
                 // Mounted meanwhile.
                 Some((Message::Connection { record, .. }, mut fds)) if fds.len() == 1 => {
                     self.connections.extend(fds.pop().map(|device| Connection { record, device }));
+                }
+                Some((Message::Held { payloads }, files)) => {
+                    self.held.extend(payloads.into_iter().zip(files));
                 }
                 Some((message, _)) => return Err(Error::Channel(unexpected(&message))),
             }

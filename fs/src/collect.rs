@@ -179,6 +179,7 @@ impl Mounts {
     pub fn tidy(&self) -> wasmfs_store::Result<Tidied> {
         let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
         let orphans = self.store().collect_orphans()?;
+        self.memory().sweep()?;
         self.settle()?;
         let compacted = self.store().compact_if(&|last| self.is_settled(last), false)?;
         self.settle()?;

@@ -20,7 +20,9 @@ use wasmfs_store::tree::EntryKind;
 use crate::error::Error;
 use crate::filesystem::{Attributes, CACHEDIR_TAG_INODE, Filesystem, NAME_MAX, chain};
 use crate::journal::{DEATHS, Held, InHand};
+use crate::memory::Memory;
 use crate::passthrough::Opener;
+use crate::requests::Requests;
 
 /// How long the kernel keeps names, absent ones too, and attributes.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -30,14 +32,22 @@ const BLOCK_SIZE: u32 = 4096;
 
 /// One mount's layer over the filesystem.
 pub(crate) struct Layer {
-    filesystem: Arc<Filesystem>,
-    in_hand: Arc<InHand>,
-    opener: Arc<Opener>,
+    parts: Parts,
     /// The connection's name under `/sys/fs/fuse/connections`.
     connection: u32,
     terms: Terms,
     uid: u32,
     gid: u32,
+}
+
+/// What it works with, which every mount of a store shares.
+pub(crate) struct Parts {
+    pub(crate) filesystem: Arc<Filesystem>,
+    pub(crate) in_hand: Arc<InHand>,
+    pub(crate) opener: Arc<Opener>,
+    /// Where payloads are served from, if this mount has them in memory.
+    pub(crate) memory: Option<Arc<Memory>>,
+    pub(crate) requests: Arc<Requests>,
 }
 
 /// What may be agreed with the kernel. A mount that was made on fewer terms is
@@ -52,21 +62,16 @@ pub(crate) struct Terms {
 }
 
 impl Layer {
-    pub(crate) fn new(
-        filesystem: Arc<Filesystem>,
-        in_hand: Arc<InHand>,
-        opener: Arc<Opener>,
-        connection: u32,
-        terms: Terms,
-    ) -> Layer {
+    pub(crate) fn new(parts: Parts, connection: u32, terms: Terms) -> Layer {
         let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-        Layer { filesystem, in_hand, opener, connection, terms, uid, gid }
+        Layer { parts, connection, terms, uid, gid }
     }
 
     /// Takes a request in hand that the store has to answer; `None` if it has
     /// killed too many workers.
     fn take(&self, request: &Request, what: &str, inode: INodeNo) -> Option<Held<'_>> {
-        let held = self.in_hand.take(self.connection, request.unique().0);
+        self.parts.requests.count(what);
+        let held = self.parts.in_hand.take(self.connection, request.unique().0);
         match &held {
             Some(_) => crate::fault::strike(what, inode.0),
             None => log::error!(
@@ -172,7 +177,7 @@ impl fuser::Filesystem for Layer {
         let Some(_held) = self.take(req, "lookup", parent) else { return reply.error(Errno::EIO) };
         // Every name of the store is UTF-8.
         let found = match name.to_str() {
-            Some(name) => self.filesystem.lookup(parent.0, name),
+            Some(name) => self.parts.filesystem.lookup(parent.0, name),
             None => Err(Error::NotFound),
         };
         match found {
@@ -184,7 +189,7 @@ impl fuser::Filesystem for Layer {
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let Some(_held) = self.take(req, "getattr", ino) else { return reply.error(Errno::EIO) };
-        match self.filesystem.getattr(ino.0) {
+        match self.parts.filesystem.getattr(ino.0) {
             Ok(attributes) => reply.attr(&FOR_EVER, &self.attr(&attributes)),
             Err(e) => reply.error(answer(&e)),
         }
@@ -194,13 +199,15 @@ impl fuser::Filesystem for Layer {
     /// itself, keeps their pages, and sends neither OPEN nor RELEASE (fs/fuse/file.c, `no_open`).
     fn open(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         if self.terms.stack_depth == 0 {
+            self.parts.requests.count("open");
             return reply.error(Errno::ENOSYS);
         }
         let Some(_held) = self.take(req, "open", ino) else { return reply.error(Errno::EIO) };
         if ino.0 == CACHEDIR_TAG_INODE {
             return reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
         }
-        self.opener.open((self.connection, ino.0), reply);
+        let in_memory = self.parts.memory.is_some();
+        self.parts.opener.open((self.connection, ino.0), in_memory, reply);
     }
 
     fn release(
@@ -213,10 +220,12 @@ impl fuser::Filesystem for Layer {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.parts.requests.count("release");
         reply.ok();
     }
 
     fn flush(&self, _r: &Request, _i: INodeNo, _f: FileHandle, _l: LockOwner, reply: ReplyEmpty) {
+        self.parts.requests.count("flush");
         reply.error(Errno::ENOSYS);
     }
 
@@ -232,7 +241,8 @@ impl fuser::Filesystem for Layer {
         reply: ReplyData,
     ) {
         let Some(_held) = self.take(req, "read", ino) else { return reply.error(Errno::EIO) };
-        match self.filesystem.read(ino.0, offset, size as usize) {
+        let memory = self.parts.memory.as_deref();
+        match self.parts.filesystem.read_by(memory, ino.0, offset, size as usize) {
             Ok(bytes) => reply.data(&bytes),
             Err(e) => reply.error(answer(&e)),
         }
@@ -241,6 +251,7 @@ impl fuser::Filesystem for Layer {
     /// Flags 0, not ENOSYS: with ENOSYS the kernel caches listings and can't be
     /// told of a name it never saw.
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.parts.requests.count("opendir");
         reply.opened(FileHandle(0), FopenFlags::empty());
     }
 
@@ -253,7 +264,7 @@ impl fuser::Filesystem for Layer {
         mut reply: ReplyDirectory,
     ) {
         let Some(_held) = self.take(req, "readdir", ino) else { return reply.error(Errno::EIO) };
-        let listed = self.filesystem.readdir(ino.0, offset, |entry| {
+        let listed = self.parts.filesystem.readdir(ino.0, offset, |entry| {
             !reply.add(INodeNo(entry.inode), entry.next, file_type(entry.kind), &entry.name)
         });
         match listed {
@@ -270,12 +281,13 @@ impl fuser::Filesystem for Layer {
         _o: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        self.parts.requests.count("releasedir");
         reply.ok();
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
         let Some(_held) = self.take(req, "statfs", ino) else { return reply.error(Errno::EIO) };
-        match self.filesystem.statfs() {
+        match self.parts.filesystem.statfs() {
             Ok(space) => {
                 let blocks = |bytes: u64| bytes / u64::from(BLOCK_SIZE);
                 reply.statfs(
@@ -296,7 +308,7 @@ impl fuser::Filesystem for Layer {
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let Some(_held) = self.take(req, "getxattr", ino) else { return reply.error(Errno::EIO) };
         let value = match name.to_str() {
-            Some(name) => self.filesystem.getxattr(ino.0, name),
+            Some(name) => self.parts.filesystem.getxattr(ino.0, name),
             None => Err(Error::NoAttribute),
         };
         answer_xattr(value, size, reply);
@@ -304,7 +316,7 @@ impl fuser::Filesystem for Layer {
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let Some(_held) = self.take(req, "listxattr", ino) else { return reply.error(Errno::EIO) };
-        answer_xattr(self.filesystem.listxattr(ino.0), size, reply);
+        answer_xattr(self.parts.filesystem.listxattr(ino.0), size, reply);
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
@@ -313,7 +325,7 @@ impl fuser::Filesystem for Layer {
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let Some(_held) = self.take(req, "readlink", ino) else { return reply.error(Errno::EIO) };
-        match self.filesystem.readlink(ino.0) {
+        match self.parts.filesystem.readlink(ino.0) {
             Ok(target) => reply.data(target.as_bytes()),
             Err(e) => reply.error(answer(&e)),
         }

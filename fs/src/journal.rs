@@ -123,7 +123,6 @@ pub(crate) struct InHand {
     suspects: Vec<Suspect>,
     alone: Mutex<()>,
     next_slot: AtomicU64,
-    requests: AtomicU64,
 }
 
 thread_local! {
@@ -146,7 +145,7 @@ impl Drop for Held<'_> {
 impl InHand {
     pub(crate) fn new(journal: Journal, suspects: Vec<Suspect>) -> InHand {
         let (alone, next_slot) = (Mutex::new(()), AtomicU64::new(0));
-        InHand { journal, suspects, alone, next_slot, requests: AtomicU64::new(0) }
+        InHand { journal, suspects, alone, next_slot }
     }
 
     pub(crate) fn suspects(&self) -> &[Suspect] {
@@ -157,14 +156,8 @@ impl InHand {
         &self.journal
     }
 
-    /// How many requests were taken in hand.
-    pub(crate) fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
-    }
-
     /// Takes a request in hand; `None` if it has killed too many workers.
     pub(crate) fn take(&self, connection: u32, unique: u64) -> Option<Held<'_>> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
         let mut alone = None;
         if unique & RESENT != 0 {
             let unique = unique & !RESENT;

@@ -21,6 +21,7 @@ pub mod mount;
 mod notify;
 mod packets;
 mod passthrough;
+mod requests;
 mod session;
 mod worker;
 
@@ -33,6 +34,7 @@ pub use filesystem::{
 };
 pub use holders::{Holder, holders};
 pub use keeper::{Plan, keep};
+pub use memory::Usage;
 pub use packets::short_path;
 pub use session::{Mount, Mounts, abort_on_panic};
 pub use worker::{Event, Worker};

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -10,9 +11,9 @@ use fuser::{Errno, FileHandle, FopenFlags, ReplyOpen};
 use wasmfs_store::Store;
 use wasmfs_store::tree::InodeRecord;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::fuse::answer;
-use crate::memory;
+use crate::memory::{self, Memory};
 
 /// Threads that check what is opened for the first time.
 const THREADS: usize = 2;
@@ -31,8 +32,9 @@ pub(crate) trait Registrar: Send + Sync {
 /// Opens files of every mount that passes them through.
 pub(crate) struct Opener {
     store: Arc<Store>,
+    memory: Arc<Memory>,
     state: Mutex<State>,
-    orders: OnceLock<Sender<Place>>,
+    orders: OnceLock<Sender<(Place, bool)>>,
     registrar: OnceLock<Weak<dyn Registrar>>,
 }
 
@@ -46,9 +48,9 @@ struct State {
 
 impl Opener {
     /// Knows what is registered already.
-    pub(crate) fn new(store: Arc<Store>, ids: HashMap<Place, u32>) -> Opener {
+    pub(crate) fn new(store: Arc<Store>, memory: Arc<Memory>, ids: HashMap<Place, u32>) -> Opener {
         let state = Mutex::new(State { ids, waiting: HashMap::new() });
-        Opener { store, state, orders: OnceLock::new(), registrar: OnceLock::new() }
+        Opener { store, memory, state, orders: OnceLock::new(), registrar: OnceLock::new() }
     }
 
     /// Says who registers files, once.
@@ -66,8 +68,9 @@ impl Opener {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a version's inode, at once if it is registered.
-    pub(crate) fn open(self: &Arc<Self>, place: Place, reply: ReplyOpen) {
+    /// Opens a version's inode, at once if it is registered; with its payload in memory if that is
+    /// wanted and there is room.
+    pub(crate) fn open(self: &Arc<Self>, place: Place, in_memory: bool, reply: ReplyOpen) {
         let mut state = self.lock();
         if let Some(id) = state.ids.get(&place) {
             // With the lock held: what is registered stays so until it is answered.
@@ -77,22 +80,22 @@ impl Opener {
         waiting.push(reply);
         let first = waiting.len() == 1;
         drop(state);
-        if first && self.orders().send(place).is_err() {
+        if first && self.orders().send((place, in_memory)).is_err() {
             self.refuse(place, Errno::EIO);
         }
     }
 
-    fn orders(self: &Arc<Self>) -> &Sender<Place> {
+    fn orders(self: &Arc<Self>) -> &Sender<(Place, bool)> {
         self.orders.get_or_init(|| {
             let (sender, orders) = channel();
             let orders = Arc::new(Mutex::new(orders));
             for _ in 0..THREADS {
                 let (opener, orders) = (Arc::downgrade(self), orders.clone());
                 let run = move || {
-                    while let Some(place) = next(&orders)
+                    while let Some((place, in_memory)) = next(&orders)
                         && let Some(opener) = opener.upgrade()
                     {
-                        opener.check(place);
+                        opener.check(place, in_memory);
                     }
                 };
                 if let Err(e) = std::thread::Builder::new().name("check".into()).spawn(run) {
@@ -104,8 +107,8 @@ impl Opener {
     }
 
     /// Checks what is behind an inode, and has it registered.
-    fn check(&self, place: Place) {
-        match self.checked(place.1) {
+    fn check(&self, place: Place, in_memory: bool) {
+        match self.checked(place.1, in_memory) {
             Ok(file) => match self.registrar() {
                 Some(registrar) => registrar.register(place, file),
                 None => self.refuse(place, Errno::EIO),
@@ -118,16 +121,20 @@ impl Opener {
     }
 
     /// A file with all the bytes of a version, each of which was checked.
-    fn checked(&self, inode: u64) -> Result<OwnedFd> {
+    fn checked(&self, inode: u64, in_memory: bool) -> Result<OwnedFd> {
         let Some(InodeRecord::Version(version)) = self.store.inode(inode)? else {
             return Err(Error::NotFound);
         };
+        let here = Path::new("a memory file");
+        if in_memory && let Some(file) = self.memory.payload(&version)? {
+            return Ok(file.try_clone().at("duplicating", here)?.into());
+        }
         match self.store.open_object(&version)? {
             Some(file) => {
                 self.store.check_whole(&version, &file)?;
                 Ok(file.into())
             }
-            None => memory::sealed(&self.store, &version),
+            None => Ok(memory::sealed(&self.store, &version)?.into()),
         }
     }
 
@@ -174,7 +181,7 @@ impl Opener {
     }
 }
 
-fn next(orders: &Mutex<Receiver<Place>>) -> Option<Place> {
+fn next(orders: &Mutex<Receiver<(Place, bool)>>) -> Option<(Place, bool)> {
     orders.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 

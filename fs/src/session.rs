@@ -1,5 +1,6 @@
 //! Serving mounts of one store.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,11 +15,13 @@ use crate::connection::{Connection, Handshake};
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::filesystem::{Filesystem, chain};
-use crate::fuse::Layer;
+use crate::fuse::{Layer, Parts};
 use crate::journal::{InHand, Journal};
+use crate::memory::{Memory, Usage};
 use crate::mount::Options;
 use crate::notify::{Ledger, News, Queue, Telling, Ticket};
 use crate::passthrough::Opener;
+use crate::requests::Requests;
 
 /// How long a commit waits for the kernel to be told of it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,6 +34,8 @@ pub struct Mounts {
     in_hand: Arc<InHand>,
     ledger: Arc<Ledger>,
     opener: Arc<Opener>,
+    memory: Arc<Memory>,
+    requests: Arc<Requests>,
     mounts: Mutex<Vec<Arc<Mount>>>,
     /// One collection at a time.
     pub(crate) collecting: Mutex<()>,
@@ -70,14 +75,28 @@ impl Mounts {
         let filesystem = Arc::new(Filesystem::new(store.clone()));
         let in_hand = Arc::new(InHand::new(journal, suspects));
         let ledger = Arc::new(Ledger::new(store.clone(), in_hand.clone()));
+        let memory = Arc::new(Memory::new(store.clone()));
         let registered = in_hand.journal().backings().unwrap_or_else(|e| {
             log::error!("what is registered with the kernel can't be read: {e}");
             Default::default()
         });
-        let opener = Arc::new(Opener::new(store.clone(), registered));
+        let opener = Arc::new(Opener::new(store.clone(), memory.clone(), registered));
+        let requests = Arc::default();
         let (mounts, collecting) = (Mutex::default(), Mutex::default());
         let (telling, owed) = (Mutex::default(), Mutex::default());
-        Mounts { store, filesystem, in_hand, ledger, opener, mounts, collecting, telling, owed }
+        Mounts {
+            store,
+            filesystem,
+            in_hand,
+            ledger,
+            opener,
+            memory,
+            requests,
+            mounts,
+            collecting,
+            telling,
+            owed,
+        }
     }
 
     /// The store they all show.
@@ -104,6 +123,15 @@ impl Mounts {
         self.all().into_iter().find(|mount| mount.device.1 == connection)
     }
 
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// How much is in memory, if any mount has it so.
+    pub fn in_memory(&self) -> Option<Usage> {
+        self.memory.usage()
+    }
+
     pub(crate) fn opener(&self) -> &Arc<Opener> {
         &self.opener
     }
@@ -119,7 +147,12 @@ impl Mounts {
 
     /// How much has happened since this process began to serve.
     pub(crate) fn activity(&self) -> Activity {
-        Activity { requests: self.in_hand.requests(), changes: self.store.last_change() }
+        Activity { requests: self.requests.total(), changes: self.store.last_change() }
+    }
+
+    /// How many requests of each kind this process has answered.
+    pub fn requests(&self) -> BTreeMap<&'static str, u64> {
+        self.requests.by_kind()
     }
 
     /// What is noted of requests in hand, for whoever comes next.
@@ -137,8 +170,14 @@ impl Mounts {
     pub(crate) fn prepare(&self, connection: &Connection) -> Result<Handshake<Layer>> {
         let layer = {
             let (filesystem, in_hand) = (self.filesystem.clone(), self.in_hand.clone());
-            let (opener, terms) = (self.opener.clone(), connection.record.terms());
-            Layer::new(filesystem, in_hand, opener, connection.name(), terms)
+            let (opener, requests) = (self.opener.clone(), self.requests.clone());
+            let memory = connection.record.options.in_memory.map(|budget| {
+                self.memory.allow(budget);
+                self.memory.clone()
+            });
+            let (connection, terms) = (connection.name(), connection.record.terms());
+            let parts = Parts { filesystem, in_hand, opener, memory, requests };
+            Layer::new(parts, connection, terms)
         };
         let handshake = connection.prepare(layer)?;
         fault::strike("init", 0);

@@ -2,7 +2,7 @@
 //! on when another keeper comes.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -12,13 +12,16 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SocketType;
-use wasmfs_store::Store;
+use wasmfs_store::{Sha, Store};
 
-use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, Record, unexpected};
+use crate::channel::{
+    Channel, KeeperStatus, MAX_DESCRIPTORS, Message, PROTOCOL, Record, hand_over_held, unexpected,
+};
 use crate::charge::Charge;
 use crate::connection::{Connection, Handshake};
 use crate::error::{Error, Result};
 use crate::fuse::Layer;
+use crate::memory::{Holder, InMemory};
 use crate::mount::Options;
 use crate::passthrough::{Place, Registrar};
 use crate::session::{Mount, Mounts};
@@ -85,7 +88,7 @@ impl Worker {
         store: Arc<Store>,
         on_event: impl Fn(Event) + Send + Sync + 'static,
     ) -> Result<Arc<Worker>> {
-        let Charge { channel, journal, lock, listener, connections, suspects, .. } = charge;
+        let Charge { channel, journal, lock, listener, connections, suspects, held, .. } = charge;
         let keeper = Arc::new(channel);
         // The place where a new keeper finds it, should this one be lost.
         let door = packets::listen(store.dir(), KEEPER_SOCKET, SocketType::SEQPACKET)
@@ -114,6 +117,11 @@ impl Worker {
         });
         let registrar: Weak<dyn Registrar> = Arc::<Worker>::downgrade(&worker);
         worker.mounts.opener().set_registrar(registrar);
+        let holder: Weak<dyn Holder> = Arc::<Worker>::downgrade(&worker);
+        worker.mounts.memory().set_holder(holder);
+        for (payload, file) in held {
+            worker.mounts.memory().adopt(payload, file);
+        }
         for connection in connections {
             worker.take_on(connection, None)?;
         }
@@ -392,6 +400,9 @@ impl Worker {
             let message = Message::Connection { record, request: None };
             new.send(&message, &[mount.connection.device.as_fd()])?;
         }
+        if let Err(e) = hand_over_held(&new, &self.mounts.memory().held()) {
+            log::warn!("the new keeper doesn't hold what is in memory: {e}");
+        }
         drop(state);
         log::info!("another keeper has taken over");
         for (place, file) in backing {
@@ -433,6 +444,19 @@ impl Registrar for Worker {
         let device = mount.connection.device.as_fd();
         if let Err(e) = self.mounts.journal().unregister(connection, device, inode) {
             log::warn!("what was registered for inode {inode}: {e}");
+        }
+    }
+}
+
+/// The keeper; without one, nobody.
+impl Holder for Worker {
+    fn hold(&self, payload: InMemory, file: &File) {
+        self.say(&Message::Held { payloads: vec![payload] }, &[file.as_fd()]);
+    }
+
+    fn let_go(&self, payloads: &[Sha]) {
+        for some in payloads.chunks(MAX_DESCRIPTORS) {
+            self.say(&Message::LetGo { payloads: some.to_vec() }, &[]);
         }
     }
 }

@@ -2,14 +2,16 @@
 //! or, when small, as chunks inside sled; and checked block by block whenever
 //! they are read.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::{Advice, fadvise};
 use sha2::{Digest, Sha256};
 
 use crate::artifact::{Artifact, ArtifactKind, inspect};
@@ -145,6 +147,8 @@ pub(crate) struct Payloads {
     incoming: PathBuf,
     objects: PathBuf,
     uploads: AtomicU64,
+    /// Directories of object files whose own names this process has made durable.
+    named: Mutex<BTreeSet<PathBuf>>,
     in_memory: Arc<AtomicUsize>,
     blocks: Recent<(Sha, u64), Vec<u8>, CACHED_BLOCKS>,
     files: Recent<Sha, File, CACHED_FILES>,
@@ -170,6 +174,7 @@ impl Payloads {
             incoming: store.join("incoming"),
             objects: store.join("objects"),
             uploads: AtomicU64::new(0),
+            named: Mutex::default(),
             in_memory: Arc::default(),
             blocks: Recent::default(),
             files: Recent::default(),
@@ -215,6 +220,8 @@ impl Payloads {
         let mut block = first;
         while !block.is_empty() {
             file.write_all(&block).at("writing", &incoming.0)?;
+            // It begins to be written to the disk while the rest is hashed.
+            drop_pages(&file, hashes.size, block.len() as u64);
             hashes.add(&block);
             block.resize(BLOCK as usize, 0);
             let filled = fill(&mut from, &mut block).map_err(Error::Input)?;
@@ -258,7 +265,9 @@ impl Payloads {
             let object = self.object(&staged.sha256);
             let directory = object.parent().unwrap_or(&self.objects).to_owned();
             make_dir(&directory)?;
-            directories.push(self.objects.clone());
+            if !self.named().contains(&directory) {
+                directories.push(self.objects.clone());
+            }
             let written;
             let (file, incoming) = match &staged.waiting {
                 Waiting::InMemory { bytes, .. } => {
@@ -279,7 +288,13 @@ impl Payloads {
         }
         directories.sort();
         directories.dedup();
-        directories.iter().try_for_each(|dir| sync_dir(dir))
+        directories.iter().try_for_each(|dir| sync_dir(dir))?;
+        self.named().extend(directories);
+        Ok(())
+    }
+
+    fn named(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes `uploads` durable as chunks inside sled.
@@ -397,9 +412,8 @@ impl Payloads {
             Err(e) => return Ok(Some(unreadable(e))),
         };
         let checked = check_file(truth, payload, &file, &mut |at, len| {
-            let len = std::num::NonZeroU64::new(len);
-            let _ = rustix::fs::fadvise(&file, at, len, rustix::fs::Advice::DontNeed);
-            progress(at + len.map_or(0, u64::from));
+            drop_pages(&file, at, len);
+            progress(at + len);
         })?;
         Ok(match checked {
             Err(e) => Some(unreadable(e)),
@@ -453,6 +467,8 @@ impl Payloads {
                 let file = self.files.get(payload.sha256, || self.open_object(&payload.sha256))?;
                 let mut bytes = vec![0; len];
                 file.read_exact_at(&mut bytes, start).map_err(|e| damaged(e.to_string()))?;
+                // Whoever asks keeps the bytes: the page cache of the mount.
+                drop_pages(&file, start, len as u64);
                 bytes
             };
             let expected = block_hash(catalogue, &payload.sha256, index)?;
@@ -515,6 +531,13 @@ impl<'a> BlockChecker<'a> {
         let wrong = expected != Some(found);
         Ok(wrong.then(|| format!("block {index} (of 128 KiB) differs from what was published")))
     }
+}
+
+/// Has the kernel forget pages of a file that nobody has mapped; and begin to write those that
+/// are dirty, without waiting (mm/fadvise.c).
+fn drop_pages(file: &File, at: u64, len: u64) {
+    // It is advice: nothing depends on it.
+    let _ = fadvise(file, at, NonZeroU64::new(len), Advice::DontNeed);
 }
 
 /// Checks all that a descriptor reads, by hashes of `truth`: what is wrong, if anything is, or

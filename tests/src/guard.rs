@@ -31,11 +31,16 @@ pub struct Guard {
 impl Guard {
     /// Looks after what is mounted, and who serves, under `home`.
     pub fn new(home: &Path) -> Guard {
+        Guard::with_limit(home, limit())
+    }
+
+    /// The same for something that may take so long.
+    pub fn with_limit(home: &Path, limit: Duration) -> Guard {
         let connections = Arc::new(Mutex::new(Vec::new()));
         let (done, waiting) = channel();
         let watched = connections.clone();
         let watched_home = home.to_owned();
-        let watchdog = std::thread::spawn(move || watch(&waiting, &watched, &watched_home));
+        let watchdog = std::thread::spawn(move || watch(&waiting, &watched, &watched_home, limit));
         Guard { home: home.to_owned(), connections, done: Some(done), watchdog: Some(watchdog) }
     }
 
@@ -47,8 +52,7 @@ impl Guard {
 }
 
 /// Waits for the test's end; aborts its connections if it takes too long, and says whether it did.
-fn watch(done: &Receiver<()>, connections: &Mutex<Vec<u32>>, home: &Path) -> bool {
-    let limit = limit();
+fn watch(done: &Receiver<()>, connections: &Mutex<Vec<u32>>, home: &Path, limit: Duration) -> bool {
     if done.recv_timeout(limit) != Err(RecvTimeoutError::Timeout) {
         return false;
     }

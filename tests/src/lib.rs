@@ -253,10 +253,11 @@ impl Environment {
     }
 }
 
-/// A program that cargo built, beside this test.
+/// A program that cargo built, beside this program or test.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test's path");
-    let dir = test.ancestors().nth(2).expect("target/PROFILE");
+    let own = std::env::current_exe().expect("the program's path");
+    let dir = own.parent().expect("target/PROFILE, or deps in it");
+    let dir = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
     let path = dir.join(name);
     assert!(path.exists(), "{} is missing: `make build` builds it", path.display());
     path

@@ -2,6 +2,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use bytesize::ByteSize;
 
 use wasmfs_fs::mount::Options;
 
@@ -35,12 +36,16 @@ pub struct OptionArgs {
     /// root, Linux 6.9)
     #[arg(long)]
     passthrough: bool,
+    /// Serve what is opened from memory alone, so that the store's disk has no part in it any more;
+    /// at most so much (1G, 512M)
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "1GiB")]
+    in_memory: Option<ByteSize>,
 }
 
 impl From<OptionArgs> for Options {
     fn from(args: OptionArgs) -> Options {
-        let OptionArgs { allow_other, passthrough } = args;
-        Options { allow_other, passthrough, in_memory: None }
+        let OptionArgs { allow_other, passthrough, in_memory } = args;
+        Options { allow_other, passthrough, in_memory: in_memory.map(|size| size.0) }
     }
 }
 

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
+use wasmfs_fs::Usage;
 use wasmfs_fs::mount::Options;
 
 use super::Outcome;
@@ -26,6 +27,7 @@ struct Report<'a> {
     keeper: Option<KeeperStatus>,
     worker: Option<WorkerStatus>,
     mounts: Vec<MountStatus>,
+    in_memory: Option<Usage>,
     log: Option<PathBuf>,
 }
 
@@ -39,6 +41,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             keeper: None,
             worker: None,
             mounts: Vec::new(),
+            in_memory: None,
             log: None,
         },
         Some(status) => Report {
@@ -48,6 +51,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             keeper: status.keeper,
             worker: Some(status.worker),
             mounts: status.mounts,
+            in_memory: status.in_memory,
             log: status.log,
         },
     };
@@ -88,6 +92,18 @@ fn print(report: Report<'_>) -> Result<()> {
     let pause = worker.last_pause_ms.map(|ms| format!(", the last with a pause of {ms:.1} ms"));
     row("replaced", format!("{} times{}", worker.replacements, pause.unwrap_or_default()));
     row("memory", output::size(worker.resident_bytes));
+    if let Some(Usage { budget, bytes, payloads, without_room }) = report.in_memory {
+        let without_room = match without_room {
+            0 => String::new(),
+            _ => format!("; NO ROOM for {without_room}, which are served from the disk"),
+        };
+        let (bytes, budget) = (output::size(bytes), output::size(budget));
+        row("in memory", format!("{bytes} of {budget}, {payloads} payloads{without_room}"));
+    }
+    let requests: Vec<_> = worker.requests.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+    if !requests.is_empty() {
+        row("requests", requests.join(", "));
+    }
     if let Some(log) = &report.log {
         row("log", log.display().to_string());
     }

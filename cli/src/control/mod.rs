@@ -36,12 +36,14 @@ mod http;
 pub mod server;
 pub mod status;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
+use wasmfs_fs::Usage;
 use wasmfs_fs::mount::Options;
 use wasmfs_store::verify::Record;
 use wasmfs_store::{Key, Policy, Published, Sha, Store};
@@ -64,6 +66,9 @@ pub struct Status {
     pub keeper: Option<KeeperStatus>,
     /// Who serves them.
     pub worker: WorkerStatus,
+    /// How much of the payloads is in memory, if any mount has it so.
+    #[serde(default)]
+    pub in_memory: Option<Usage>,
     /// Its log, if it is in the store's directory.
     pub log: Option<PathBuf>,
 }
@@ -96,6 +101,9 @@ pub struct WorkerStatus {
     pub last_pause_ms: Option<f64>,
     /// Its resident memory, in bytes.
     pub resident_bytes: u64,
+    /// How many requests of each kind it has answered.
+    #[serde(default)]
+    pub requests: BTreeMap<String, u64>,
 }
 
 impl Status {

@@ -8,6 +8,7 @@ use crate::paths::LOG;
 /// What this server says of itself.
 pub fn status(server: &Server) -> Status {
     let worker = &server.worker;
+    let requests = server.mounts().requests();
     let mounts = server.mounts().all().into_iter().map(|mount| MountStatus {
         mount_point: mount.mount_point.clone(),
         attached: mount.is_attached(),
@@ -31,7 +32,9 @@ pub fn status(server: &Server) -> Status {
             replacements: worker.replacements(),
             last_pause_ms: worker.last_pause_us().map(|us| us as f64 / 1000.0),
             resident_bytes: resident_bytes(),
+            requests: requests.into_iter().map(|(kind, n)| (kind.to_owned(), n)).collect(),
         },
+        in_memory: server.mounts().in_memory(),
         log: log.filter(|path| path.file_name().is_some_and(|name| name == LOG)),
     }
 }

@@ -29,6 +29,7 @@ use crate::charge::Charge;
 use crate::connection::Connection;
 use crate::error::{Error, IoContext, Result};
 use crate::journal::Journal;
+use crate::memory::InMemory;
 use crate::mount::{self, Options};
 use crate::packets;
 use crate::worker::KEEPER_SOCKET;
@@ -94,6 +95,8 @@ struct Keeper<'a> {
     listener: OwnedFd,
     journal: Journal,
     connections: Vec<Connection>,
+    /// Payloads in memory, so that they outlive workers.
+    held: Vec<(InMemory, OwnedFd)>,
     suspects: Vec<Suspect>,
     worker: Option<Worker>,
     /// What is to replace the worker.
@@ -173,6 +176,7 @@ impl<'a> Keeper<'a> {
             listener,
             journal,
             connections: Vec::new(),
+            held: Vec::new(),
             suspects: Vec::new(),
             worker: None,
             successor: None,

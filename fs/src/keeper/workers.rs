@@ -11,11 +11,14 @@ use super::process::{Child, Death, Program};
 use super::thrift;
 use super::{Keeper, LINGER, PATIENCE, PAUSE, Stage, Worker, detach, forget_backings};
 use crate::backings::{stack_depth, try_passthrough};
-use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, Record, packet_pair, unexpected};
+use crate::channel::{
+    Channel, KeeperStatus, Message, PROTOCOL, Record, hand_over_held, packet_pair, unexpected,
+};
 use crate::connection::{Connection, read_init};
 use crate::error::{Error, IoContext, Result};
 use crate::filesystem::chain;
 use crate::journal::note_deaths;
+use crate::memory::allow_descriptors;
 use crate::mount::{self, Options, mounted_at};
 use crate::worker::remove_door;
 use rustix::process::{Signal, geteuid};
@@ -49,6 +52,9 @@ impl Keeper<'_> {
         let _ = worker.channel.send(&charge, &descriptors);
         for connection in &self.connections {
             hand_over(&worker, connection, None);
+        }
+        if let Err(e) = hand_over_held(&worker.channel, &self.held) {
+            log::warn!("the worker has to read payloads from the disk again: {e}");
         }
         Ok(worker)
     }
@@ -127,7 +133,7 @@ impl Keeper<'_> {
     pub(super) fn hear_worker(&mut self) {
         let Some(worker) = &mut self.worker else { return };
         match worker.channel.receive() {
-            Ok(Some((message, descriptors))) => self.heed_worker(message, &descriptors),
+            Ok(Some((message, descriptors))) => self.heed_worker(message, descriptors),
             Ok(None) => worker.silent = true,
             Err(e) => {
                 log::error!("the worker {} can't be understood: {e}", worker.process.pid());
@@ -136,8 +142,25 @@ impl Keeper<'_> {
         }
     }
 
-    fn heed_worker(&mut self, message: Message, descriptors: &[OwnedFd]) {
+    fn heed_worker(&mut self, message: Message, descriptors: Vec<OwnedFd>) {
         match message {
+            Message::Held { payloads } => {
+                if self.held.is_empty() {
+                    allow_descriptors();
+                }
+                let held: Vec<_> = payloads.into_iter().zip(descriptors).collect();
+                if let Some(successor) = &self.successor
+                    && let Err(e) = hand_over_held(&successor.channel, &held)
+                {
+                    log::warn!("the next worker has to read payloads from the disk again: {e}");
+                }
+                self.held
+                    .retain(|(known, _)| held.iter().all(|(new, _)| new.sha256 != known.sha256));
+                self.held.extend(held);
+            }
+            Message::LetGo { payloads } => {
+                self.held.retain(|(held, _)| !payloads.contains(&held.sha256));
+            }
             // A mount that is gone is noticed in any case, now that there is something to hear.
             Message::Prepared | Message::Gone => {}
             Message::Ready => self.worker_ready(),

@@ -1,0 +1,166 @@
+//! Memory: of many hosts with one module, and of the server.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use crate::host::Way;
+use crate::module::Subject;
+use crate::peers::publish;
+use crate::workplace::{Workplace, drop_caches, in_page_cache, objects, succeed};
+
+/// What some hosts with the same module take, every page of it touched.
+#[derive(Clone, Debug, Serialize)]
+pub struct Shared {
+    pub peer: &'static str,
+    pub module: String,
+    pub bytes: u64,
+    pub hosts: usize,
+    /// The sum of their Pss, without that of as many hosts that loaded nothing.
+    pub pss: i64,
+    /// Of it, what the module's pages would take once each.
+    pub copies: f64,
+    /// Pages of the store's own files that are in memory besides.
+    pub besides: u64,
+}
+
+pub fn measure(place: &Workplace, subject: &Subject, counts: &[usize]) -> Result<Vec<Shared>> {
+    let ext4 = place.make("memory-ext4")?.join("module.cwasm");
+    fs::copy(&subject.artifact, &ext4)?;
+    let cache = place.make("memory-cache")?;
+    let [plain, passthrough] =
+        [("memory-wasmfs", &[][..]), ("memory-passthrough", &["--passthrough"])].map(
+            |(name, options)| {
+                let wasmfs = place.wasmfs(name)?;
+                wasmfs.mount(options)?;
+                publish(&wasmfs, std::slice::from_ref(subject))?;
+                anyhow::Ok(wasmfs)
+            },
+        );
+    let (plain, passthrough) = (plain?, passthrough?);
+    let name = format!("{}.cwasm", subject.name);
+    // Compiled once, so that the cache has it.
+    end(start(Way::Cache, &subject.wasm, Some(&cache), 1)?)?;
+    let mut all = Vec::new();
+    for &hosts in counts {
+        drop_caches()?;
+        let nothing = pss_of(start(Way::Nothing, &ext4, None, hosts)?)?;
+        let mounted = |wasmfs: &crate::workplace::Wasmfs<'_>| wasmfs.mount_point().join(&name);
+        let peers: [(&str, Way, PathBuf, Option<&Path>, Vec<PathBuf>); 4] = [
+            ("ext4", Way::Map, ext4.clone(), None, Vec::new()),
+            ("wasmtime's cache", Way::Cache, subject.wasm.clone(), Some(&cache), Vec::new()),
+            ("wasmfs", Way::Map, mounted(&plain), None, objects(&plain.store())?),
+            // Here the store's file is what is mapped.
+            ("wasmfs --passthrough", Way::Map, mounted(&passthrough), None, Vec::new()),
+        ];
+        for (peer, way, file, cache, own) in peers {
+            drop_caches()?;
+            let running = start(way, &file, cache, hosts)?;
+            let besides = in_page_cache(&own)?;
+            let pss = pss_of(running)? - nothing;
+            let copies = (pss as f64 + besides as f64) / subject.size as f64;
+            let (module, bytes) = (subject.name.clone(), subject.size);
+            all.push(Shared { peer, module, bytes, hosts, pss, copies, besides });
+        }
+    }
+    Ok(all)
+}
+
+/// Starts hosts, and waits until each has loaded its module.
+fn start(way: Way, file: &Path, cache: Option<&Path>, count: usize) -> Result<Vec<Child>> {
+    let mut running = Vec::new();
+    for _ in 0..count {
+        let way = clap::ValueEnum::to_possible_value(&way).context("a way")?;
+        let mut host = Command::new(std::env::current_exe()?);
+        host.args(["host", way.get_name()]).arg(file).args(["--touch", "--stay"]);
+        if let Some(cache) = cache {
+            host.arg("--cache").arg(cache);
+        }
+        running.push(host.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+    }
+    for host in &mut running {
+        let mut line = String::new();
+        BufReader::new(host.stdout.take().context("its output")?).read_line(&mut line)?;
+        ensure!(line == "loaded\n", "a host failed");
+    }
+    Ok(running)
+}
+
+/// The sum of what the hosts have in memory, shared pages divided among those who share them, in bytes.
+fn pss_of(running: Vec<Child>) -> Result<i64> {
+    let mut sum = 0;
+    for host in &running {
+        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", host.id()))?;
+        let line = text.lines().find(|line| line.starts_with("Pss:")).context("Pss")?;
+        let kib: i64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
+        sum += kib * 1024;
+    }
+    end(running)?;
+    Ok(sum)
+}
+
+fn end(running: Vec<Child>) -> Result<()> {
+    for mut host in running {
+        drop(host.stdin.take());
+        ensure!(host.wait()?.success(), "a host failed");
+    }
+    Ok(())
+}
+
+/// What a server takes whose store is large.
+#[derive(Clone, Debug, Serialize)]
+pub struct Server {
+    pub payload_bytes: u64,
+    pub payloads: usize,
+    pub resident_at_start: u64,
+    /// After every file was read once.
+    pub resident_after_reading: u64,
+    pub keeper: u64,
+    /// Pages of the store's payloads left in memory, of all that were read.
+    pub besides: u64,
+}
+
+pub fn of_a_large_store(place: &Workplace, gigabytes: u64) -> Result<Server> {
+    const PAYLOAD: u64 = 100_000_000;
+    let wasmfs = place.wasmfs("large")?;
+    let payloads = (gigabytes * 1_000_000_000).div_ceil(PAYLOAD).max(1) as usize;
+    let artifact = crate::module::small()?;
+    wasmfs.mount(&[])?;
+    let file = place.dir().join("large.cwasm");
+    for number in 0..payloads {
+        crate::publish::write_variant(&file, &artifact, PAYLOAD as usize, number as u64)?;
+        succeed(
+            wasmfs.command().arg("publish").arg(&file).args(["--key", &format!("key-{number}")]),
+        )?;
+    }
+    fs::remove_file(&file)?;
+    wasmfs.unmount()?;
+    wasmfs.mount(&[])?;
+    drop_caches()?;
+    let resident = || -> Result<u64> {
+        wasmfs.status()?["worker"]["resident_bytes"].as_u64().context("its memory")
+    };
+    let resident_at_start = resident()?;
+    for number in 0..payloads {
+        std::io::copy(
+            &mut fs::File::open(wasmfs.mount_point().join(format!("key-{number}")))?,
+            &mut std::io::sink(),
+        )?;
+    }
+    let keeper = wasmfs.status()?["keeper"]["pid"].as_u64().context("a keeper")?;
+    let status = fs::read_to_string(format!("/proc/{keeper}/status"))?;
+    let rss = status.lines().find(|line| line.starts_with("VmRSS:")).context("VmRSS")?;
+    let kib: u64 = rss.split_whitespace().nth(1).context("a number")?.parse()?;
+    Ok(Server {
+        payload_bytes: payloads as u64 * PAYLOAD,
+        payloads,
+        resident_at_start,
+        resident_after_reading: resident()?,
+        keeper: kib * 1024,
+        besides: in_page_cache(&objects(&wasmfs.store())?)?,
+    })
+}

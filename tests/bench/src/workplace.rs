@@ -1,0 +1,140 @@
+//! Where everything happens, and what is taken away afterwards.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+use wasmfs_tests::guard::Guard;
+
+/// How long a run may take before its connections are aborted.
+const LIMIT: Duration = Duration::from_secs(3 * 3600);
+
+/// A directory that is gone at the end.
+pub struct Workplace {
+    // In this order: nothing may look for files in a mount that nobody serves.
+    guard: Guard,
+    dir: TempDir,
+}
+
+impl Workplace {
+    pub fn new(work: &Path) -> Result<Workplace> {
+        fs::create_dir_all(work).with_context(|| format!("making {}", work.display()))?;
+        let dir = tempfile::Builder::new().prefix("run-").tempdir_in(work)?;
+        Ok(Workplace { guard: Guard::with_limit(dir.path(), LIMIT), dir })
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A new directory in it.
+    pub fn make(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dir().join(name);
+        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A store and its mount; not mounted yet.
+    pub fn wasmfs(&self, name: &str) -> Result<Wasmfs<'_>> {
+        Ok(Wasmfs { place: self, dir: self.make(name)? })
+    }
+}
+
+/// A store and its mount. Unmounted when dropped.
+pub struct Wasmfs<'a> {
+    place: &'a Workplace,
+    dir: PathBuf,
+}
+
+impl Wasmfs<'_> {
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+
+    pub fn mount_point(&self) -> PathBuf {
+        self.dir.join("mount")
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(wasmfs_tests::binary("wasmfs"));
+        command.env("WASMFS_STORE", self.store()).env("WASMFS_MOUNT", self.mount_point());
+        command
+    }
+
+    pub fn mount(&self, options: &[&str]) -> Result<()> {
+        succeed(self.command().arg("mount").args(options))?;
+        self.place.guard.watch(&self.mount_point());
+        Ok(())
+    }
+
+    pub fn unmount(&self) -> Result<()> {
+        succeed(self.command().args(["unmount"])).map(drop)
+    }
+
+    pub fn status(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&succeed(self.command().args(["status", "--json"]))?)?)
+    }
+
+    /// Kills the worker and waits for the next.
+    pub fn replace_worker(&self) -> Result<()> {
+        let worker = self.status()?["worker"]["pid"].as_i64().context("a worker")?;
+        let pid = rustix::process::Pid::from_raw(i32::try_from(worker)?).context("a process")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        let start = Instant::now();
+        while self.status()?["worker"]["pid"].as_i64() == Some(worker) {
+            ensure!(start.elapsed() < Duration::from_secs(10), "the worker is not replaced");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Wasmfs<'_> {
+    fn drop(&mut self) {
+        let mut unmount = self.command();
+        let _ = unmount.args(["unmount", "--lazy"]).stderr(Stdio::null()).output();
+    }
+}
+
+/// Runs a command, which must succeed, and returns its standard output.
+pub fn succeed(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Has the kernel forget every page, name and inode that nobody uses.
+pub fn drop_caches() -> Result<()> {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").context("dropping the page cache")?;
+    // What was freed is given back by other threads.
+    std::thread::sleep(Duration::from_millis(100));
+    Ok(())
+}
+
+/// Bytes of files that are in the page cache.
+pub fn in_page_cache(files: &[PathBuf]) -> Result<u64> {
+    if files.is_empty() {
+        return Ok(0);
+    }
+    let mut fincore = Command::new("fincore");
+    let text =
+        succeed(fincore.args(["--bytes", "--raw", "--noheadings", "--output", "RES"]).args(files))?;
+    text.lines().map(|line| Ok(line.trim().parse::<u64>()?)).sum()
+}
+
+/// The object files of a store.
+pub fn objects(store: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for directory in fs::read_dir(store.join("objects"))? {
+        for file in fs::read_dir(directory?.path())? {
+            found.push(file?.path());
+        }
+    }
+    Ok(found)
+}
