@@ -1,7 +1,7 @@
 # Everything a checkout needs. `make demo` and `make test` set up the machine
 # by themselves; as an ordinary user, install fuse3 and python3-venv first.
 
-.PHONY: build demo test lint install
+.PHONY: build demo test lint install bench bench-smoke
 
 PREFIX ?= /usr/local
 
@@ -21,6 +21,16 @@ test: build
 lint:
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+
+# As root, half an hour: writes tests/bench/RESULTS.md, with its figures and its picture.
+bench: build
+	tests/setup.sh bench
+	target/release/wasmfs-bench --out tests/bench
+
+# Whether every part of it still works; the figures say nothing.
+bench-smoke: build
+	tests/setup.sh smoke
+	target/release/wasmfs-bench --modules boolector,quickjs --rounds 0.02 --keys 2000 --hosts 2 --store-gb 0 --json >/dev/null
 
 install: build
 	install -D target/release/wasmfs $(DESTDIR)$(PREFIX)/bin/wasmfs

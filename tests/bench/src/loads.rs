@@ -1,15 +1,18 @@
 //! How long a module takes to load, warm and cold.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::fs::{Advice, fadvise};
 use serde::Serialize;
 
 use crate::module::{self, Subject};
-use crate::peers::{BASE, Peer, Peers, WRITTEN, write_again};
+use crate::peers::{BASE, Peer, Peers, TMPFS, WRITTEN, write_again};
 use crate::stats::Times;
-use crate::workplace::{Workplace, drop_caches};
+use crate::workplace::{Workplace, drop_caches, objects};
 
 /// What is done with a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -89,7 +92,7 @@ fn measure_case(
     };
     let taking_part: Vec<&Peer> = peers.all.iter().filter(takes_part).collect();
     if !case.is_cold() {
-        warm(&taking_part, subject)?;
+        warm(peers, &taking_part, subject)?;
     }
     let mut times: Vec<Vec<Duration>> = vec![Vec::new(); taking_part.len()];
     let mut order: Vec<usize> = (0..taking_part.len()).collect();
@@ -137,18 +140,29 @@ fn shuffle(order: &mut [usize], random: &mut u64) {
 }
 
 /// Brings everything into memory as it is after a restart: read in because a host touched it. But
-/// for the file that was just written.
-fn warm(peers: &[&Peer], subject: &Subject) -> Result<()> {
-    drop_caches()?;
-    for peer in peers {
-        if peer.name == WRITTEN
-            && let Some(dir) = peer.file(subject).parent()
-        {
-            write_again(dir, subject)?;
+/// for files that are always in memory, or were just written.
+fn warm(peers: &Peers<'_>, taking_part: &[&Peer], subject: &Subject) -> Result<()> {
+    rustix::fs::sync();
+    for peer in taking_part {
+        let file = peer.file(subject);
+        if [WRITTEN, TMPFS].contains(&peer.name) {
+            write_again(file.parent().unwrap_or(&file), subject)?;
+        } else {
+            // One by one: dropping all caches marks pages of tmpfs and of memory files, which the
+            // kernel then maps one at a time (PG_reclaim is PG_readahead, mm/filemap.c).
+            drop_pages(&file)?;
+            if let Some(wasmfs) = peers.store_of(peer) {
+                objects(&wasmfs.store())?.iter().try_for_each(|object| drop_pages(object))?;
+            }
         }
         let module = peer.load(subject)?.context("a module")?;
         std::hint::black_box(module::touch(&module));
         module::call(&module, &subject.name)?;
     }
     Ok(())
+}
+
+fn drop_pages(file: &Path) -> Result<()> {
+    let file = File::open(file).with_context(|| format!("opening {}", file.display()))?;
+    Ok(fadvise(&file, 0, None, Advice::DontNeed)?)
 }

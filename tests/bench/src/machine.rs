@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::workplace::succeed;
+use crate::workplace::{Workplace, succeed};
 
 /// The machine in words, by what is said of it.
-pub fn describe(work: &Path) -> Result<BTreeMap<&'static str, String>> {
+pub fn describe(place: &Workplace) -> Result<BTreeMap<&'static str, String>> {
     let cpu = fs::read_to_string("/proc/cpuinfo")?;
     let field = |text: &str, name: &str| {
         let line = text.lines().find(|line| line.starts_with(name))?;
@@ -18,23 +17,22 @@ pub fn describe(work: &Path) -> Result<BTreeMap<&'static str, String>> {
     };
     let memory = field(&fs::read_to_string("/proc/meminfo")?, "MemTotal").unwrap_or_default();
     let mut findmnt = Command::new("findmnt");
-    let disk = succeed(findmnt.args(["-no", "FSTYPE,SOURCE,OPTIONS", "--target"]).arg(work))?;
-    let source = disk.split_whitespace().nth(1).and_then(|s| s.strip_prefix("/dev/"));
-    let queue = source.map(|disk| format!("/sys/block/{disk}/queue/read_ahead_kb"));
-    let readahead = queue.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-    let version = wasmfs_store_version()?;
+    let disk =
+        succeed(findmnt.args(["-no", "FSTYPE,SOURCE,OPTIONS", "--target"]).arg(place.dir()))?;
+    let mut wasmfs = Command::new(wasmfs_tests::binary("wasmfs"));
+    let version = succeed(wasmfs.arg("--version"))?.trim().to_owned();
+    let readahead = match place.usual_readahead() {
+        Some(before) => format!("128 kB for this run, as is usual ({before} kB otherwise)"),
+        None => "unknown".to_owned(),
+    };
     Ok(BTreeMap::from([
         ("CPU", field(&cpu, "model name").unwrap_or_default()),
         ("cores", std::thread::available_parallelism()?.to_string()),
         ("memory", memory),
         ("kernel", succeed(Command::new("uname").args(["-sr"]))?.trim().to_owned()),
         ("disk", disk.split_whitespace().collect::<Vec<_>>().join(" ")),
-        ("readahead of the disk", format!("{} kB", readahead.trim())),
+        ("readahead of the disk", readahead),
         ("wasmfs", version),
         ("wasmtime", "the crate, 48".to_owned()),
     ]))
-}
-
-fn wasmfs_store_version() -> Result<String> {
-    Ok(succeed(Command::new(wasmfs_tests::binary("wasmfs")).arg("--version"))?.trim().to_owned())
 }

@@ -99,7 +99,7 @@ fn main() -> Result<()> {
     );
     let wanted = |part| args.only.is_empty() || args.only.contains(&part);
     let place = Workplace::new(&args.work)?;
-    let mut report = Report::new(machine::describe(place.dir())?);
+    let mut report = Report::new(machine::describe(&place)?);
     if wanted(Part::Loads) {
         let modules = module::prepare(&args.modules, &args.work)?;
         report.add("loads", loads::measure(&place, &modules, args.rounds)?)?;

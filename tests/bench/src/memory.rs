@@ -17,12 +17,15 @@ use crate::workplace::{Workplace, drop_caches, in_page_cache, objects, succeed};
 #[derive(Clone, Debug, Serialize)]
 pub struct Shared {
     pub peer: &'static str,
-    pub module: String,
+    pub name: String,
     pub bytes: u64,
     pub hosts: usize,
-    /// The sum of their Pss, without that of as many hosts that loaded nothing.
+    /// What they all have in memory, without that of as many hosts that loaded nothing: pages
+    /// that several share count once. In bytes.
     pub pss: i64,
-    /// Of it, what the module's pages would take once each.
+    /// Of it, the pages of the module's file; of one that is read into memory of its own, all.
+    pub module: i64,
+    /// How often that is the module's size, with the store's own pages.
     pub copies: f64,
     /// Pages of the store's own files that are in memory besides.
     pub besides: u64,
@@ -48,7 +51,7 @@ pub fn measure(place: &Workplace, subject: &Subject, counts: &[usize]) -> Result
     let mut all = Vec::new();
     for &hosts in counts {
         drop_caches()?;
-        let nothing = pss_of(start(Way::Nothing, &ext4, None, hosts)?)?;
+        let (nothing, _) = pss_of(start(Way::Nothing, &ext4, None, hosts)?, &ext4)?;
         let mounted = |wasmfs: &crate::workplace::Wasmfs<'_>| wasmfs.mount_point().join(&name);
         let peers: [(&str, Way, PathBuf, Option<&Path>, Vec<PathBuf>); 4] = [
             ("ext4", Way::Map, ext4.clone(), None, Vec::new()),
@@ -61,10 +64,12 @@ pub fn measure(place: &Workplace, subject: &Subject, counts: &[usize]) -> Result
             drop_caches()?;
             let running = start(way, &file, cache, hosts)?;
             let besides = in_page_cache(&own)?;
-            let pss = pss_of(running)? - nothing;
-            let copies = (pss as f64 + besides as f64) / subject.size as f64;
-            let (module, bytes) = (subject.name.clone(), subject.size);
-            all.push(Shared { peer, module, bytes, hosts, pss, copies, besides });
+            let (all_of_it, of_file) = pss_of(running, &file)?;
+            let pss = all_of_it - nothing;
+            let module = if way == Way::Map { of_file } else { pss };
+            let copies = (module as f64 + besides as f64) / subject.size as f64;
+            let (name, bytes) = (subject.name.clone(), subject.size);
+            all.push(Shared { peer, name, bytes, hosts, pss, module, copies, besides });
         }
     }
     Ok(all)
@@ -90,17 +95,31 @@ fn start(way: Way, file: &Path, cache: Option<&Path>, count: usize) -> Result<Ve
     Ok(running)
 }
 
-/// The sum of what the hosts have in memory, shared pages divided among those who share them, in bytes.
-fn pss_of(running: Vec<Child>) -> Result<i64> {
-    let mut sum = 0;
+/// The sum of what the hosts have in memory, shared pages divided among those who share them, in
+/// bytes; and of it, pages of `file`.
+fn pss_of(running: Vec<Child>, file: &Path) -> Result<(i64, i64)> {
+    let (mut all, mut of_file) = (0, 0);
     for host in &running {
-        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", host.id()))?;
-        let line = text.lines().find(|line| line.starts_with("Pss:")).context("Pss")?;
-        let kib: i64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
-        sum += kib * 1024;
+        let text = fs::read_to_string(format!("/proc/{}/smaps", host.id()))?;
+        let mut is_file = false;
+        for line in text.lines() {
+            // The head of a mapping ends with its path; what is said of it begins with a name.
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("Pss:") => {
+                    let kib: i64 = words.next().context("a number")?.parse()?;
+                    all += kib * 1024;
+                    of_file += if is_file { kib * 1024 } else { 0 };
+                }
+                Some(first) if !first.ends_with(':') => {
+                    is_file = words.next_back().is_some_and(|path| Path::new(path) == file);
+                }
+                _ => {}
+            }
+        }
     }
     end(running)?;
-    Ok(sum)
+    Ok((all, of_file))
 }
 
 fn end(running: Vec<Child>) -> Result<()> {

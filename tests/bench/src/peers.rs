@@ -48,6 +48,7 @@ pub struct Peers<'a> {
 pub const BASE: &str = "ext4";
 /// ext4 whose pages are those that somebody wrote a moment ago.
 pub const WRITTEN: &str = "ext4, just written";
+pub const TMPFS: &str = "tmpfs";
 pub const PLAIN: &str = "wasmfs";
 pub const PASSTHROUGH: &str = "wasmfs --passthrough";
 pub const IN_MEMORY: &str = "wasmfs --in-memory --passthrough";
@@ -69,7 +70,7 @@ impl<'a> Peers<'a> {
         peers.all.push(map(BASE, base.clone(), true));
         peers.all.push(map(WRITTEN, written, false));
         copies(peers.tmpfs.clone(), subjects)?;
-        peers.all.push(map("tmpfs", peers.tmpfs.clone(), false));
+        peers.all.push(map(TMPFS, peers.tmpfs.clone(), false));
         for (name, make) in [("EROFS", "mkfs.erofs"), ("SquashFS", "mksquashfs")] {
             let image = place.dir().join(format!("{make}.image"));
             let mount_point = place.make(&format!("{make}.mount"))?;

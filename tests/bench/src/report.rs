@@ -153,11 +153,15 @@ impl Table for Vec<Shared> {
         let Some(first) = self.first() else { return };
         let title = format!(
             "Memory: hosts with {} ({}), every page touched",
-            first.module,
+            first.name,
             size(first.bytes)
         );
         out.push_str("\n## Memory\n");
-        head(out, &title, &["hosts", "peer", "all of them", "the store's own pages", "copies"]);
+        head(
+            out,
+            &title,
+            &["hosts", "peer", "all of them", "of the module", "the store's own pages", "copies"],
+        );
         for shared in self {
             row(
                 out,
@@ -165,6 +169,7 @@ impl Table for Vec<Shared> {
                     shared.hosts.to_string(),
                     shared.peer.to_owned(),
                     size(u64::try_from(shared.pss).unwrap_or(0)),
+                    size(u64::try_from(shared.module).unwrap_or(0)),
                     size(shared.besides),
                     format!("{:.2}", shared.copies),
                 ],

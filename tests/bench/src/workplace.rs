@@ -1,6 +1,7 @@
 //! Where everything happens, and what is taken away afterwards.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,13 +18,46 @@ pub struct Workplace {
     // In this order: nothing may look for files in a mount that nobody serves.
     guard: Guard,
     dir: TempDir,
+    readahead: Option<Readahead>,
+}
+
+/// How far the kernel reads ahead of who reads the disk: while this lives, as far as is usual.
+struct Readahead {
+    setting: PathBuf,
+    before: String,
+}
+
+impl Readahead {
+    /// What Linux does if nobody says otherwise (VM_READAHEAD_PAGES).
+    const USUAL: &str = "128";
+
+    fn of(dir: &Path) -> Result<Option<Readahead>> {
+        let device = fs::metadata(dir)?.dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let setting = PathBuf::from(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"));
+        let Ok(before) = fs::read_to_string(&setting) else { return Ok(None) };
+        fs::write(&setting, Readahead::USUAL)?;
+        Ok(Some(Readahead { setting, before }))
+    }
+}
+
+impl Drop for Readahead {
+    fn drop(&mut self) {
+        let _ = fs::write(&self.setting, &self.before);
+    }
 }
 
 impl Workplace {
     pub fn new(work: &Path) -> Result<Workplace> {
         fs::create_dir_all(work).with_context(|| format!("making {}", work.display()))?;
         let dir = tempfile::Builder::new().prefix("run-").tempdir_in(work)?;
-        Ok(Workplace { guard: Guard::with_limit(dir.path(), LIMIT), dir })
+        let readahead = Readahead::of(dir.path())?;
+        Ok(Workplace { guard: Guard::with_limit(dir.path(), LIMIT), dir, readahead })
+    }
+
+    /// How far the kernel read ahead on this disk before, in KiB.
+    pub fn usual_readahead(&self) -> Option<&str> {
+        self.readahead.as_ref().map(|readahead| readahead.before.trim())
     }
 
     pub fn dir(&self) -> &Path {
