@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fuser::BackingId;
 use rustix::fs::{FsWord, fstatfs};
@@ -103,6 +104,7 @@ impl Journal {
         inode: u64,
         file: BorrowedFd<'_>,
     ) -> io::Result<u32> {
+        let _alone = writing();
         let (place, known) = self.backing(connection, inode)?;
         if let Some(id) = known {
             return Ok(id);
@@ -120,6 +122,7 @@ impl Journal {
         device: BorrowedFd<'_>,
         inode: u64,
     ) -> io::Result<()> {
+        let _alone = writing();
         if let (place, Some(id)) = self.backing(connection, inode)? {
             self.put_backing(place, [0; 3])?;
             close(device, id);
@@ -129,6 +132,7 @@ impl Journal {
 
     /// Forgets the registrations of a connection that is gone, whose number another may get.
     pub(crate) fn forget_backings(&self, connection: u32) -> io::Result<()> {
+        let _alone = writing();
         let mut gone = Vec::new();
         self.each_backing(|record| {
             if record.connection == connection && record.id != 0 {
@@ -138,6 +142,12 @@ impl Journal {
         })?;
         gone.into_iter().try_for_each(|place| self.put_backing(place, [0; 3]))
     }
+}
+
+/// The right to change records: of one thread at a time.
+fn writing() -> MutexGuard<'static, ()> {
+    static WRITING: Mutex<()> = Mutex::new(());
+    WRITING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn close(device: BorrowedFd<'_>, id: u32) {

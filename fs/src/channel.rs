@@ -18,7 +18,13 @@ use crate::mount::Options;
 
 /// The version of this protocol. A keeper lives on while its workers are
 /// replaced by newer ones, so a change that either side would misunderstand raises it.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
+
+/// The version that serving mounts of these options takes: 2 if files are passed through or in memory.
+pub(crate) fn protocol<'a>(mut mounts: impl Iterator<Item = &'a Options>) -> u32 {
+    if mounts.any(|options| options.passthrough || options.in_memory.is_some()) { 2 } else { 1 }
+}
+
 /// The longest message, in bytes.
 const MAX_MESSAGE: usize = 64 << 10;
 /// The most descriptors in a message.

@@ -53,7 +53,7 @@ impl Charge {
         else {
             return Err(unexpected(&message));
         };
-        if protocol != PROTOCOL {
+        if !(1..=PROTOCOL).contains(&protocol) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!("it speaks protocol {protocol} of keeper and worker, this one {PROTOCOL}"),

@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
-    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use rustix::process::{getegid, geteuid};
 use wasmfs_store::tree::EntryKind;
@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::filesystem::{Attributes, CACHEDIR_TAG_INODE, Filesystem, NAME_MAX, chain};
 use crate::journal::{DEATHS, Held, InHand};
 use crate::memory::Memory;
-use crate::passthrough::Opener;
+use crate::passthrough::{Opener, Order};
 use crate::requests::Requests;
 
 /// How long the kernel keeps names, absent ones too, and attributes.
@@ -197,17 +197,23 @@ impl fuser::Filesystem for Layer {
 
     /// Unless files are passed through: ENOSYS, once. From then on the kernel opens files by
     /// itself, keeps their pages, and sends neither OPEN nor RELEASE (fs/fuse/file.c, `no_open`).
-    fn open(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if self.terms.stack_depth == 0 {
             self.parts.requests.count("open");
             return reply.error(Errno::ENOSYS);
+        }
+        // Should root remount: the kernel would open what is registered in the same way, and ask
+        // nobody for a write.
+        if flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return reply.error(Errno::EROFS);
         }
         let Some(_held) = self.take(req, "open", ino) else { return reply.error(Errno::EIO) };
         if ino.0 == CACHEDIR_TAG_INODE {
             return reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
         }
         let in_memory = self.parts.memory.is_some();
-        self.parts.opener.open((self.connection, ino.0), in_memory, reply);
+        let order = Order { place: (self.connection, ino.0), in_memory, unique: req.unique().0 };
+        self.parts.opener.open(order, reply);
     }
 
     fn release(

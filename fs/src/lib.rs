@@ -23,6 +23,7 @@ mod packets;
 mod passthrough;
 mod requests;
 mod session;
+mod verity;
 mod worker;
 
 pub use channel::KeeperStatus;

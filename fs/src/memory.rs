@@ -4,11 +4,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -66,6 +66,8 @@ pub(crate) struct Memory {
 struct State {
     budget: u64,
     bytes: u64,
+    /// How many payloads may be there.
+    most: usize,
     slots: HashMap<Sha, (u64, Slot)>,
     without_room: HashSet<Sha>,
 }
@@ -92,7 +94,9 @@ impl Memory {
         if budget > state.budget {
             state.budget = budget;
             state.without_room.clear();
-            allow_descriptors();
+            // The rest is for everything else.
+            let half = allow_descriptors() / 2;
+            state.most = usize::try_from(half).unwrap_or(MOST).min(MOST);
         }
     }
 
@@ -129,25 +133,47 @@ impl Memory {
 
     /// All of a version's payload in memory, which it is from now on; `None` if there is no room.
     pub(crate) fn payload(&self, version: &VersionRecord) -> Result<Option<Arc<File>>> {
-        let Some(slot) = self.slot(version) else { return Ok(None) };
-        let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = &*place {
-            return Ok(Some(file.clone()));
+        loop {
+            let Some(slot) = self.slot(version) else { return Ok(None) };
+            let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(file) = &*place {
+                return Ok(Some(file.clone()));
+            }
+            if !self.has(version, &slot) {
+                // Whoever was to fill it could not.
+                continue;
+            }
+            return self.fill(version, &slot, &mut place).map(Some);
         }
-        match sealed(&self.store, version) {
-            Ok(file) => {
-                let file = Arc::new(file);
-                *place = Some(file.clone());
-                if let Some(holder) = self.holder.get().and_then(Weak::upgrade) {
-                    let payload = InMemory { sha256: version.sha256, size: version.size };
-                    holder.hold(payload, &file);
-                }
-                Ok(Some(file))
-            }
-            Err(e) => {
-                self.remove(&version.sha256);
-                Err(e)
-            }
+    }
+
+    /// Puts a version's payload into its place.
+    fn fill(
+        &self,
+        version: &VersionRecord,
+        slot: &Slot,
+        place: &mut Option<Arc<File>>,
+    ) -> Result<Arc<File>> {
+        let file = sealed(&self.store, version).map(Arc::new);
+        let file = file.inspect_err(|_| self.remove_slot(&version.sha256, slot))?;
+        *place = Some(file.clone());
+        if let Some(holder) = self.holder.get().and_then(Weak::upgrade) {
+            let payload = InMemory { sha256: version.sha256, size: version.size };
+            holder.hold(payload, &file);
+        }
+        Ok(file)
+    }
+
+    fn has(&self, version: &VersionRecord, slot: &Slot) -> bool {
+        let state = self.lock();
+        state.slots.get(&version.sha256).is_some_and(|(_, known)| Arc::ptr_eq(known, slot))
+    }
+
+    fn remove_slot(&self, sha256: &Sha, slot: &Slot) {
+        let mut state = self.lock();
+        if let Some((size, _)) = state.slots.get(sha256).filter(|(_, s)| Arc::ptr_eq(s, slot)) {
+            state.bytes -= *size;
+            state.slots.remove(sha256);
         }
     }
 
@@ -157,7 +183,7 @@ impl Memory {
         if let Some((_, slot)) = state.slots.get(sha256) {
             return Some(slot.clone());
         }
-        if state.bytes + size > state.budget || state.slots.len() >= MOST {
+        if state.bytes + size > state.budget || state.slots.len() >= state.most {
             if state.without_room.insert(*sha256) {
                 log::error!(
                     "no room in memory for {} version {}, of {size} bytes: {} payloads take {} of the {} bytes \
@@ -192,11 +218,37 @@ impl Memory {
         offset: u64,
         len: usize,
     ) -> Result<Option<Vec<u8>>> {
+        if self.is_being_filled(version) {
+            // By another read, which waits for it; this one needs not.
+            return Ok(None);
+        }
         let Some(file) = self.payload(version)? else { return Ok(None) };
         let left = version.size.saturating_sub(offset).min(len as u64);
         let mut bytes = vec![0; left as usize];
         file.read_exact_at(&mut bytes, offset).at("reading", Path::new("a memory file"))?;
         Ok(Some(bytes))
+    }
+
+    fn is_being_filled(&self, version: &VersionRecord) -> bool {
+        let slot = self.lock().slots.get(&version.sha256).map(|(_, slot)| slot.clone());
+        slot.is_some_and(|slot| matches!(slot.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Lets go of everything: no mount has its payloads in memory any more.
+    pub(crate) fn give_back(&self) {
+        let mut state = self.lock();
+        let gone: Vec<Sha> = state.slots.keys().copied().collect();
+        *state = State::default();
+        drop(state);
+        self.let_go(&gone);
+    }
+
+    fn let_go(&self, gone: &[Sha]) {
+        if let Some(holder) = self.holder.get().and_then(Weak::upgrade)
+            && !gone.is_empty()
+        {
+            holder.let_go(gone);
+        }
     }
 
     /// Lets go of payloads that the store doesn't have any more.
@@ -210,11 +262,7 @@ impl Memory {
             }
         }
         self.lock().without_room.clear();
-        if let Some(holder) = self.holder.get().and_then(Weak::upgrade)
-            && !gone.is_empty()
-        {
-            holder.let_go(&gone);
-        }
+        self.let_go(&gone);
         Ok(())
     }
 }
@@ -227,6 +275,9 @@ pub(crate) fn sealed(store: &Store, version: &VersionRecord) -> Result<File> {
     let mut at = 0;
     while at < version.size {
         let bytes = store.read(version, at, PIECE)?;
+        if bytes.is_empty() {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof)).at("filling", here);
+        }
         file.write_all(&bytes).at("writing", here)?;
         at += bytes.len() as u64;
     }
@@ -235,11 +286,15 @@ pub(crate) fn sealed(store: &Store, version: &VersionRecord) -> Result<File> {
     Ok(file)
 }
 
-/// Lets this process have as many descriptors as it may.
-pub(crate) fn allow_descriptors() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let limit = Rlimit { current: maximum, maximum };
-    if let Err(e) = setrlimit(Resource::Nofile, limit) {
-        log::warn!("asking for more descriptors: {e}");
+/// Lets this process have as many descriptors as it may: how many.
+pub(crate) fn allow_descriptors() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let all = Rlimit { current: maximum, maximum };
+    match setrlimit(Resource::Nofile, all) {
+        Ok(()) => maximum.unwrap_or(u64::MAX),
+        Err(e) => {
+            log::warn!("asking for more descriptors: {e}");
+            current.unwrap_or(u64::MAX)
+        }
     }
 }

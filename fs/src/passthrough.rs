@@ -13,13 +13,25 @@ use wasmfs_store::tree::InodeRecord;
 
 use crate::error::{Error, IoContext, Result};
 use crate::fuse::answer;
+use crate::journal::{DEATHS, InHand};
 use crate::memory::{self, Memory};
+use crate::verity;
 
 /// Threads that check what is opened for the first time.
 const THREADS: usize = 2;
 
 /// A mount, by its minor device number, and an inode in it.
 pub(crate) type Place = (u32, u64);
+
+/// An open that has to be answered.
+#[derive(Clone, Copy)]
+pub(crate) struct Order {
+    pub(crate) place: Place,
+    /// Whether its payload is to be in memory, if there is room.
+    pub(crate) in_memory: bool,
+    /// The kernel's number of the request.
+    pub(crate) unique: u64,
+}
 
 /// Who registers files with the kernel.
 pub(crate) trait Registrar: Send + Sync {
@@ -32,9 +44,10 @@ pub(crate) trait Registrar: Send + Sync {
 /// Opens files of every mount that passes them through.
 pub(crate) struct Opener {
     store: Arc<Store>,
+    in_hand: Arc<InHand>,
     memory: Arc<Memory>,
     state: Mutex<State>,
-    orders: OnceLock<Sender<(Place, bool)>>,
+    orders: OnceLock<Sender<Order>>,
     registrar: OnceLock<Weak<dyn Registrar>>,
 }
 
@@ -48,9 +61,21 @@ struct State {
 
 impl Opener {
     /// Knows what is registered already.
-    pub(crate) fn new(store: Arc<Store>, memory: Arc<Memory>, ids: HashMap<Place, u32>) -> Opener {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        in_hand: Arc<InHand>,
+        memory: Arc<Memory>,
+        ids: HashMap<Place, u32>,
+    ) -> Opener {
         let state = Mutex::new(State { ids, waiting: HashMap::new() });
-        Opener { store, memory, state, orders: OnceLock::new(), registrar: OnceLock::new() }
+        Opener {
+            store,
+            in_hand,
+            memory,
+            state,
+            orders: OnceLock::new(),
+            registrar: OnceLock::new(),
+        }
     }
 
     /// Says who registers files, once.
@@ -68,9 +93,9 @@ impl Opener {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a version's inode, at once if it is registered; with its payload in memory if that is
-    /// wanted and there is room.
-    pub(crate) fn open(self: &Arc<Self>, place: Place, in_memory: bool, reply: ReplyOpen) {
+    /// Opens a version's inode, at once if it is registered.
+    pub(crate) fn open(self: &Arc<Self>, order: Order, reply: ReplyOpen) {
+        let place = order.place;
         let mut state = self.lock();
         if let Some(id) = state.ids.get(&place) {
             // With the lock held: what is registered stays so until it is answered.
@@ -80,22 +105,22 @@ impl Opener {
         waiting.push(reply);
         let first = waiting.len() == 1;
         drop(state);
-        if first && self.orders().send((place, in_memory)).is_err() {
+        if first && self.orders().send(order).is_err() {
             self.refuse(place, Errno::EIO);
         }
     }
 
-    fn orders(self: &Arc<Self>) -> &Sender<(Place, bool)> {
+    fn orders(self: &Arc<Self>) -> &Sender<Order> {
         self.orders.get_or_init(|| {
             let (sender, orders) = channel();
             let orders = Arc::new(Mutex::new(orders));
             for _ in 0..THREADS {
                 let (opener, orders) = (Arc::downgrade(self), orders.clone());
                 let run = move || {
-                    while let Some((place, in_memory)) = next(&orders)
+                    while let Some(order) = next(&orders)
                         && let Some(opener) = opener.upgrade()
                     {
-                        opener.check(place, in_memory);
+                        opener.check(order);
                     }
                 };
                 if let Err(e) = std::thread::Builder::new().name("check".into()).spawn(run) {
@@ -107,7 +132,13 @@ impl Opener {
     }
 
     /// Checks what is behind an inode, and has it registered.
-    fn check(&self, place: Place, in_memory: bool) {
+    fn check(&self, Order { place, in_memory, unique }: Order) {
+        // What it does to the worker is this request's doing.
+        let Some(_held) = self.in_hand.take(place.0, unique) else {
+            log::error!("an open of inode {} has killed {DEATHS} workers", place.1);
+            return self.refuse(place, Errno::EIO);
+        };
+        crate::fault::strike("check", place.1);
         match self.checked(place.1, in_memory) {
             Ok(file) => match self.registrar() {
                 Some(registrar) => registrar.register(place, file),
@@ -131,6 +162,8 @@ impl Opener {
         }
         match self.store.open_object(&version)? {
             Some(file) => {
+                // First: what is checked then stays so.
+                verity::enable(&file);
                 self.store.check_whole(&version, &file)?;
                 Ok(file.into())
             }
@@ -181,7 +214,7 @@ impl Opener {
     }
 }
 
-fn next(orders: &Mutex<Receiver<(Place, bool)>>) -> Option<(Place, bool)> {
+fn next(orders: &Mutex<Receiver<Order>>) -> Option<Order> {
     orders.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 

@@ -80,7 +80,8 @@ impl Mounts {
             log::error!("what is registered with the kernel can't be read: {e}");
             Default::default()
         });
-        let opener = Arc::new(Opener::new(store.clone(), memory.clone(), registered));
+        let opener =
+            Arc::new(Opener::new(store.clone(), in_hand.clone(), memory.clone(), registered));
         let requests = Arc::default();
         let (mounts, collecting) = (Mutex::default(), Mutex::default());
         let (telling, owed) = (Mutex::default(), Mutex::default());
@@ -229,7 +230,14 @@ impl Mounts {
             log::error!("serving {} ended: {}", mount.mount_point.display(), chain(&e));
         }
         self.lock().retain(|other| !Arc::ptr_eq(other, mount));
-        self.opener.forget_mount(mount.device.1);
+        let (connection, mounts) = (mount.device.1, self.all());
+        // Another one may have its number already.
+        if mounts.iter().all(|other| other.device.1 != connection) {
+            self.opener.forget_mount(connection);
+        }
+        if mounts.iter().all(|other| other.options.in_memory.is_none()) {
+            self.memory.give_back();
+        }
         log::info!("the mount at {} is gone", mount.mount_point.display());
     }
 

@@ -8,14 +8,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SocketType;
 use wasmfs_store::{Sha, Store};
 
 use crate::channel::{
-    Channel, KeeperStatus, MAX_DESCRIPTORS, Message, PROTOCOL, Record, hand_over_held, unexpected,
+    Channel, KeeperStatus, MAX_DESCRIPTORS, Message, Record, hand_over_held, protocol, unexpected,
 };
 use crate::charge::Charge;
 use crate::connection::{Connection, Handshake};
@@ -31,6 +31,9 @@ use crate::{mount, packets};
 pub(crate) const KEEPER_SOCKET: &str = "keeper.sock";
 /// How long a worker that serves waits for its keeper to know.
 const ACKNOWLEDGMENT: Duration = Duration::from_secs(1);
+/// How often a keeper that has to answer is asked again, and after how long.
+const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const ASKED_LONG_AGO: Duration = Duration::from_millis(500);
 /// How often a worker without a keeper looks whether it is over.
 const UNGUARDED: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
@@ -70,6 +73,8 @@ struct State {
     unanswered: HashMap<u32, Unanswered>,
     /// Files that the keeper is to register.
     backing: HashMap<Place, OwnedFd>,
+    /// When it was last asked to register anything while it had not answered.
+    asked: Instant,
     /// Dropped when the keeper has heard that this worker serves, or is gone.
     acknowledged: Option<Sender<()>>,
 }
@@ -106,6 +111,7 @@ impl Worker {
             over: false,
             unanswered: HashMap::new(),
             backing: HashMap::new(),
+            asked: Instant::now(),
             acknowledged: Some(acknowledged),
         };
         let worker = Arc::new(Worker {
@@ -216,8 +222,12 @@ impl Worker {
     fn listen(self: &Arc<Self>, door: Option<&OwnedFd>) {
         while !self.state().over {
             let keeper = self.state().keeper.clone();
-            // Without a keeper it is not here that the end is heard of.
-            let limit = keeper.is_none().then_some(&UNGUARDED);
+            let limit = match &keeper {
+                // Without a keeper it is not here that the end is heard of.
+                None => Some(&UNGUARDED),
+                Some(_) if !self.state().backing.is_empty() => Some(&AGAIN),
+                Some(_) => None,
+            };
             let doors = door.iter().map(|door| PollFd::new(*door, PollFlags::IN));
             let keepers = keeper.iter().map(|k| PollFd::from_borrowed_fd(k.as_fd(), PollFlags::IN));
             let mut waiting: Vec<_> = doors.chain(keepers).collect();
@@ -227,6 +237,9 @@ impl Worker {
                 log::error!("waiting for the keeper: {e}");
                 std::thread::sleep(std::time::Duration::from_secs(1));
                 continue;
+            }
+            if let Some(keeper) = &keeper {
+                self.ask_again(keeper);
             }
             let mut heard = waiting.iter().map(|waited| !waited.revents().is_empty());
             let someone = door.filter(|_| heard.next() == Some(true));
@@ -273,6 +286,22 @@ impl Worker {
             self.register(place, file);
         }
         self.end_if_unused();
+    }
+
+    /// Asks the keeper again for what it has not answered in a while: a socket that is full loses
+    /// what is sent. Asking twice does nothing.
+    fn ask_again(&self, keeper: &Channel) {
+        let mut state = self.state();
+        if state.backing.is_empty() || state.asked.elapsed() < ASKED_LONG_AGO {
+            return;
+        }
+        state.asked = Instant::now();
+        for ((connection, inode), file) in &state.backing {
+            let asked = Message::Back { connection: *connection, inode: *inode };
+            if keeper.send(&asked, &[file.as_fd()]).is_err() {
+                break;
+            }
+        }
     }
 
     /// Without a keeper to say so, a worker ends by itself with its last mount.
@@ -342,6 +371,10 @@ impl Worker {
 
     /// Serves a connection, at once if FUSE_INIT is answered already.
     fn take_on(self: &Arc<Self>, connection: Connection, request: Option<u64>) -> Result<()> {
+        if connection.record.reply.is_none() {
+            // Whatever was known of another mount with this number is of no use for a new one.
+            self.mounts.opener().forget_mount(connection.name());
+        }
         let handshake = self.mounts.prepare(&connection)?;
         if connection.record.reply.is_some() {
             return self.serve(connection, handshake);
@@ -356,8 +389,12 @@ impl Worker {
     fn serve(self: &Arc<Self>, connection: Connection, handshake: Handshake<Layer>) -> Result<()> {
         let place = connection.record.mount_point.clone();
         let worker = self.clone();
+        let connection_number = connection.name();
         let ended = move || {
-            worker.say(&Message::Gone, &[]);
+            let guarded = worker.say(&Message::Gone, &[]);
+            if !guarded && let Err(e) = worker.mounts.journal().forget_backings(connection_number) {
+                log::warn!("forgetting what was registered: {e}");
+            }
             worker.end_if_unused();
         };
         self.mounts.serve(connection, handshake, ended)?;
@@ -378,7 +415,7 @@ impl Worker {
             return Err(io::Error::other("there is no mount yet"));
         }
         let charge = Message::Charge {
-            protocol: PROTOCOL,
+            protocol: protocol(mounts.iter().map(|mount| &mount.options)),
             connections: mounts.len(),
             replacements: state.kept.as_ref().map_or(0, |kept| kept.replacements),
             last_pause_us: state.kept.as_ref().and_then(|kept| kept.last_pause_us),
@@ -392,7 +429,6 @@ impl Worker {
         }
         state.requests.clear();
         state.acknowledged = None;
-        let backing = std::mem::take(&mut state.backing);
         let descriptors = [self.lock.as_fd(), self.listener.as_fd(), self.mounts.journal().as_fd()];
         new.send(&charge, &descriptors)?;
         for mount in &mounts {
@@ -403,6 +439,7 @@ impl Worker {
         if let Err(e) = hand_over_held(&new, &self.mounts.memory().held()) {
             log::warn!("the new keeper doesn't hold what is in memory: {e}");
         }
+        let backing = std::mem::take(&mut state.backing);
         drop(state);
         log::info!("another keeper has taken over");
         for (place, file) in backing {
@@ -421,8 +458,11 @@ impl Registrar for Worker {
         if let Some(keeper) = state.keeper.clone() {
             let asked = Message::Back { connection, inode };
             if let Err(e) = keeper.send(&asked, &[file.as_fd()]) {
-                // It is lost, which is noticed; then this is done again.
+                // It is lost, which is noticed, or its socket is full: this is done again.
                 log::warn!("the keeper doesn't hear: {e}");
+            }
+            if state.backing.is_empty() {
+                state.asked = Instant::now();
             }
             state.backing.insert(place, file);
             return;
@@ -437,7 +477,8 @@ impl Registrar for Worker {
     }
 
     fn unregister(&self, (connection, inode): Place) {
-        if self.say(&Message::Unback { connection, inode }, &[]) {
+        // A keeper that doesn't hear keeps the registration, and some space, until the mount ends.
+        if self.say(&Message::Unback { connection, inode }, &[]) || self.state().keeper.is_some() {
             return;
         }
         let Some(mount) = self.mounts.mount(connection) else { return };

@@ -66,7 +66,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             Some(attached) if attached != mount_point => {
                 return Err(wasmfs_fs::Error::MountedElsewhere(attached).into());
             }
-            Some(_) if asked => return mounted(store, &mount_point),
+            Some(_) if asked => return mounted(store, &service),
             Some(attached) if !becomes_keeper => {
                 return Err(wasmfs_fs::Error::AlreadyMounted(attached).into());
             }
@@ -77,7 +77,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         }
         let request = MountRequest { mount_point: mount_point.clone(), options: service.options };
         match server.mount(&request) {
-            Ok(_) => return mounted(store, &mount_point),
+            Ok(_) => return mounted(store, &service),
             Err(e) if Failure::of(&e).again || was_lost(&e) => {
                 asked |= was_lost(&e);
                 std::thread::sleep(Duration::from_millis(20));
@@ -89,10 +89,22 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         become_keeper(&service)?;
     }
     start(&service)?;
-    mounted(store, &mount_point)
+    mounted(store, &service)
 }
 
-fn mounted(store: &Path, mount_point: &Path) -> Result<Outcome> {
+fn mounted(store: &Path, service: &Service) -> Result<Outcome> {
+    let (mount_point, wanted) = (&service.mount_point, service.options);
+    // A mount stays what it was made; and an older server knows of fewer ways.
+    if let Some(status) = Client::status_of(store)?
+        && let Some(mount) = status.mounts.iter().find(|mount| mount.attached)
+        && (wanted.passthrough && !mount.options.passthrough
+            || wanted.in_memory.is_some() && mount.options.in_memory.is_none())
+    {
+        let message =
+            format!("{} is mounted, but not in the way that was asked for", mount_point.display());
+        let hint = "`wasmfs unmount` it when nobody uses it, and mount it again";
+        return Err(Failure::new(message, hint).into());
+    }
     output::line(format_args!("{} is mounted at {}", store.display(), mount_point.display()))?;
     Ok(Outcome::Done)
 }

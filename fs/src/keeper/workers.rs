@@ -12,7 +12,7 @@ use super::thrift;
 use super::{Keeper, LINGER, PATIENCE, PAUSE, Stage, Worker, detach, forget_backings};
 use crate::backings::{stack_depth, try_passthrough};
 use crate::channel::{
-    Channel, KeeperStatus, Message, PROTOCOL, Record, hand_over_held, packet_pair, unexpected,
+    Channel, KeeperStatus, Message, Record, hand_over_held, packet_pair, protocol, unexpected,
 };
 use crate::connection::{Connection, read_init};
 use crate::error::{Error, IoContext, Result};
@@ -21,6 +21,7 @@ use crate::journal::note_deaths;
 use crate::memory::allow_descriptors;
 use crate::mount::{self, Options, mounted_at};
 use crate::worker::remove_door;
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Signal, geteuid};
 
 impl Keeper<'_> {
@@ -40,7 +41,7 @@ impl Keeper<'_> {
             silent: false,
         };
         let charge = Message::Charge {
-            protocol: PROTOCOL,
+            protocol: protocol(self.connections.iter().map(|c| &c.record.options)),
             connections: self.connections.len(),
             replacements: self.replacements,
             last_pause_us: self.last_pause_us(),
@@ -64,7 +65,10 @@ impl Keeper<'_> {
         match self.start_worker(self.program.clone(), false) {
             Ok(mut worker) => {
                 worker.stage = Stage::Starting;
-                say(&worker, &self.start());
+                if worker.channel.send(&self.start(), &[]).is_err() {
+                    // It would wait for ever.
+                    worker.process.kill(Signal::KILL);
+                }
                 self.worker = Some(worker);
             }
             Err(e) => {
@@ -180,7 +184,10 @@ impl Keeper<'_> {
                         false => Ok(()),
                     };
                     if let Err(e) = passes {
-                        detach(vec![known.record.clone()]);
+                        let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+                        if unmount(&known.record.mount_point, flags).is_err() {
+                            detach(vec![known.record.clone()]);
+                        }
                         match request {
                             // Before it is served, which then ends at once.
                             Some(request) => {
@@ -192,6 +199,7 @@ impl Keeper<'_> {
                                     );
                                 });
                             }
+                            None if self.up => log::error!("{}", chain(&e)),
                             None => self.failed_to_mount = Some(e),
                         }
                     }
@@ -385,10 +393,14 @@ impl Keeper<'_> {
     /// A worker has ended: the next one starts, if one is needed. One that is to
     /// end may still be closing the store; nobody waits for it but who wants the lock.
     pub(super) fn bury(&mut self, worker: Worker) -> Result<()> {
-        while let Ok(Some((message, _))) = worker.channel.receive() {
+        while let Ok(Some((message, descriptors))) = worker.channel.receive() {
             match message {
                 Message::Failed { why } => self.reason = Some(why),
                 Message::Released => self.released = true,
+                // What it was promised for holds for the next one as well.
+                Message::Held { .. } | Message::LetGo { .. } | Message::Unback { .. } => {
+                    self.heed_worker(message, descriptors);
+                }
                 _ => {}
             }
         }

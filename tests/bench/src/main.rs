@@ -102,26 +102,42 @@ fn main() -> Result<()> {
     let mut report = Report::new(machine::describe(&place)?);
     if wanted(Part::Loads) {
         let modules = module::prepare(&args.modules, &args.work)?;
-        report.add("loads", loads::measure(&place, &modules, args.rounds)?)?;
+        report.keep(
+            args.out.as_deref(),
+            "loads",
+            loads::measure(&place, &modules, args.rounds)?,
+        )?;
     }
     if wanted(Part::Calls) {
         let modules = module::prepare(&args.modules, &args.work)?;
-        report.add("calls", calls::measure(&place, &modules)?)?;
+        report.keep(args.out.as_deref(), "calls", calls::measure(&place, &modules)?)?;
     }
     if wanted(Part::Memory) {
         // Of the "75 MB class", or the largest there is.
         let name = args.modules.iter().find(|name| *name == "lightningcss");
         let name = name.or(args.modules.last()).context("which module?")?.clone();
         let module = module::prepare(&[name], &args.work)?.remove(0);
-        report.add("memory", memory::measure(&place, &module, &args.hosts)?)?;
-        report.add("server", memory::of_a_large_store(&place, args.store_gb)?)?;
+        report.keep(
+            args.out.as_deref(),
+            "memory",
+            memory::measure(&place, &module, &args.hosts)?,
+        )?;
+        report.keep(
+            args.out.as_deref(),
+            "server",
+            memory::of_a_large_store(&place, args.store_gb)?,
+        )?;
     }
     if wanted(Part::Publish) {
         let modules = module::prepare(&args.modules, &args.work)?;
-        report.add("publish", publish::measure(&place, &modules, args.rounds)?)?;
+        report.keep(
+            args.out.as_deref(),
+            "publish",
+            publish::measure(&place, &modules, args.rounds)?,
+        )?;
     }
     if wanted(Part::Names) {
-        report.add("names", names::measure(&place, &args.keys)?)?;
+        report.keep(args.out.as_deref(), "names", names::measure(&place, &args.keys)?)?;
     }
     drop(place);
     if args.json {
@@ -129,8 +145,5 @@ fn main() -> Result<()> {
     } else {
         print!("{}", report.tables());
     }
-    match args.out {
-        Some(out) => report.write(&out),
-        None => Ok(()),
-    }
+    Ok(())
 }

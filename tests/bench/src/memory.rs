@@ -145,6 +145,12 @@ pub struct Server {
 
 pub fn of_a_large_store(place: &Workplace, gigabytes: u64) -> Result<Server> {
     const PAYLOAD: u64 = 100_000_000;
+    let space = rustix::fs::statvfs(place.dir())?;
+    ensure!(
+        space.f_bavail * space.f_frsize > (gigabytes + 3) * 1_000_000_000,
+        "{} has no room for a store of {gigabytes} GB: give less with --store-gb, or another --work",
+        place.dir().display()
+    );
     let wasmfs = place.wasmfs("large")?;
     let payloads = (gigabytes * 1_000_000_000).div_ceil(PAYLOAD).max(1) as usize;
     let artifact = crate::module::small()?;

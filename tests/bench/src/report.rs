@@ -53,11 +53,17 @@ impl Report {
         Report { machine, parts: BTreeMap::new(), tables: String::new(), plot: None }
     }
 
-    pub fn add(&mut self, name: &'static str, part: impl Table + Serialize) -> Result<()> {
+    /// Adds a part, and writes all that there is to `out`.
+    pub fn keep(
+        &mut self,
+        out: Option<&Path>,
+        name: &'static str,
+        part: impl Table + Serialize,
+    ) -> Result<()> {
         part.table(&mut self.tables);
         self.plot = self.plot.take().or(part.plot());
         self.parts.insert(name, serde_json::to_value(part)?);
-        Ok(())
+        out.map_or(Ok(()), |out| self.write(out))
     }
 
     pub fn json(&self) -> Result<String> {
@@ -76,7 +82,7 @@ impl Report {
     }
 
     /// Writes everything to files in `dir`.
-    pub fn write(&self, dir: &Path) -> Result<()> {
+    fn write(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir)?;
         let write = |name: &str, text: &str| {
             let path = dir.join(name);

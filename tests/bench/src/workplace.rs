@@ -128,8 +128,15 @@ impl Wasmfs<'_> {
 
 impl Drop for Wasmfs<'_> {
     fn drop(&mut self) {
-        let mut unmount = self.command();
-        let _ = unmount.args(["unmount", "--lazy"]).stderr(Stdio::null()).output();
+        // When it returns the server is gone, and with it whoever needs the store.
+        let unmounted = self.command().arg("unmount").stderr(Stdio::null()).output();
+        if unmounted.is_ok_and(|output| output.status.success())
+            || !self.store().join("lock").exists()
+        {
+            let _ = fs::remove_dir_all(&self.dir);
+        } else {
+            let _ = self.command().args(["unmount", "--lazy"]).stderr(Stdio::null()).output();
+        }
     }
 }
 
