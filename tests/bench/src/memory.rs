@@ -53,14 +53,32 @@ pub fn measure(place: &Workplace, subject: &Subject, counts: &[usize]) -> Result
         drop_caches()?;
         let (nothing, _) = pss_of(start(Way::Nothing, &ext4, None, hosts)?, &ext4)?;
         let mounted = |wasmfs: &crate::workplace::Wasmfs<'_>| wasmfs.mount_point().join(&name);
-        let peers: [(&str, Way, PathBuf, Option<&Path>, Vec<PathBuf>); 4] = [
-            ("ext4", Way::Map, ext4.clone(), None, Vec::new()),
-            ("wasmtime's cache", Way::Cache, subject.wasm.clone(), Some(&cache), Vec::new()),
-            ("wasmfs", Way::Map, mounted(&plain), None, objects(&plain.store())?),
-            // Here the store's file is what is mapped.
-            ("wasmfs --passthrough", Way::Map, mounted(&passthrough), None, Vec::new()),
+        // Of what is passed through the store's file is what hosts map.
+        let peers = [
+            Peer { name: "ext4", way: Way::Map, file: ext4.clone(), cache: None, own: vec![] },
+            Peer {
+                name: "wasmtime's cache",
+                way: Way::Cache,
+                file: subject.wasm.clone(),
+                cache: Some(&cache),
+                own: vec![],
+            },
+            Peer {
+                name: "wasmfs",
+                way: Way::Map,
+                file: mounted(&plain),
+                cache: None,
+                own: objects(&plain.store())?,
+            },
+            Peer {
+                name: "wasmfs --passthrough",
+                way: Way::Map,
+                file: mounted(&passthrough),
+                cache: None,
+                own: vec![],
+            },
         ];
-        for (peer, way, file, cache, own) in peers {
+        for Peer { name: peer, way, file, cache, own } in peers {
             drop_caches()?;
             let running = start(way, &file, cache, hosts)?;
             let besides = in_page_cache(&own)?;
@@ -73,6 +91,16 @@ pub fn measure(place: &Workplace, subject: &Subject, counts: &[usize]) -> Result
         }
     }
     Ok(all)
+}
+
+/// A way to the module.
+struct Peer<'a> {
+    name: &'static str,
+    way: Way,
+    file: PathBuf,
+    cache: Option<&'a Path>,
+    /// The store's own files, which may be in memory besides.
+    own: Vec<PathBuf>,
 }
 
 /// Starts hosts, and waits until each has loaded its module.

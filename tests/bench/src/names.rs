@@ -58,7 +58,7 @@ fn measure_one(place: &Workplace, keys: u64) -> Result<Names> {
     let start = Instant::now();
     for from in (0..keys).step_by(COMMIT as usize) {
         let batch = (from..keys.min(from + COMMIT)).map(|number| {
-            let key = Key::new(&name(number)).context("a key")?;
+            let key = Key::new(name(number)).context("a key")?;
             Ok(Publish::new(key, store.stage(&artifact[..])?))
         });
         store.publish(batch.collect::<Result<_>>()?, false)?;

@@ -122,7 +122,7 @@ impl Table for Vec<Loads> {
                 let has = |l: &Loads| l.times.get(&case).is_some_and(|t| t.contains_key(*peer));
                 self.iter().any(has)
             };
-            let peers: Vec<&str> = PEERS.into_iter().filter(|peer| has(&peer)).collect();
+            let peers: Vec<&str> = PEERS.into_iter().filter(|peer| has(peer)).collect();
             head(out, case.title(), &[&["module", "size"][..], &peers].concat());
             for load in self {
                 let Some(times) = load.times.get(&case) else { continue };
