@@ -10,7 +10,6 @@ use wasmfs_store::tree::{EntryKind, InodeRecord, LinkRecord, Space, VersionRecor
 use wasmfs_store::{ENGINES_INODE, RESERVED, ROOT_INODE, Store, VERSIONS_INODE};
 
 use crate::error::{Error, Result};
-use crate::memory::Memory;
 
 /// `.wasmfs`: opens by name and is not listed, since hosts enumerate their cache directories.
 pub const RESERVED_INODE: u64 = 2;
@@ -186,21 +185,10 @@ impl Filesystem {
     /// Up to `len` bytes at `offset`; fewer only at the end of the file. Every
     /// byte was checked against the hashes taken at publish.
     pub fn read(&self, inode: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
-        self.read_by(None, inode, offset, len)
-    }
-
-    /// The same, from memory as far as there is room.
-    pub(crate) fn read_by(
-        &self,
-        memory: Option<&Memory>,
-        inode: u64,
-        offset: u64,
-        len: usize,
-    ) -> Result<Vec<u8>> {
         match self.node(inode)? {
-            Node::File(version) => memory
-                .and_then(|memory| memory.read(&version, offset, len).transpose())
-                .unwrap_or_else(|| Ok(self.store.read(&version, offset, len)?))
+            Node::File(version) => self
+                .store
+                .read(&version, offset, len)
                 .inspect_err(|e| {
                     log::error!(
                         "reading {} version {} at byte {offset} fails: {}",
@@ -208,7 +196,8 @@ impl Filesystem {
                         version.version,
                         chain(e)
                     );
-                }),
+                })
+                .map_err(Error::from),
             Node::CachedirTag => {
                 let start =
                     usize::try_from(offset).unwrap_or(usize::MAX).min(CACHEDIR_TAG_TEXT.len());
@@ -216,6 +205,14 @@ impl Filesystem {
                 Ok(CACHEDIR_TAG_TEXT[start..end].to_vec())
             }
             _ => Err(Error::IsADirectory),
+        }
+    }
+
+    /// The version that an inode is, if it is one.
+    pub(crate) fn version(&self, inode: u64) -> Result<Option<VersionRecord>> {
+        match self.node(inode)? {
+            Node::File(version) => Ok(Some(version)),
+            _ => Ok(None),
         }
     }
 

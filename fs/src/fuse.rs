@@ -3,6 +3,7 @@
 //! [`crate::notify`] takes back what a commit changes.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,12 +16,13 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 use rustix::process::{getegid, geteuid};
-use wasmfs_store::tree::EntryKind;
+use wasmfs_store::tree::{EntryKind, VersionRecord};
 
 use crate::error::Error;
 use crate::filesystem::{Attributes, CACHEDIR_TAG_INODE, Filesystem, NAME_MAX, chain};
 use crate::journal::{DEATHS, Held, InHand};
-use crate::memory::Memory;
+use crate::later::Later;
+use crate::memory::{self, Claim};
 use crate::passthrough::{Opener, Order};
 use crate::requests::Requests;
 
@@ -46,7 +48,8 @@ pub(crate) struct Parts {
     pub(crate) in_hand: Arc<InHand>,
     pub(crate) opener: Arc<Opener>,
     /// Where payloads are served from, if this mount has them in memory.
-    pub(crate) memory: Option<Arc<Memory>>,
+    pub(crate) memory: Option<Arc<Claim>>,
+    pub(crate) later: Arc<Later>,
     pub(crate) requests: Arc<Requests>,
 }
 
@@ -81,6 +84,31 @@ impl Layer {
         held
     }
 
+    /// Answers a read from memory. What has to be put there first is waited for elsewhere.
+    fn read_in_memory(&self, memory: &Arc<Claim>, wanted: Wanted, reply: ReplyData) {
+        let filesystem = self.parts.filesystem.clone();
+        // Whatever else it is, or isn't, the filesystem knows.
+        let Ok(Some(version)) = filesystem.version(wanted.inode) else {
+            return filesystem.answer_read(wanted, reply);
+        };
+        if let Some(known) = memory.known(&version) {
+            return filesystem.answer_read_from(known.as_deref(), &version, wanted, reply);
+        }
+        let (memory, in_hand) = (memory.clone(), self.parts.in_hand.clone());
+        let connection = self.connection;
+        self.parts.later.run(move || {
+            let Some(_held) = in_hand.take_inode(connection, wanted.inode) else {
+                log::error!(
+                    "putting inode {} into memory has killed {DEATHS} workers",
+                    wanted.inode
+                );
+                return reply.error(Errno::EIO);
+            };
+            let file = memory.payload(&version);
+            filesystem.answer_read_from(file.as_deref(), &version, wanted, reply);
+        });
+    }
+
     fn attr(&self, attributes: &Attributes) -> FileAttr {
         let Attributes { inode, kind, size, mtime } = *attributes;
         FileAttr {
@@ -106,6 +134,43 @@ impl Layer {
             blksize: BLOCK_SIZE,
             flags: 0,
         }
+    }
+}
+
+/// What a read asks for.
+#[derive(Clone, Copy)]
+struct Wanted {
+    inode: u64,
+    offset: u64,
+    len: usize,
+}
+
+impl Filesystem {
+    fn answer_read(&self, Wanted { inode, offset, len }: Wanted, reply: ReplyData) {
+        answer_bytes(self.read(inode, offset, len), reply);
+    }
+
+    /// From memory, if it is there.
+    fn answer_read_from(
+        &self,
+        file: Option<&File>,
+        version: &VersionRecord,
+        wanted: Wanted,
+        reply: ReplyData,
+    ) {
+        match file {
+            Some(file) => {
+                answer_bytes(memory::read(file, version.size, wanted.offset, wanted.len), reply);
+            }
+            None => self.answer_read(wanted, reply),
+        }
+    }
+}
+
+fn answer_bytes(bytes: Result<Vec<u8>, Error>, reply: ReplyData) {
+    match bytes {
+        Ok(bytes) => reply.data(&bytes),
+        Err(e) => reply.error(answer(&e)),
     }
 }
 
@@ -212,7 +277,7 @@ impl fuser::Filesystem for Layer {
             return reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
         }
         let in_memory = self.parts.memory.is_some();
-        let order = Order { place: (self.connection, ino.0), in_memory, unique: req.unique().0 };
+        let order = Order { place: (self.connection, ino.0), in_memory };
         self.parts.opener.open(order, reply);
     }
 
@@ -247,10 +312,10 @@ impl fuser::Filesystem for Layer {
         reply: ReplyData,
     ) {
         let Some(_held) = self.take(req, "read", ino) else { return reply.error(Errno::EIO) };
-        let memory = self.parts.memory.as_deref();
-        match self.parts.filesystem.read_by(memory, ino.0, offset, size as usize) {
-            Ok(bytes) => reply.data(&bytes),
-            Err(e) => reply.error(answer(&e)),
+        let wanted = Wanted { inode: ino.0, offset, len: size as usize };
+        match &self.parts.memory {
+            None => self.parts.filesystem.answer_read(wanted, reply),
+            Some(memory) => self.read_in_memory(memory, wanted, reply),
         }
     }
 

@@ -24,6 +24,9 @@ use crate::channel::Suspect;
 /// Set in the number of a request that is sent again (FUSE_UNIQUE_RESEND, Linux
 /// 6.9, include/uapi/linux/fuse.h).
 pub(crate) const RESENT: u64 = 1 << 63;
+/// Set in what stands for work on a whole inode. The kernel counts requests from 2 up in steps of
+/// 2 (fs/fuse/dev.c), and won't come so far.
+const INODE: u64 = 1 << 62;
 /// A request that has killed so many workers is not tried again.
 pub(crate) const DEATHS: u32 = 3;
 const SLOT: u64 = 16;
@@ -122,6 +125,8 @@ pub(crate) struct InHand {
     journal: Journal,
     suspects: Vec<Suspect>,
     alone: Mutex<()>,
+    /// The same for what takes longer than a request.
+    alone_with_inode: Mutex<()>,
     next_slot: AtomicU64,
 }
 
@@ -144,8 +149,9 @@ impl Drop for Held<'_> {
 
 impl InHand {
     pub(crate) fn new(journal: Journal, suspects: Vec<Suspect>) -> InHand {
-        let (alone, next_slot) = (Mutex::new(()), AtomicU64::new(0));
-        InHand { journal, suspects, alone, next_slot }
+        let (alone, alone_with_inode) = (Mutex::new(()), Mutex::new(()));
+        let next_slot = AtomicU64::new(0);
+        InHand { journal, suspects, alone, alone_with_inode, next_slot }
     }
 
     pub(crate) fn suspects(&self) -> &[Suspect] {
@@ -158,6 +164,21 @@ impl InHand {
 
     /// Takes a request in hand; `None` if it has killed too many workers.
     pub(crate) fn take(&self, connection: u32, unique: u64) -> Option<Held<'_>> {
+        self.take_alone(connection, unique, &self.alone)
+    }
+
+    /// Takes work on a whole inode in hand, whoever asked for it; `None` if that has killed too
+    /// many workers.
+    pub(crate) fn take_inode(&self, connection: u32, inode: u64) -> Option<Held<'_>> {
+        self.take_alone(connection, inode | INODE | RESENT, &self.alone_with_inode)
+    }
+
+    fn take_alone<'a>(
+        &'a self,
+        connection: u32,
+        unique: u64,
+        one_at_a_time: &'a Mutex<()>,
+    ) -> Option<Held<'a>> {
         let mut alone = None;
         if unique & RESENT != 0 {
             let unique = unique & !RESENT;
@@ -166,7 +187,7 @@ impl InHand {
                 if suspect.deaths >= DEATHS {
                     return None;
                 }
-                alone = Some(self.alone.lock().unwrap_or_else(|e| e.into_inner()));
+                alone = Some(one_at_a_time.lock().unwrap_or_else(|e| e.into_inner()));
             }
         }
         let slot = OWN_SLOT.with(|own| {

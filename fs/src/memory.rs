@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -17,6 +17,8 @@ use wasmfs_store::tree::VersionRecord;
 use wasmfs_store::{BLOCK, Sha, Store};
 
 use crate::error::{IoContext, Result};
+use crate::filesystem::chain;
+use crate::huge;
 
 /// Bytes that are copied at a time.
 const PIECE: usize = 8 * BLOCK as usize;
@@ -52,8 +54,13 @@ pub(crate) trait Holder: Send + Sync {
     fn let_go(&self, payloads: &[Sha]);
 }
 
-/// A payload's place: empty until somebody has put it there, for whom others wait.
-type Slot = Arc<Mutex<Option<Arc<File>>>>;
+/// A payload's place.
+#[derive(Default)]
+struct Slot {
+    file: OnceLock<Arc<File>>,
+    /// Of whoever puts it there, for whom others wait.
+    filling: Mutex<()>,
+}
 
 /// The payloads that are in memory.
 pub(crate) struct Memory {
@@ -64,12 +71,39 @@ pub(crate) struct Memory {
 
 #[derive(Default)]
 struct State {
+    /// Who has payloads in memory.
+    claims: usize,
     budget: u64,
     bytes: u64,
     /// How many payloads may be there.
     most: usize,
-    slots: HashMap<Sha, (u64, Slot)>,
+    slots: HashMap<Sha, (u64, Arc<Slot>)>,
+    /// What is served from the disk.
     without_room: HashSet<Sha>,
+}
+
+/// The right to have payloads in memory. When the last one is dropped, all are given back.
+pub(crate) struct Claim(Arc<Memory>);
+
+impl std::ops::Deref for Claim {
+    type Target = Memory;
+
+    fn deref(&self) -> &Memory {
+        &self.0
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.claims -= 1;
+        if state.claims == 0 {
+            let gone: Vec<Sha> = state.slots.keys().copied().collect();
+            *state = State::default();
+            drop(state);
+            self.0.let_go(&gone);
+        }
+    }
 }
 
 impl Memory {
@@ -88,9 +122,10 @@ impl Memory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets so many bytes be in memory, or as many as another mount needs.
-    pub(crate) fn allow(&self, budget: u64) {
+    /// Lets so many bytes be in memory, or as many as another claim needs.
+    pub(crate) fn claim(self: &Arc<Self>, budget: u64) -> Claim {
         let mut state = self.lock();
+        state.claims += 1;
         if budget > state.budget {
             state.budget = budget;
             state.without_room.clear();
@@ -98,6 +133,7 @@ impl Memory {
             let half = allow_descriptors() / 2;
             state.most = usize::try_from(half).unwrap_or(MOST).min(MOST);
         }
+        Claim(self.clone())
     }
 
     pub(crate) fn usage(&self) -> Option<Usage> {
@@ -112,9 +148,10 @@ impl Memory {
 
     /// Takes what an earlier worker put into memory.
     pub(crate) fn adopt(&self, payload: InMemory, file: OwnedFd) {
+        let slot = Arc::new(Slot::default());
+        slot.file.get_or_init(|| Arc::new(File::from(file)));
         let mut state = self.lock();
         state.bytes += payload.size;
-        let slot = Arc::new(Mutex::new(Some(Arc::new(File::from(file)))));
         if let Some((size, _)) = state.slots.insert(payload.sha256, (payload.size, slot)) {
             state.bytes -= size;
         }
@@ -125,129 +162,100 @@ impl Memory {
         let state = self.lock();
         let held = state.slots.iter().filter_map(|(sha256, (size, slot))| {
             // What is just being put there is told when it is.
-            let file = slot.try_lock().ok()?.clone()?;
+            let file = slot.file.get()?.clone();
             Some((InMemory { sha256: *sha256, size: *size }, file))
         });
         held.collect()
     }
 
-    /// All of a version's payload in memory, which it is from now on; `None` if there is no room.
-    pub(crate) fn payload(&self, version: &VersionRecord) -> Result<Option<Arc<File>>> {
+    /// A version's payload as far as that is known without waiting: in memory, or not (`None`).
+    pub(crate) fn known(&self, version: &VersionRecord) -> Option<Option<Arc<File>>> {
+        let state = self.lock();
+        let slot = state.slots.get(&version.sha256);
+        match slot.and_then(|(_, slot)| slot.file.get()) {
+            Some(file) => Some(Some(file.clone())),
+            None => state.without_room.contains(&version.sha256).then_some(None),
+        }
+    }
+
+    /// All of a version's payload in memory, which it is from now on; `None` if there is no room,
+    /// or it can't be had, which is logged.
+    pub(crate) fn payload(&self, version: &VersionRecord) -> Option<Arc<File>> {
         loop {
-            let Some(slot) = self.slot(version) else { return Ok(None) };
-            let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(file) = &*place {
-                return Ok(Some(file.clone()));
+            let slot = self.slot(version)?;
+            let _filling = slot.filling.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(file) = slot.file.get() {
+                return Some(file.clone());
             }
-            if !self.has(version, &slot) {
-                // Whoever was to fill it could not.
-                continue;
+            // If it isn't in its place any more, whoever was to fill it could not.
+            if self.lists(version, &slot) {
+                return self.fill(version, &slot);
             }
-            return self.fill(version, &slot, &mut place).map(Some);
         }
     }
 
-    /// Puts a version's payload into its place.
-    fn fill(
-        &self,
-        version: &VersionRecord,
-        slot: &Slot,
-        place: &mut Option<Arc<File>>,
-    ) -> Result<Arc<File>> {
-        let file = sealed(&self.store, version).map(Arc::new);
-        let file = file.inspect_err(|_| self.remove_slot(&version.sha256, slot))?;
-        *place = Some(file.clone());
-        if let Some(holder) = self.holder.get().and_then(Weak::upgrade) {
-            let payload = InMemory { sha256: version.sha256, size: version.size };
-            holder.hold(payload, &file);
-        }
-        Ok(file)
-    }
-
-    fn has(&self, version: &VersionRecord, slot: &Slot) -> bool {
+    fn lists(&self, version: &VersionRecord, slot: &Arc<Slot>) -> bool {
         let state = self.lock();
         state.slots.get(&version.sha256).is_some_and(|(_, known)| Arc::ptr_eq(known, slot))
     }
 
-    fn remove_slot(&self, sha256: &Sha, slot: &Slot) {
-        let mut state = self.lock();
-        if let Some((size, _)) = state.slots.get(sha256).filter(|(_, s)| Arc::ptr_eq(s, slot)) {
-            state.bytes -= *size;
-            state.slots.remove(sha256);
+    fn fill(&self, version: &VersionRecord, slot: &Arc<Slot>) -> Option<Arc<File>> {
+        match sealed(&self.store, version) {
+            Ok(file) => {
+                let file = slot.file.get_or_init(|| Arc::new(file)).clone();
+                let payload = InMemory { sha256: version.sha256, size: version.size };
+                if let Some(holder) = self.holder.get().and_then(Weak::upgrade)
+                    && self.lists(version, slot)
+                {
+                    holder.hold(payload, &file);
+                }
+                Some(file)
+            }
+            Err(e) => {
+                let VersionRecord { key, version: number, sha256, .. } = version;
+                log::error!("{key} version {number} can't be put into memory: {}", chain(&e));
+                let mut state = self.lock();
+                if let Some((size, _)) = state.slots.remove(sha256) {
+                    state.bytes -= size;
+                }
+                state.without_room.insert(*sha256);
+                None
+            }
         }
     }
 
-    fn slot(&self, version: &VersionRecord) -> Option<Slot> {
-        let VersionRecord { sha256, size, .. } = version;
+    fn slot(&self, version: &VersionRecord) -> Option<Arc<Slot>> {
+        let VersionRecord { key, version: number, sha256, size, .. } = version;
         let mut state = self.lock();
         if let Some((_, slot)) = state.slots.get(sha256) {
             return Some(slot.clone());
         }
-        if state.bytes + size > state.budget || state.slots.len() >= state.most {
-            if state.without_room.insert(*sha256) {
-                log::error!(
-                    "no room in memory for {} version {}, of {size} bytes: {} payloads take {} of the {} bytes \
-                     that --in-memory gives. It is served from the disk",
-                    version.key,
-                    version.version,
-                    state.slots.len(),
-                    state.bytes,
-                    state.budget,
-                );
-            }
+        if state.without_room.contains(sha256) {
             return None;
         }
-        state.without_room.remove(sha256);
+        if state.bytes + size > state.budget || state.slots.len() >= state.most {
+            state.without_room.insert(*sha256);
+            log::error!(
+                "no room in memory for {key} version {number}, of {size} bytes: {} payloads take \
+                 {} of the {} bytes that --in-memory gives. It is served from the disk",
+                state.slots.len(),
+                state.bytes,
+                state.budget,
+            );
+            return None;
+        }
         state.bytes += size;
-        let slot = Slot::default();
+        let slot = Arc::new(Slot::default());
         state.slots.insert(*sha256, (*size, slot.clone()));
         Some(slot)
     }
 
-    fn remove(&self, sha256: &Sha) {
-        let mut state = self.lock();
-        if let Some((size, _)) = state.slots.remove(sha256) {
-            state.bytes -= size;
-        }
-    }
-
-    /// Up to `len` bytes at `offset` of a version; `None` if there is no room for it.
-    pub(crate) fn read(
-        &self,
-        version: &VersionRecord,
-        offset: u64,
-        len: usize,
-    ) -> Result<Option<Vec<u8>>> {
-        if self.is_being_filled(version) {
-            // By another read, which waits for it; this one needs not.
-            return Ok(None);
-        }
-        let Some(file) = self.payload(version)? else { return Ok(None) };
-        let left = version.size.saturating_sub(offset).min(len as u64);
-        let mut bytes = vec![0; left as usize];
-        file.read_exact_at(&mut bytes, offset).at("reading", Path::new("a memory file"))?;
-        Ok(Some(bytes))
-    }
-
-    fn is_being_filled(&self, version: &VersionRecord) -> bool {
-        let slot = self.lock().slots.get(&version.sha256).map(|(_, slot)| slot.clone());
-        slot.is_some_and(|slot| matches!(slot.try_lock(), Err(TryLockError::WouldBlock)))
-    }
-
-    /// Lets go of everything: no mount has its payloads in memory any more.
-    pub(crate) fn give_back(&self) {
-        let mut state = self.lock();
-        let gone: Vec<Sha> = state.slots.keys().copied().collect();
-        *state = State::default();
-        drop(state);
-        self.let_go(&gone);
-    }
-
     fn let_go(&self, gone: &[Sha]) {
-        if let Some(holder) = self.holder.get().and_then(Weak::upgrade)
-            && !gone.is_empty()
-        {
-            holder.let_go(gone);
+        if let Some(holder) = self.holder.get().and_then(Weak::upgrade) {
+            // What is there again by now is held.
+            let held: HashSet<Sha> = self.lock().slots.keys().copied().collect();
+            let gone: Vec<Sha> = gone.iter().filter(|sha| !held.contains(*sha)).copied().collect();
+            holder.let_go(&gone);
         }
     }
 
@@ -257,14 +265,28 @@ impl Memory {
         let mut gone = Vec::new();
         for sha256 in all {
             if self.store.read_payload(&sha256, 0, 0)?.is_none() {
-                self.remove(&sha256);
                 gone.push(sha256);
             }
         }
-        self.lock().without_room.clear();
+        let mut state = self.lock();
+        for sha256 in &gone {
+            if let Some((size, _)) = state.slots.remove(sha256) {
+                state.bytes -= size;
+            }
+        }
+        state.without_room.clear();
+        drop(state);
         self.let_go(&gone);
         Ok(())
     }
+}
+
+/// Up to `len` bytes at `offset` of a payload in memory.
+pub(crate) fn read(file: &File, size: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let left = size.saturating_sub(offset).min(len as u64);
+    let mut bytes = vec![0; left as usize];
+    file.read_exact_at(&mut bytes, offset).at("reading", Path::new("a memory file"))?;
+    Ok(bytes)
 }
 
 /// A sealed memory file with all the bytes of a version, each of which was checked.
@@ -281,6 +303,7 @@ pub(crate) fn sealed(store: &Store, version: &VersionRecord) -> Result<File> {
         file.write_all(&bytes).at("writing", here)?;
         at += bytes.len() as u64;
     }
+    huge::gather(&file, version.size);
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
     fcntl_add_seals(&file, seals).at("sealing", here)?;
     Ok(file)

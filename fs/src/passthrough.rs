@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use fuser::{Errno, FileHandle, FopenFlags, ReplyOpen};
@@ -14,11 +13,9 @@ use wasmfs_store::tree::InodeRecord;
 use crate::error::{Error, IoContext, Result};
 use crate::fuse::answer;
 use crate::journal::{DEATHS, InHand};
+use crate::later::Later;
 use crate::memory::{self, Memory};
 use crate::verity;
-
-/// Threads that check what is opened for the first time.
-const THREADS: usize = 2;
 
 /// A mount, by its minor device number, and an inode in it.
 pub(crate) type Place = (u32, u64);
@@ -29,8 +26,6 @@ pub(crate) struct Order {
     pub(crate) place: Place,
     /// Whether its payload is to be in memory, if there is room.
     pub(crate) in_memory: bool,
-    /// The kernel's number of the request.
-    pub(crate) unique: u64,
 }
 
 /// Who registers files with the kernel.
@@ -47,7 +42,7 @@ pub(crate) struct Opener {
     in_hand: Arc<InHand>,
     memory: Arc<Memory>,
     state: Mutex<State>,
-    orders: OnceLock<Sender<Order>>,
+    later: Arc<Later>,
     registrar: OnceLock<Weak<dyn Registrar>>,
 }
 
@@ -65,17 +60,11 @@ impl Opener {
         store: Arc<Store>,
         in_hand: Arc<InHand>,
         memory: Arc<Memory>,
+        later: Arc<Later>,
         ids: HashMap<Place, u32>,
     ) -> Opener {
         let state = Mutex::new(State { ids, waiting: HashMap::new() });
-        Opener {
-            store,
-            in_hand,
-            memory,
-            state,
-            orders: OnceLock::new(),
-            registrar: OnceLock::new(),
-        }
+        Opener { store, in_hand, memory, state, later, registrar: OnceLock::new() }
     }
 
     /// Says who registers files, once.
@@ -105,37 +94,16 @@ impl Opener {
         waiting.push(reply);
         let first = waiting.len() == 1;
         drop(state);
-        if first && self.orders().send(order).is_err() {
-            self.refuse(place, Errno::EIO);
+        if first {
+            let opener = self.clone();
+            self.later.run(move || opener.check(order));
         }
     }
 
-    fn orders(self: &Arc<Self>) -> &Sender<Order> {
-        self.orders.get_or_init(|| {
-            let (sender, orders) = channel();
-            let orders = Arc::new(Mutex::new(orders));
-            for _ in 0..THREADS {
-                let (opener, orders) = (Arc::downgrade(self), orders.clone());
-                let run = move || {
-                    while let Some(order) = next(&orders)
-                        && let Some(opener) = opener.upgrade()
-                    {
-                        opener.check(order);
-                    }
-                };
-                if let Err(e) = std::thread::Builder::new().name("check".into()).spawn(run) {
-                    log::error!("starting a thread that checks files: {e}");
-                }
-            }
-            sender
-        })
-    }
-
     /// Checks what is behind an inode, and has it registered.
-    fn check(&self, Order { place, in_memory, unique }: Order) {
-        // What it does to the worker is this request's doing.
-        let Some(_held) = self.in_hand.take(place.0, unique) else {
-            log::error!("an open of inode {} has killed {DEATHS} workers", place.1);
+    fn check(&self, Order { place, in_memory }: Order) {
+        let Some(_held) = self.in_hand.take_inode(place.0, place.1) else {
+            log::error!("a check of inode {} has killed {DEATHS} workers", place.1);
             return self.refuse(place, Errno::EIO);
         };
         crate::fault::strike("check", place.1);
@@ -157,7 +125,7 @@ impl Opener {
             return Err(Error::NotFound);
         };
         let here = Path::new("a memory file");
-        if in_memory && let Some(file) = self.memory.payload(&version)? {
+        if in_memory && let Some(file) = self.memory.payload(&version) {
             return Ok(file.try_clone().at("duplicating", here)?.into());
         }
         match self.store.open_object(&version)? {
@@ -212,10 +180,6 @@ impl Opener {
         state.ids.retain(|(of, _), _| *of != connection);
         state.waiting.retain(|(of, _), _| *of != connection);
     }
-}
-
-fn next(orders: &Mutex<Receiver<Order>>) -> Option<Order> {
-    orders.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
 fn pass_through(reply: ReplyOpen, id: u32) {

@@ -17,6 +17,7 @@ use crate::fault;
 use crate::filesystem::{Filesystem, chain};
 use crate::fuse::{Layer, Parts};
 use crate::journal::{InHand, Journal};
+use crate::later::Later;
 use crate::memory::{Memory, Usage};
 use crate::mount::Options;
 use crate::notify::{Ledger, News, Queue, Telling, Ticket};
@@ -35,6 +36,7 @@ pub struct Mounts {
     ledger: Arc<Ledger>,
     opener: Arc<Opener>,
     memory: Arc<Memory>,
+    later: Arc<Later>,
     requests: Arc<Requests>,
     mounts: Mutex<Vec<Arc<Mount>>>,
     /// One collection at a time.
@@ -75,13 +77,19 @@ impl Mounts {
         let filesystem = Arc::new(Filesystem::new(store.clone()));
         let in_hand = Arc::new(InHand::new(journal, suspects));
         let ledger = Arc::new(Ledger::new(store.clone(), in_hand.clone()));
+        let later = Arc::new(Later::default());
         let memory = Arc::new(Memory::new(store.clone()));
         let registered = in_hand.journal().backings().unwrap_or_else(|e| {
             log::error!("what is registered with the kernel can't be read: {e}");
             Default::default()
         });
-        let opener =
-            Arc::new(Opener::new(store.clone(), in_hand.clone(), memory.clone(), registered));
+        let opener = Arc::new(Opener::new(
+            store.clone(),
+            in_hand.clone(),
+            memory.clone(),
+            later.clone(),
+            registered,
+        ));
         let requests = Arc::default();
         let (mounts, collecting) = (Mutex::default(), Mutex::default());
         let (telling, owed) = (Mutex::default(), Mutex::default());
@@ -92,6 +100,7 @@ impl Mounts {
             ledger,
             opener,
             memory,
+            later,
             requests,
             mounts,
             collecting,
@@ -124,7 +133,7 @@ impl Mounts {
         self.all().into_iter().find(|mount| mount.device.1 == connection)
     }
 
-    pub(crate) fn memory(&self) -> &Memory {
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
         &self.memory
     }
 
@@ -172,12 +181,11 @@ impl Mounts {
         let layer = {
             let (filesystem, in_hand) = (self.filesystem.clone(), self.in_hand.clone());
             let (opener, requests) = (self.opener.clone(), self.requests.clone());
-            let memory = connection.record.options.in_memory.map(|budget| {
-                self.memory.allow(budget);
-                self.memory.clone()
-            });
+            let in_memory = connection.record.options.in_memory;
+            let memory = in_memory.map(|budget| Arc::new(self.memory.claim(budget)));
+            let later = self.later.clone();
             let (connection, terms) = (connection.name(), connection.record.terms());
-            let parts = Parts { filesystem, in_hand, opener, memory, requests };
+            let parts = Parts { filesystem, in_hand, opener, memory, later, requests };
             Layer::new(parts, connection, terms)
         };
         let handshake = connection.prepare(layer)?;
@@ -234,9 +242,6 @@ impl Mounts {
         // Another one may have its number already.
         if mounts.iter().all(|other| other.device.1 != connection) {
             self.opener.forget_mount(connection);
-        }
-        if mounts.iter().all(|other| other.options.in_memory.is_none()) {
-            self.memory.give_back();
         }
         log::info!("the mount at {} is gone", mount.mount_point.display());
     }

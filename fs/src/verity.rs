@@ -42,7 +42,7 @@ pub(crate) fn enable(file: &File) {
     // pointers in it; other filesystems answer ENOTTY or EOPNOTSUPP.
     match unsafe { ioctl(file, Setter::<ENABLE, Enable>::new(wanted)) } {
         Ok(()) | Err(Errno::EXIST) => log::debug!("the kernel guards what is passed through"),
-        Err(Errno::NOTTY | Errno::OPNOTSUPP) => {}
+        Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::ROFS) => {}
         Err(e) => log::warn!("fs-verity for a file that is passed through: {e}"),
     }
 }

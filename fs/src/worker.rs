@@ -34,6 +34,9 @@ const ACKNOWLEDGMENT: Duration = Duration::from_secs(1);
 /// How often a keeper that has to answer is asked again, and after how long.
 const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 const ASKED_LONG_AGO: Duration = Duration::from_millis(500);
+/// How long a keeper whose socket is full is given each time, and in all.
+const FULL: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a worker without a keeper looks whether it is over.
 const UNGUARDED: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
@@ -128,9 +131,12 @@ impl Worker {
         for (payload, file) in held {
             worker.mounts.memory().adopt(payload, file);
         }
+        // Until every mount has been taken on, none of them is the last to need it.
+        let claim = worker.mounts.memory().claim(0);
         for connection in connections {
             worker.take_on(connection, None)?;
         }
+        drop(claim);
         let listening = worker.clone();
         std::thread::Builder::new()
             .name("kept".into())
@@ -216,6 +222,25 @@ impl Worker {
                 false
             }
         })
+    }
+
+    /// The same, for as long as a keeper takes that has much to hear. Not in a thread that
+    /// answers the kernel, or hears the keeper.
+    fn insist(&self, message: &Message, with: &[BorrowedFd<'_>]) -> bool {
+        let start = Instant::now();
+        loop {
+            let Some(keeper) = self.state().keeper.clone() else { return false };
+            match keeper.send(message, with) {
+                Ok(()) => return true,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && start.elapsed() < PATIENCE => {
+                    std::thread::sleep(FULL);
+                }
+                Err(e) => {
+                    log::warn!("the keeper doesn't hear: {e}");
+                    return false;
+                }
+            }
+        }
     }
 
     /// Hears the keeper, and whoever wants to become it.
@@ -391,7 +416,8 @@ impl Worker {
         let worker = self.clone();
         let connection_number = connection.name();
         let ended = move || {
-            let guarded = worker.say(&Message::Gone, &[]);
+            let heard = worker.say(&Message::Gone, &[]);
+            let guarded = heard || worker.state().keeper.is_some();
             if !guarded && let Err(e) = worker.mounts.journal().forget_backings(connection_number) {
                 log::warn!("forgetting what was registered: {e}");
             }
@@ -454,20 +480,22 @@ impl Worker {
 impl Registrar for Worker {
     fn register(&self, place: Place, file: OwnedFd) {
         let (connection, inode) = place;
-        let mut state = self.state();
-        if let Some(keeper) = state.keeper.clone() {
-            let asked = Message::Back { connection, inode };
-            if let Err(e) = keeper.send(&asked, &[file.as_fd()]) {
-                // It is lost, which is noticed, or its socket is full: this is done again.
-                log::warn!("the keeper doesn't hear: {e}");
+        loop {
+            let mut state = self.state();
+            let Some(keeper) = state.keeper.clone() else { break };
+            let sent = keeper.send(&Message::Back { connection, inode }, &[file.as_fd()]);
+            if sent.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+                drop(state);
+                std::thread::sleep(FULL);
+                continue;
             }
+            // If it is lost, that is noticed, and then this is done again.
             if state.backing.is_empty() {
                 state.asked = Instant::now();
             }
             state.backing.insert(place, file);
             return;
         }
-        drop(state);
         let id = self.mounts.mount(connection).ok_or(io::ErrorKind::NotConnected.into());
         let id = id.and_then(|mount| {
             let device = mount.connection.device.as_fd();
@@ -478,7 +506,8 @@ impl Registrar for Worker {
 
     fn unregister(&self, (connection, inode): Place) {
         // A keeper that doesn't hear keeps the registration, and some space, until the mount ends.
-        if self.say(&Message::Unback { connection, inode }, &[]) || self.state().keeper.is_some() {
+        if self.insist(&Message::Unback { connection, inode }, &[]) || self.state().keeper.is_some()
+        {
             return;
         }
         let Some(mount) = self.mounts.mount(connection) else { return };
@@ -492,12 +521,12 @@ impl Registrar for Worker {
 /// The keeper; without one, nobody.
 impl Holder for Worker {
     fn hold(&self, payload: InMemory, file: &File) {
-        self.say(&Message::Held { payloads: vec![payload] }, &[file.as_fd()]);
+        self.insist(&Message::Held { payloads: vec![payload] }, &[file.as_fd()]);
     }
 
     fn let_go(&self, payloads: &[Sha]) {
         for some in payloads.chunks(MAX_DESCRIPTORS) {
-            self.say(&Message::LetGo { payloads: some.to_vec() }, &[]);
+            self.insist(&Message::LetGo { payloads: some.to_vec() }, &[]);
         }
     }
 }

@@ -30,6 +30,8 @@ const CHUNK: usize = 4 << 10;
 /// Verified blocks kept in memory: 4 MiB. Readahead windows straddle blocks,
 /// so that each block is asked for twice in a row.
 const CACHED_BLOCKS: usize = 32;
+/// How far ahead of whoever reads a payload from its start to its end the disk is read, in bytes.
+const AHEAD: u64 = 8 * BLOCK;
 /// Object files kept open.
 const CACHED_FILES: usize = 64;
 
@@ -452,6 +454,7 @@ impl Payloads {
         payload: &PayloadOf,
         index: u64,
     ) -> Result<Arc<Vec<u8>>> {
+        let goes_on = index > 0 && self.blocks.has(&(payload.sha256, index - 1));
         self.blocks.get((payload.sha256, index), || {
             let start = index * BLOCK;
             let len = (payload.size - start).min(BLOCK) as usize;
@@ -465,6 +468,11 @@ impl Payloads {
                     .ok_or_else(|| damaged("it is missing in the catalogue".into()))?
             } else {
                 let file = self.files.get(payload.sha256, || self.open_object(&payload.sha256))?;
+                if goes_on {
+                    // The disk is busy while this block is checked and taken.
+                    let ahead = NonZeroU64::new(AHEAD);
+                    let _ = fadvise(&*file, start + BLOCK, ahead, Advice::WillNeed);
+                }
                 let mut bytes = vec![0; len];
                 file.read_exact_at(&mut bytes, start).map_err(|e| damaged(e.to_string()))?;
                 // Whoever asks keeps the bytes: the page cache of the mount.
@@ -669,6 +677,10 @@ impl<K, V, const N: usize> Default for Recent<K, V, N> {
 }
 
 impl<K: PartialEq, V, const N: usize> Recent<K, V, N> {
+    fn has(&self, key: &K) -> bool {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).iter().any(|(k, _)| k == key)
+    }
+
     fn forget(&self, is_meant: impl Fn(&K) -> bool) {
         self.0.lock().unwrap_or_else(|e| e.into_inner()).retain(|(key, _)| !is_meant(key));
     }

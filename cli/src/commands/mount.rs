@@ -98,7 +98,7 @@ fn mounted(store: &Path, service: &Service) -> Result<Outcome> {
     if let Some(status) = Client::status_of(store)?
         && let Some(mount) = status.mounts.iter().find(|mount| mount.attached)
         && (wanted.passthrough && !mount.options.passthrough
-            || wanted.in_memory.is_some() && mount.options.in_memory.is_none())
+            || wanted.in_memory.is_some() && wanted.in_memory != mount.options.in_memory)
     {
         let message =
             format!("{} is mounted, but not in the way that was asked for", mount_point.display());

@@ -232,7 +232,10 @@ impl<'a> Keeper<'a> {
         (keeper.suspects, keeper.replacements) = (charge.suspects, charge.replacements);
         keeper.last_pause = charge.last_pause_us.map(Duration::from_micros);
         keeper.proven = true;
-        if keeper.connections.iter().any(|c| c.record.is_attached()) {
+        if let Some(attached) = keeper.connections.iter().find(|c| c.record.is_attached()) {
+            if attached.record.options != plan.mount.1 {
+                log::warn!("it stays mounted as it was: {:?}", attached.record.options);
+            }
             keeper.to_mount = None;
         } else {
             mount::prepare(&plan.mount.0)?;

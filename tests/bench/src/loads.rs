@@ -1,7 +1,7 @@
 //! How long a module takes to load, warm and cold.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use rustix::fs::{Advice, fadvise};
 use serde::Serialize;
 
 use crate::module::{self, Subject};
-use crate::peers::{BASE, Peer, Peers, TMPFS, WRITTEN, write_again};
+use crate::peers::{BASE, OTHER, Peer, Peers, TMPFS, WRITTEN, write_again};
 use crate::stats::Times;
-use crate::workplace::{Workplace, drop_caches, objects};
+use crate::workplace::{Workplace, drop_caches, go_on, objects};
 
 /// What is done with a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -28,11 +28,13 @@ pub enum Case {
     Cold,
     /// The same, by a worker that has just been started.
     ColdStart,
+    /// The same, from a mount that has just been made.
+    FirstOpen,
 }
 
 impl Case {
-    pub const ALL: [Case; 5] =
-        [Case::Warm, Case::WarmCall, Case::WarmTouch, Case::Cold, Case::ColdStart];
+    pub const ALL: [Case; 6] =
+        [Case::Warm, Case::WarmCall, Case::WarmTouch, Case::Cold, Case::ColdStart, Case::FirstOpen];
 
     pub fn title(self) -> &'static str {
         match self {
@@ -41,11 +43,12 @@ impl Case {
             Case::WarmTouch => "Warm: load, every page touched",
             Case::Cold => "Cold: page cache dropped, then load, instantiate, first call",
             Case::ColdStart => "The same, of a worker that was just started",
+            Case::FirstOpen => "The same, of a mount that was just made",
         }
     }
 
     fn is_cold(self) -> bool {
-        matches!(self, Case::Cold | Case::ColdStart)
+        matches!(self, Case::Cold | Case::ColdStart | Case::FirstOpen)
     }
 }
 
@@ -87,7 +90,8 @@ fn measure_case(
 ) -> Result<BTreeMap<&'static str, Times>> {
     let takes_part = |peer: &&Peer| match case {
         Case::Cold => peer.has_disk,
-        Case::ColdStart => peer.name == BASE || peers.store_of(peer).is_some(),
+        Case::ColdStart => peer.name == BASE || peer.has_disk && peers.store_of(peer).is_some(),
+        Case::FirstOpen => peer.name == BASE || peers.store_of(peer).is_some(),
         _ => true,
     };
     let taking_part: Vec<&Peer> = peers.all.iter().filter(takes_part).collect();
@@ -104,10 +108,15 @@ fn measure_case(
             let (Some(peer), Some(times)) = (taking_part.get(index), times.get_mut(index)) else {
                 continue;
             };
-            if case == Case::ColdStart
-                && let Some(wasmfs) = peers.store_of(peer)
-            {
-                wasmfs.replace_worker()?;
+            go_on()?;
+            if let Some(wasmfs) = peers.store_of(peer) {
+                match case {
+                    // What the worker has checked last it still has.
+                    Case::Cold => drop(fs::read(wasmfs.mount_point().join(OTHER))?),
+                    Case::ColdStart => wasmfs.replace_worker()?,
+                    Case::FirstOpen => wasmfs.mount_again()?,
+                    _ => {}
+                }
             }
             if case.is_cold() {
                 drop_caches()?;
@@ -119,7 +128,7 @@ fn measure_case(
                 Case::WarmTouch => {
                     std::hint::black_box(module::touch(&module));
                 }
-                Case::WarmCall | Case::Cold | Case::ColdStart => {
+                Case::WarmCall | Case::Cold | Case::ColdStart | Case::FirstOpen => {
                     module::call(&module, &subject.name)?;
                 }
             }

@@ -97,53 +97,47 @@ fn main() -> Result<()> {
         rustix::process::geteuid().is_root(),
         "the benchmark drops page caches: run it as root"
     );
-    let wanted = |part| args.only.is_empty() || args.only.contains(&part);
+    workplace::heed_signals()?;
     let place = Workplace::new(&args.work)?;
     let mut report = Report::new(machine::describe(&place)?);
+    let measured = measure(&args, &place, &mut report);
+    drop(place);
+    if args.json {
+        println!("{}", report.json()?);
+    } else {
+        print!("{}", report.tables());
+    }
+    measured?;
+    args.out.map_or(Ok(()), |out| report.write(&out))
+}
+
+fn measure(args: &Args, place: &Workplace, report: &mut Report) -> Result<()> {
+    let wanted = |part| args.only.is_empty() || args.only.contains(&part);
+    if wanted(Part::Memory) {
+        memory::check_space(place, args.store_gb)?;
+    }
     if wanted(Part::Loads) {
         let modules = module::prepare(&args.modules, &args.work)?;
-        report.keep(
-            args.out.as_deref(),
-            "loads",
-            loads::measure(&place, &modules, args.rounds)?,
-        )?;
+        report.add("loads", loads::measure(place, &modules, args.rounds)?)?;
     }
     if wanted(Part::Calls) {
         let modules = module::prepare(&args.modules, &args.work)?;
-        report.keep(args.out.as_deref(), "calls", calls::measure(&place, &modules)?)?;
+        report.add("calls", calls::measure(place, &modules)?)?;
     }
     if wanted(Part::Memory) {
         // Of the "75 MB class", or the largest there is.
         let name = args.modules.iter().find(|name| *name == "lightningcss");
         let name = name.or(args.modules.last()).context("which module?")?.clone();
         let module = module::prepare(&[name], &args.work)?.remove(0);
-        report.keep(
-            args.out.as_deref(),
-            "memory",
-            memory::measure(&place, &module, &args.hosts)?,
-        )?;
-        report.keep(
-            args.out.as_deref(),
-            "server",
-            memory::of_a_large_store(&place, args.store_gb)?,
-        )?;
+        report.add("memory", memory::measure(place, &module, &args.hosts)?)?;
+        report.add("server", memory::of_a_large_store(place, args.store_gb)?)?;
     }
     if wanted(Part::Publish) {
         let modules = module::prepare(&args.modules, &args.work)?;
-        report.keep(
-            args.out.as_deref(),
-            "publish",
-            publish::measure(&place, &modules, args.rounds)?,
-        )?;
+        report.add("publish", publish::measure(place, &modules, args.rounds)?)?;
     }
     if wanted(Part::Names) {
-        report.keep(args.out.as_deref(), "names", names::measure(&place, &args.keys)?)?;
-    }
-    drop(place);
-    if args.json {
-        println!("{}", report.json()?);
-    } else {
-        print!("{}", report.tables());
+        report.add("names", names::measure(place, &args.keys)?)?;
     }
     Ok(())
 }

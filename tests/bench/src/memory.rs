@@ -79,6 +79,11 @@ pub fn measure(place: &Workplace, subject: &Subject, counts: &[usize]) -> Result
             },
         ];
         for Peer { name: peer, way, file, cache, own } in peers {
+            let private = if way == Way::Cache { hosts as u64 * subject.size * 2 } else { 0 };
+            if private > available()? {
+                eprintln!("{hosts} hosts with {peer}: left out, for want of memory");
+                continue;
+            }
             drop_caches()?;
             let running = start(way, &file, cache, hosts)?;
             let besides = in_page_cache(&own)?;
@@ -91,6 +96,14 @@ pub fn measure(place: &Workplace, subject: &Subject, counts: &[usize]) -> Result
         }
     }
     Ok(all)
+}
+
+/// Memory that can be had, in bytes.
+fn available() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)).context("MemAvailable")?;
+    Ok(kib.parse::<u64>()? * 1024)
 }
 
 /// A way to the module.
@@ -171,14 +184,19 @@ pub struct Server {
     pub besides: u64,
 }
 
-pub fn of_a_large_store(place: &Workplace, gigabytes: u64) -> Result<Server> {
-    const PAYLOAD: u64 = 100_000_000;
+/// Whether there is room for all that is measured.
+pub fn check_space(place: &Workplace, gigabytes: u64) -> Result<()> {
     let space = rustix::fs::statvfs(place.dir())?;
     ensure!(
         space.f_bavail * space.f_frsize > (gigabytes + 3) * 1_000_000_000,
         "{} has no room for a store of {gigabytes} GB: give less with --store-gb, or another --work",
         place.dir().display()
     );
+    Ok(())
+}
+
+pub fn of_a_large_store(place: &Workplace, gigabytes: u64) -> Result<Server> {
+    const PAYLOAD: u64 = 100_000_000;
     let wasmfs = place.wasmfs("large")?;
     let payloads = (gigabytes * 1_000_000_000).div_ceil(PAYLOAD).max(1) as usize;
     let artifact = crate::module::small()?;

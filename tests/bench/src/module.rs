@@ -84,7 +84,7 @@ pub fn call(module: &Module, name: &str) -> Result<()> {
     if linker.define_unknown_imports_as_default_values(&mut store, module).is_err() {
         host(linker.define_unknown_imports_as_traps(module))?;
     }
-    let Ok(instance) = linker.instantiate(&mut store, module) else { return Ok(()) };
+    let instance = host(linker.instantiate(&mut store, module))?;
     let takes_nothing = |ty: ExternType| ty.func().is_some_and(|ty| ty.params().len() == 0);
     let first = module.exports().find(|e| takes_nothing(e.ty())).map(|e| e.name());
     let start = instance.get_func(&mut store, "_start");

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use wasmtime::{Engine, Module};
 
 use crate::host::{Way, cached_engine, load};
 use crate::module::{self, Subject};
-use crate::workplace::{Wasmfs, Workplace, succeed};
+use crate::publish::write_variant;
+use crate::workplace::{Wasmfs, Workplace, go_on, succeed};
 
 /// One way to a module.
 pub struct Peer {
@@ -44,6 +45,11 @@ pub struct Peers<'a> {
     tmpfs: PathBuf,
 }
 
+/// `EXT4_SUPER_MAGIC` (linux/magic.h).
+const EXT4: rustix::fs::FsWord = 0xef53;
+/// A file of every mount of wasmfs that is none of the modules, of more bytes than a worker keeps.
+pub const OTHER: &str = "other.cwasm";
+const OTHER_BYTES: usize = 6 << 20;
 /// The first of [`Peers::all`].
 pub const BASE: &str = "ext4";
 /// ext4 whose pages are those that somebody wrote a moment ago.
@@ -55,6 +61,8 @@ pub const IN_MEMORY: &str = "wasmfs --in-memory --passthrough";
 
 impl<'a> Peers<'a> {
     pub fn new(place: &'a Workplace, subjects: &[Subject]) -> Result<Peers<'a>> {
+        let fs_type = rustix::fs::statfs(place.dir())?.f_type;
+        ensure!(fs_type == EXT4, "{} is not on ext4: give another --work", place.dir().display());
         let base = copies(place.make("ext4")?, subjects)?;
         let written = copies(place.make("ext4-written")?, subjects)?;
         let tmpfs = tempfile::Builder::new().prefix("wasmfs-bench-").tempdir_in("/dev/shm")?.keep();
@@ -74,11 +82,17 @@ impl<'a> Peers<'a> {
         for (name, make) in [("EROFS", "mkfs.erofs"), ("SquashFS", "mksquashfs")] {
             let image = place.dir().join(format!("{make}.image"));
             let mount_point = place.make(&format!("{make}.mount"))?;
-            match make {
-                "mkfs.erofs" => succeed(Command::new(make).arg(&image).arg(&base))?,
-                _ => succeed(Command::new(make).arg(&base).arg(&image).arg("-quiet"))?,
+            let mounted = match make {
+                "mkfs.erofs" => succeed(Command::new(make).arg(&image).arg(&base)),
+                _ => succeed(Command::new(make).arg(&base).arg(&image).arg("-quiet")),
             };
-            succeed(Command::new("mount").args(["-o", "loop,ro"]).arg(&image).arg(&mount_point))?;
+            let mut mount = Command::new("mount");
+            mount.args(["-o", "loop,ro"]).arg(&image).arg(&mount_point);
+            if let Err(e) = mounted.and_then(|_| succeed(&mut mount)) {
+                go_on()?;
+                eprintln!("{name}: left out: {e}");
+                continue;
+            }
             peers.images.push(mount_point.clone());
             peers.all.push(map(name, mount_point, true));
         }
@@ -99,7 +113,7 @@ impl<'a> Peers<'a> {
             name: "read + deserialize",
             way: Way::Read,
             engine: engine.clone(),
-            dir: Some(base),
+            dir: Some(copies(place.make("ext4-read")?, subjects)?),
             has_disk: true,
         });
         let ways: [(&str, &[&str]); 3] = [
@@ -109,9 +123,16 @@ impl<'a> Peers<'a> {
         ];
         for (number, (name, options)) in ways.into_iter().enumerate() {
             let wasmfs = place.wasmfs(&format!("wasmfs-{number}"))?;
-            wasmfs.mount(options)?;
+            if let Err(e) = wasmfs.mount(options) {
+                go_on()?;
+                eprintln!("{name}: left out: {e}");
+                continue;
+            }
             publish(&wasmfs, subjects)?;
-            peers.all.push(map(name, wasmfs.mount_point(), true));
+            let other = place.dir().join(OTHER);
+            write_variant(&other, &module::small()?, OTHER_BYTES, 0)?;
+            succeed(wasmfs.command().arg("publish").arg(&other))?;
+            peers.all.push(map(name, wasmfs.mount_point(), name != IN_MEMORY));
             peers.wasmfs.push(wasmfs);
         }
         Ok(peers)

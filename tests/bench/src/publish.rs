@@ -90,6 +90,7 @@ pub fn measure(place: &Workplace, subjects: &[Subject], rounds: f64) -> Result<P
             File::open(&source)?.sync_all()?;
             std::thread::sleep(Duration::from_millis(30));
             let mut time = |peer, action: &mut dyn FnMut() -> Result<()>| {
+                rustix::fs::sync();
                 let start = Instant::now();
                 action()?;
                 times.entry(peer).or_default().push(start.elapsed());
@@ -115,6 +116,7 @@ pub fn measure(place: &Workplace, subjects: &[Subject], rounds: f64) -> Result<P
     }
     let mut rates = BTreeMap::new();
     let mut rate = |peer, action: &mut dyn FnMut() -> Result<()>| {
+        rustix::fs::sync();
         let start = Instant::now();
         action()?;
         rates.insert(peer, BATCH as f64 / start.elapsed().as_secs_f64());

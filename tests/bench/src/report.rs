@@ -53,17 +53,11 @@ impl Report {
         Report { machine, parts: BTreeMap::new(), tables: String::new(), plot: None }
     }
 
-    /// Adds a part, and writes all that there is to `out`.
-    pub fn keep(
-        &mut self,
-        out: Option<&Path>,
-        name: &'static str,
-        part: impl Table + Serialize,
-    ) -> Result<()> {
+    pub fn add(&mut self, name: &'static str, part: impl Table + Serialize) -> Result<()> {
         part.table(&mut self.tables);
         self.plot = self.plot.take().or(part.plot());
         self.parts.insert(name, serde_json::to_value(part)?);
-        out.map_or(Ok(()), |out| self.write(out))
+        Ok(())
     }
 
     pub fn json(&self) -> Result<String> {
@@ -82,7 +76,7 @@ impl Report {
     }
 
     /// Writes everything to files in `dir`.
-    fn write(&self, dir: &Path) -> Result<()> {
+    pub fn write(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir)?;
         let write = |name: &str, text: &str| {
             let path = dir.join(name);
@@ -235,7 +229,7 @@ impl Table for Vec<Names> {
         out.push_str("\n## Names\n");
         let columns = [
             "keys",
-            "published a second",
+            "keys a second, of one payload",
             "first answer",
             "lookup, there: median / p99",
             "lookup, absent: median / p99",

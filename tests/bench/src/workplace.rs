@@ -1,9 +1,12 @@
 //! Where everything happens, and what is taken away afterwards.
 
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -34,10 +37,15 @@ impl Readahead {
     fn of(dir: &Path) -> Result<Option<Readahead>> {
         let device = fs::metadata(dir)?.dev();
         let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-        let setting = PathBuf::from(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"));
-        let Ok(before) = fs::read_to_string(&setting) else { return Ok(None) };
-        fs::write(&setting, Readahead::USUAL)?;
-        Ok(Some(Readahead { setting, before }))
+        // A partition has the setting of its disk.
+        for queue in ["queue", "../queue"] {
+            let setting = format!("/sys/dev/block/{major}:{minor}/{queue}/read_ahead_kb");
+            if let Ok(before) = fs::read_to_string(&setting) {
+                fs::write(&setting, Readahead::USUAL)?;
+                return Ok(Some(Readahead { setting: setting.into(), before }));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -73,7 +81,7 @@ impl Workplace {
 
     /// A store and its mount; not mounted yet.
     pub fn wasmfs(&self, name: &str) -> Result<Wasmfs<'_>> {
-        Ok(Wasmfs { place: self, dir: self.make(name)? })
+        Ok(Wasmfs { place: self, dir: self.make(name)?, options: RefCell::default() })
     }
 }
 
@@ -81,6 +89,8 @@ impl Workplace {
 pub struct Wasmfs<'a> {
     place: &'a Workplace,
     dir: PathBuf,
+    /// How it was mounted.
+    options: RefCell<Vec<String>>,
 }
 
 impl Wasmfs<'_> {
@@ -101,7 +111,15 @@ impl Wasmfs<'_> {
     pub fn mount(&self, options: &[&str]) -> Result<()> {
         succeed(self.command().arg("mount").args(options))?;
         self.place.guard.watch(&self.mount_point());
+        self.options.replace(options.iter().map(|option| option.to_string()).collect());
         Ok(())
+    }
+
+    /// Unmounts, and mounts in the same way.
+    pub fn mount_again(&self) -> Result<()> {
+        self.unmount()?;
+        let options = self.options.borrow().clone();
+        self.mount(&options.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     pub fn unmount(&self) -> Result<()> {
@@ -140,8 +158,25 @@ impl Drop for Wasmfs<'_> {
     }
 }
 
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Has SIGINT, SIGTERM and SIGHUP end what is being done, so that all is taken away.
+pub fn heed_signals() -> Result<()> {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        signal_hook::flag::register(signal, INTERRUPTED.clone())?;
+    }
+    Ok(())
+}
+
+/// Fails once a signal has come.
+pub fn go_on() -> Result<()> {
+    ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
+    Ok(())
+}
+
 /// Runs a command, which must succeed, and returns its standard output.
 pub fn succeed(command: &mut Command) -> Result<String> {
+    go_on()?;
     let output = command.output().with_context(|| format!("{command:?}"))?;
     if !output.status.success() {
         bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
@@ -151,6 +186,7 @@ pub fn succeed(command: &mut Command) -> Result<String> {
 
 /// Has the kernel forget every page, name and inode that nobody uses.
 pub fn drop_caches() -> Result<()> {
+    go_on()?;
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "3").context("dropping the page cache")?;
     // What was freed is given back by other threads.
