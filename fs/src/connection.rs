@@ -272,7 +272,7 @@ mod tests {
         // FUSE_INIT of a kernel that offers everything: 7.45, from its header on.
         let mut init = [104u32, 26].map(u32::to_ne_bytes).concat();
         init.resize(40, 0);
-        init.extend([7u32, 45, 1 << 20, u32::MAX].map(u32::to_ne_bytes).concat());
+        init.extend([7u32, 45, 1 << 20, u32::MAX, u32::MAX].map(u32::to_ne_bytes).concat());
         init.resize(104, 0);
         let answer = |keep_links| {
             let terms = Terms { keep_links, stack_depth: u32::from(keep_links) };

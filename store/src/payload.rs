@@ -336,6 +336,7 @@ impl Payloads {
         len: usize,
     ) -> Result<Vec<u8>> {
         let end = offset.saturating_add(len as u64).min(payload.size);
+        self.read_ahead(payload, offset, end)?;
         let mut out = Vec::with_capacity(end.saturating_sub(offset) as usize);
         let mut at = offset;
         while at < end {
@@ -347,6 +348,26 @@ impl Payloads {
             at = start + upto as u64;
         }
         Ok(out)
+    }
+
+    /// Has the disk read what is wanted next while a block is checked: all blocks of this read, and
+    /// more if somebody reads from the start to the end.
+    fn read_ahead(&self, payload: &PayloadOf, offset: u64, end: u64) -> Result<()> {
+        let has = |index| self.blocks.has(&(payload.sha256, index));
+        let (first, last) = (offset / BLOCK, end.saturating_sub(1) / BLOCK);
+        if payload.inline || offset >= end || has(last) {
+            return Ok(());
+        }
+        let first = if has(first) { first + 1 } else { first };
+        let goes_on = first > 0 && has(first - 1);
+        let more = if goes_on { AHEAD } else { 0 };
+        let len = (last + 1 - first) * BLOCK + more;
+        if len > BLOCK {
+            let file = self.files.get(payload.sha256, || self.open_object(&payload.sha256))?;
+            // It is advice: nothing depends on it.
+            let _ = fadvise(&*file, first * BLOCK, NonZeroU64::new(len), Advice::WillNeed);
+        }
+        Ok(())
     }
 
     /// Removes the object file of a payload that is gone.
@@ -454,7 +475,6 @@ impl Payloads {
         payload: &PayloadOf,
         index: u64,
     ) -> Result<Arc<Vec<u8>>> {
-        let goes_on = index > 0 && self.blocks.has(&(payload.sha256, index - 1));
         self.blocks.get((payload.sha256, index), || {
             let start = index * BLOCK;
             let len = (payload.size - start).min(BLOCK) as usize;
@@ -468,11 +488,6 @@ impl Payloads {
                     .ok_or_else(|| damaged("it is missing in the catalogue".into()))?
             } else {
                 let file = self.files.get(payload.sha256, || self.open_object(&payload.sha256))?;
-                if goes_on {
-                    // The disk is busy while this block is checked and taken.
-                    let ahead = NonZeroU64::new(AHEAD);
-                    let _ = fadvise(&*file, start + BLOCK, ahead, Advice::WillNeed);
-                }
                 let mut bytes = vec![0; len];
                 file.read_exact_at(&mut bytes, start).map_err(|e| damaged(e.to_string()))?;
                 // Whoever asks keeps the bytes: the page cache of the mount.
