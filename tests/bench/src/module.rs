@@ -36,7 +36,11 @@ pub fn prepare(names: &[String], work: &Path) -> Result<Vec<Subject>> {
     fs::create_dir_all(&dir)?;
     let mut subjects = Vec::new();
     for name in names {
-        let wasm = wasmfs_tests::real_host("modules").join(format!("{name}.wasm"));
+        let file = format!("{name}.wasm");
+        let mut wasm = wasmfs_tests::real_host("modules").join(&file);
+        if !wasm.exists() {
+            wasm = wasmfs_tests::real_host("more-modules").join(&file);
+        }
         let artifact = dir.join(format!("{name}.cwasm"));
         // SAFETY: the file is ours alone.
         let usable =
