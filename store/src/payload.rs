@@ -30,8 +30,6 @@ const CHUNK: usize = 4 << 10;
 /// Verified blocks kept in memory: 4 MiB. Readahead windows straddle blocks,
 /// so that each block is asked for twice in a row.
 const CACHED_BLOCKS: usize = 32;
-/// How far ahead of whoever reads a payload from its start to its end the disk is read, in bytes.
-const AHEAD: u64 = 8 * BLOCK;
 /// Object files kept open.
 const CACHED_FILES: usize = 64;
 
@@ -336,7 +334,6 @@ impl Payloads {
         len: usize,
     ) -> Result<Vec<u8>> {
         let end = offset.saturating_add(len as u64).min(payload.size);
-        self.read_ahead(payload, offset, end)?;
         let mut out = Vec::with_capacity(end.saturating_sub(offset) as usize);
         let mut at = offset;
         while at < end {
@@ -348,26 +345,6 @@ impl Payloads {
             at = start + upto as u64;
         }
         Ok(out)
-    }
-
-    /// Has the disk read what is wanted next while a block is checked: all blocks of this read, and
-    /// more if somebody reads from the start to the end.
-    fn read_ahead(&self, payload: &PayloadOf, offset: u64, end: u64) -> Result<()> {
-        let has = |index| self.blocks.has(&(payload.sha256, index));
-        let (first, last) = (offset / BLOCK, end.saturating_sub(1) / BLOCK);
-        if payload.inline || offset >= end || has(last) {
-            return Ok(());
-        }
-        let first = if has(first) { first + 1 } else { first };
-        let goes_on = first > 0 && has(first - 1);
-        let more = if goes_on { AHEAD } else { 0 };
-        let len = (last + 1 - first) * BLOCK + more;
-        if len > BLOCK {
-            let file = self.files.get(payload.sha256, || self.open_object(&payload.sha256))?;
-            // It is advice: nothing depends on it.
-            let _ = fadvise(&*file, first * BLOCK, NonZeroU64::new(len), Advice::WillNeed);
-        }
-        Ok(())
     }
 
     /// Removes the object file of a payload that is gone.
@@ -692,10 +669,6 @@ impl<K, V, const N: usize> Default for Recent<K, V, N> {
 }
 
 impl<K: PartialEq, V, const N: usize> Recent<K, V, N> {
-    fn has(&self, key: &K) -> bool {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).iter().any(|(k, _)| k == key)
-    }
-
     fn forget(&self, is_meant: impl Fn(&K) -> bool) {
         self.0.lock().unwrap_or_else(|e| e.into_inner()).retain(|(key, _)| !is_meant(key));
     }
