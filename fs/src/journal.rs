@@ -79,12 +79,10 @@ impl Journal {
     /// The requests in hand, as pairs of connection and number, which are
     /// forgotten: their worker is dead.
     pub(crate) fn take_in_hand(&self) -> io::Result<Vec<(u32, u64)>> {
+        let mut slots = [0; (SLOT * SLOTS) as usize];
+        let read = pread(&self.0, &mut slots, SLOT)?;
         let mut found = Vec::new();
-        let mut record = [0; SLOT as usize];
-        for slot in 0..SLOTS {
-            if pread(&self.0, &mut record, (slot + 1) * SLOT)? < record.len() {
-                break;
-            }
+        for record in slots[..read].as_chunks::<{ SLOT as usize }>().0 {
             let [connection, unique] = [0, 8].map(|at| {
                 let mut number = [0; 8];
                 number.copy_from_slice(&record[at..at + 8]);

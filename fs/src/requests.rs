@@ -26,8 +26,8 @@ pub(crate) struct Requests([AtomicU64; KINDS.len()]);
 
 impl Requests {
     pub(crate) fn count(&self, kind: &str) {
-        let counts = KINDS.iter().zip(&self.0);
-        if let Some((_, count)) = counts.into_iter().find(|(known, _)| **known == kind) {
+        let mut counts = KINDS.iter().zip(&self.0);
+        if let Some((_, count)) = counts.find(|(known, _)| **known == kind) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }

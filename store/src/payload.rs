@@ -573,6 +573,14 @@ pub(crate) struct PayloadOf {
     pub(crate) inline: bool,
 }
 
+impl PayloadOf {
+    /// What the catalogue says of a payload; `None` if there is no such payload.
+    pub(crate) fn find(catalogue: &Catalogue, sha256: &Sha) -> Result<Option<PayloadOf>> {
+        let record = catalogue.payload(sha256)?;
+        Ok(record.map(|r| PayloadOf { sha256: *sha256, size: r.size, inline: r.inline }))
+    }
+}
+
 fn block_hash(catalogue: &Catalogue, sha256: &Sha, index: u64) -> Result<Option<Sha>> {
     let per_record = HASHES_PER_RECORD as u64;
     let record = catalogue.get(&blocks_key(sha256, (index / per_record) as u32))?;

@@ -188,8 +188,7 @@ impl Store {
     /// The same of a payload, artifact or source; `None` if there is no such payload.
     pub fn read_payload(&self, sha256: &Sha, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
         let catalogue = self.catalogue()?;
-        let Some(record) = catalogue.payload(sha256)? else { return Ok(None) };
-        let payload = PayloadOf { sha256: *sha256, size: record.size, inline: record.inline };
+        let Some(payload) = PayloadOf::find(&catalogue, sha256)? else { return Ok(None) };
         self.payloads.read(&catalogue, &payload, offset, len).map(Some)
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use crate::catalogue::Records;
+use crate::catalogue::Catalogue;
 use crate::error::{Error, Result};
 use crate::payload::{PayloadOf, check_file};
 use crate::store::Store;
@@ -12,7 +12,7 @@ impl Store {
     /// The object file of a version's payload; `None` if it is kept inside the catalogue.
     /// Nothing is checked: [`Store::check_whole`] does.
     pub fn open_object(&self, version: &VersionRecord) -> Result<Option<File>> {
-        match self.payload_of(version)?.inline {
+        match payload_of(&*self.catalogue()?, version)?.inline {
             true => Ok(None),
             false => self.payloads.open_object(&version.sha256).map(Some),
         }
@@ -20,8 +20,9 @@ impl Store {
 
     /// Checks that what `file` reads, from where it stands, is all of a version's payload.
     pub fn check_whole(&self, version: &VersionRecord, file: &File) -> Result<()> {
-        let payload = self.payload_of(version)?;
-        let checked = check_file(&*self.catalogue()?, &payload, file, &mut |_, _| {})?;
+        let catalogue = self.catalogue()?;
+        let payload = payload_of(&catalogue, version)?;
+        let checked = check_file(&catalogue, &payload, file, &mut |_, _| {})?;
         let damaged =
             |reason| Error::PayloadDamaged { sha256: version.sha256.hex(), block: 0, reason };
         match checked {
@@ -30,10 +31,8 @@ impl Store {
             Err(e) => Err(damaged(e.to_string())),
         }
     }
+}
 
-    fn payload_of(&self, version: &VersionRecord) -> Result<PayloadOf> {
-        let record = self.catalogue()?.payload(&version.sha256)?;
-        let record = record.ok_or(Error::NoPayload(version.sha256))?;
-        Ok(PayloadOf { sha256: version.sha256, size: record.size, inline: record.inline })
-    }
+fn payload_of(catalogue: &Catalogue, version: &VersionRecord) -> Result<PayloadOf> {
+    PayloadOf::find(catalogue, &version.sha256)?.ok_or(Error::NoPayload(version.sha256))
 }

@@ -95,7 +95,8 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 fn mounted(store: &Path, service: &Service) -> Result<Outcome> {
     let (mount_point, wanted) = (&service.mount_point, service.options);
     // A mount stays what it was made; and an older server knows of fewer ways.
-    if let Some(status) = Client::status_of(store)?
+    if (wanted.passthrough || wanted.in_memory.is_some())
+        && let Some(status) = Client::status_of(store)?
         && let Some(mount) = status.mounts.iter().find(|mount| mount.attached)
         && (wanted.passthrough && !mount.options.passthrough
             || wanted.in_memory.is_some() && wanted.in_memory != mount.options.in_memory)
