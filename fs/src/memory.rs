@@ -21,7 +21,7 @@ use crate::filesystem::chain;
 use crate::huge;
 
 /// Bytes that are copied at a time.
-const PIECE: usize = 8 * BLOCK as usize;
+const PIECE: usize = 32 * BLOCK as usize;
 /// The most payloads: each takes a descriptor of keeper and worker.
 const MOST: usize = 1000;
 

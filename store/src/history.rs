@@ -95,7 +95,7 @@ pub enum Change {
         kind: ArtifactKind,
         /// Whether it is kept inside sled.
         inline: bool,
-        /// sha256 of each of its 128 KiB blocks, in order, base64.
+        /// sha256 of each of its blocks (`blocks.rs`), in order, base64.
         blocks: String,
     },
     /// A version of a key.

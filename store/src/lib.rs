@@ -17,6 +17,7 @@
 
 pub mod archive;
 pub mod artifact;
+mod blocks;
 mod catalogue;
 mod collect;
 mod compact;
@@ -29,6 +30,7 @@ mod key;
 mod lock;
 mod payload;
 mod publish;
+mod reading;
 mod recovery;
 mod repair;
 mod rollback;
@@ -39,6 +41,7 @@ pub mod tree;
 pub mod verify;
 mod whole;
 
+pub use blocks::BLOCK;
 pub use catalogue::{
     Changes, ENGINES_INODE, FIRST_FREE_INODE, ROOT_INODE, SCRATCH, Untold, VERSIONS_INODE,
     panics_are_caught,
@@ -50,7 +53,7 @@ pub use error::{Error, Result};
 pub use info::{KeyInfo, VersionInfo, rfc3339};
 pub use key::{Key, KeyError, MAX_COMPONENT_LEN, MAX_KEY_LEN, RESERVED};
 pub use lock::Lock;
-pub use payload::{BLOCK, Staged, StagedSource};
+pub use payload::{Staged, StagedSource};
 pub use publish::{Publish, Published, Source, Status};
 pub use repair::repair;
 pub use rollback::Removed;

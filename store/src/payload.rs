@@ -1,59 +1,33 @@
 //! Payloads: the bytes of artifacts, stored once per sha256, as object files
-//! or, when small, as chunks inside sled; and checked block by block whenever
-//! they are read.
+//! or, when small, as chunks inside sled.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
-use std::num::NonZeroU64;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Advice, fadvise};
 use sha2::{Digest, Sha256};
 
 use crate::artifact::{Artifact, ArtifactKind, inspect};
-use crate::catalogue::records::{blocks_key, chunk_key};
+use crate::blocks::{Hashes, check_file, fill};
+use crate::catalogue::records::chunk_key;
 use crate::catalogue::{Catalogue, Records, sync_dir, sync_files};
 use crate::error::{Error, IoContext, Result, unless_unwritable};
+use crate::reading::{Reader, drop_pages};
 use crate::sha::Sha;
 use crate::verify::{Kind, is_unreadable};
 
-/// The unit in which payloads are checked, in bytes.
-pub const BLOCK: u64 = 128 << 10;
-/// Block hashes in one record: 4,064 bytes.
-pub(crate) const HASHES_PER_RECORD: usize = 127;
 /// Bytes of a payload in one record of sled.
 const CHUNK: usize = 4 << 10;
-/// Verified blocks kept in memory: 4 MiB. Readahead windows straddle blocks,
-/// so that each block is asked for twice in a row.
-const CACHED_BLOCKS: usize = 32;
-/// Object files kept open.
-const CACHED_FILES: usize = 64;
-
+/// What is read at once of an upload, in bytes: whole blocks, and whole chunks.
+const PIECE: usize = 128 << 10;
 /// Uploads up to this size, in bytes, wait for their commit in memory.
 const SMALL: usize = 16 << 10;
 /// Memory that uploads may take together, in bytes; the rest wait in files.
 const SMALL_TOTAL: usize = 64 << 20;
-
-/// What is taken of bytes, block by block.
-#[derive(Default)]
-struct Hashes {
-    whole: Sha256,
-    size: u64,
-    /// sha256 of each block, one after the other.
-    blocks: Vec<u8>,
-}
-
-impl Hashes {
-    fn add(&mut self, block: &[u8]) {
-        self.whole.update(block);
-        self.blocks.extend_from_slice(&Sha256::digest(block));
-        self.size += block.len() as u64;
-    }
-}
 
 /// What WebAssembly in binary form says of itself.
 fn source_kind(mut bytes: impl Read) -> Result<ArtifactKind> {
@@ -150,8 +124,7 @@ pub(crate) struct Payloads {
     /// Directories of object files whose own names this process has made durable.
     named: Mutex<BTreeSet<PathBuf>>,
     in_memory: Arc<AtomicUsize>,
-    blocks: Recent<(Sha, u64), Vec<u8>, CACHED_BLOCKS>,
-    files: Recent<Sha, File, CACHED_FILES>,
+    pub(crate) reader: Reader,
 }
 
 impl Payloads {
@@ -176,8 +149,7 @@ impl Payloads {
             uploads: AtomicU64::new(0),
             named: Mutex::default(),
             in_memory: Arc::default(),
-            blocks: Recent::default(),
-            files: Recent::default(),
+            reader: Reader::new(&store.join("objects")),
         }
     }
 
@@ -203,7 +175,7 @@ impl Payloads {
         mut from: impl Read,
         look: impl FnOnce(&mut dyn ReadSeek) -> Result<(ArtifactKind, T)>,
     ) -> Result<(Upload, T)> {
-        let mut first = vec![0; BLOCK as usize];
+        let mut first = vec![0; PIECE];
         let filled = fill(&mut from, &mut first).map_err(Error::Input)?;
         first.truncate(filled);
         if filled <= SMALL && self.reserve_memory(filled) {
@@ -223,7 +195,7 @@ impl Payloads {
             // It begins to be written to the disk while the rest is hashed.
             drop_pages(&file, hashes.size, block.len() as u64);
             hashes.add(&block);
-            block.resize(BLOCK as usize, 0);
+            block.resize(PIECE, 0);
             let filled = fill(&mut from, &mut block).map_err(Error::Input)?;
             block.truncate(filled);
         }
@@ -284,7 +256,7 @@ impl Payloads {
             fs::rename(&incoming.0, &object).at("renaming", &incoming.0)?;
             directories.push(directory);
             // Another file may have been open in its place, which this one mends.
-            self.forget(&staged.sha256);
+            self.reader.forget(&staged.sha256);
         }
         directories.sort();
         directories.dedup();
@@ -308,7 +280,7 @@ impl Payloads {
                 Waiting::InFile(incoming) => &incoming.0,
             };
             let mut file = File::open(incoming).at("opening", incoming)?;
-            let mut block = vec![0; BLOCK as usize];
+            let mut block = vec![0; PIECE];
             let mut at = 0;
             loop {
                 let filled = fill(&mut file, &mut block).at("reading", incoming)?;
@@ -324,32 +296,9 @@ impl Payloads {
         sync_files(catalogue.path()).inspect_err(|_| catalogue.note_damage())
     }
 
-    /// Reads up to `len` bytes at `offset` of a payload of `size` bytes. Every
-    /// block the bytes come from was checked against its hash.
-    pub(crate) fn read(
-        &self,
-        catalogue: &Catalogue,
-        payload: &PayloadOf,
-        offset: u64,
-        len: usize,
-    ) -> Result<Vec<u8>> {
-        let end = offset.saturating_add(len as u64).min(payload.size);
-        let mut out = Vec::with_capacity(end.saturating_sub(offset) as usize);
-        let mut at = offset;
-        while at < end {
-            let index = at / BLOCK;
-            let start = index * BLOCK;
-            let block = self.block(catalogue, payload, index)?;
-            let upto = (end - start).min(BLOCK) as usize;
-            out.extend_from_slice(&block[(at - start) as usize..upto]);
-            at = start + upto as u64;
-        }
-        Ok(out)
-    }
-
     /// Removes the object file of a payload that is gone.
     pub(crate) fn remove_object(&self, sha256: &Sha) -> Result<()> {
-        self.forget(sha256);
+        self.reader.forget(sha256);
         let path = self.object(sha256);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).at("removing", &path),
@@ -383,7 +332,7 @@ impl Payloads {
         };
         rewound(&mut from)?;
         let mut hashes = Hashes::default();
-        let mut block = vec![0; BLOCK as usize];
+        let mut block = vec![0; PIECE];
         loop {
             let filled = fill(&mut from, &mut block).map_err(Error::Input)?;
             if filled == 0 {
@@ -426,143 +375,6 @@ impl Payloads {
         let path = self.object(sha256);
         File::open(&path).at("opening", &path)
     }
-
-    fn forget(&self, sha256: &Sha) {
-        self.files.forget(|sha| sha == sha256);
-        self.blocks.forget(|(sha, _)| sha == sha256);
-    }
-
-    /// Whether all of a payload is there and right.
-    pub(crate) fn is_whole(&self, catalogue: &Catalogue, payload: &PayloadOf) -> Result<bool> {
-        // What is on the disk counts, not what was read from it before.
-        self.forget(&payload.sha256);
-        for index in 0..payload.size.div_ceil(BLOCK) {
-            match self.block(catalogue, payload, index) {
-                Ok(_) => {}
-                Err(Error::PayloadDamaged { .. } | Error::Io { .. }) => return Ok(false),
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(true)
-    }
-
-    fn block(
-        &self,
-        catalogue: &Catalogue,
-        payload: &PayloadOf,
-        index: u64,
-    ) -> Result<Arc<Vec<u8>>> {
-        self.blocks.get((payload.sha256, index), || {
-            let start = index * BLOCK;
-            let len = (payload.size - start).min(BLOCK) as usize;
-            let damaged = |reason: String| Error::PayloadDamaged {
-                sha256: payload.sha256.hex(),
-                block: index,
-                reason,
-            };
-            let bytes = if payload.inline {
-                read_chunks(catalogue, &payload.sha256, start, len)?
-                    .ok_or_else(|| damaged("it is missing in the catalogue".into()))?
-            } else {
-                let file = self.files.get(payload.sha256, || self.open_object(&payload.sha256))?;
-                let mut bytes = vec![0; len];
-                file.read_exact_at(&mut bytes, start).map_err(|e| damaged(e.to_string()))?;
-                // Whoever asks keeps the bytes: the page cache of the mount.
-                drop_pages(&file, start, len as u64);
-                bytes
-            };
-            let expected = block_hash(catalogue, &payload.sha256, index)?;
-            if expected != Some(Sha(Sha256::digest(&bytes).into())) {
-                // Another file may be in its place by the next read.
-                self.files.forget(|sha| *sha == payload.sha256);
-                return Err(damaged("its sha256 differs from the one published".into()));
-            }
-            Ok(bytes)
-        })
-    }
-}
-
-/// Checks the bytes of a payload, piece by piece, against the hashes of its blocks.
-pub(crate) struct BlockChecker<'a> {
-    catalogue: &'a Catalogue,
-    sha256: Sha,
-    size: u64,
-    at: u64,
-    block: Sha256,
-}
-
-impl<'a> BlockChecker<'a> {
-    pub(crate) fn new(catalogue: &'a Catalogue, sha256: Sha, size: u64) -> BlockChecker<'a> {
-        BlockChecker { catalogue, sha256, size, at: 0, block: Sha256::new() }
-    }
-
-    /// Takes the next bytes; what is wrong, if anything is.
-    pub(crate) fn take(&mut self, mut bytes: &[u8]) -> Result<Option<String>> {
-        while !bytes.is_empty() {
-            let left = (BLOCK - self.at % BLOCK).min(bytes.len() as u64);
-            let (now, later) = bytes.split_at(left as usize);
-            self.block.update(now);
-            self.at += left;
-            bytes = later;
-            if self.at > self.size {
-                return Ok(Some(format!("it has more than its {} bytes", self.size)));
-            }
-            if self.at.is_multiple_of(BLOCK)
-                && let Some(wrong) = self.end_block()?
-            {
-                return Ok(Some(wrong));
-            }
-        }
-        Ok(None)
-    }
-
-    /// What is wrong at the end, if anything is.
-    pub(crate) fn finish(mut self) -> Result<Option<String>> {
-        if self.at < self.size {
-            return Ok(Some(format!("it has {} of its {} bytes", self.at, self.size)));
-        }
-        if self.at.is_multiple_of(BLOCK) { Ok(None) } else { self.end_block() }
-    }
-
-    fn end_block(&mut self) -> Result<Option<String>> {
-        let index = (self.at - 1) / BLOCK;
-        let found = Sha(self.block.finalize_reset().into());
-        let expected = block_hash(self.catalogue, &self.sha256, index)?;
-        let wrong = expected != Some(found);
-        Ok(wrong.then(|| format!("block {index} (of 128 KiB) differs from what was published")))
-    }
-}
-
-/// Has the kernel forget pages of a file that nobody has mapped; and begin to write those that
-/// are dirty, without waiting (mm/fadvise.c).
-fn drop_pages(file: &File, at: u64, len: u64) {
-    // It is advice: nothing depends on it.
-    let _ = fadvise(file, at, NonZeroU64::new(len), Advice::DontNeed);
-}
-
-/// Checks all that a descriptor reads, by hashes of `truth`: what is wrong, if anything is, or
-/// why it can't be read. `progress` hears of each piece, its offset and length.
-pub(crate) fn check_file(
-    truth: &Catalogue,
-    payload: &PayloadOf,
-    file: &File,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<io::Result<Option<String>>> {
-    let mut checker = BlockChecker::new(truth, payload.sha256, payload.size);
-    let mut piece = vec![0; 8 * BLOCK as usize];
-    let mut at = 0;
-    loop {
-        let filled = match fill(&mut &*file, &mut piece) {
-            Ok(0) => return Ok(Ok(checker.finish()?)),
-            Ok(filled) => filled,
-            Err(e) => return Ok(Err(e)),
-        };
-        if let Some(found) = checker.take(&piece[..filled])? {
-            return Ok(Ok(Some(found)));
-        }
-        progress(at, filled as u64);
-        at += filled as u64;
-    }
 }
 
 /// What reading a payload takes.
@@ -581,14 +393,9 @@ impl PayloadOf {
     }
 }
 
-fn block_hash(catalogue: &Catalogue, sha256: &Sha, index: u64) -> Result<Option<Sha>> {
-    let per_record = HASHES_PER_RECORD as u64;
-    let record = catalogue.get(&blocks_key(sha256, (index / per_record) as u32))?;
-    let at = (index % per_record) as usize * 32;
-    Ok(record.and_then(|hashes| Some(Sha(hashes.get(at..at + 32)?.try_into().ok()?))))
-}
-
-fn read_chunks(
+/// `len` bytes at `start`, a multiple of a chunk, of a payload kept inside `catalogue`; `None` if
+/// some are missing.
+pub(crate) fn read_chunks(
     catalogue: &Catalogue,
     sha256: &Sha,
     start: u64,
@@ -650,54 +457,5 @@ fn make_dir(path: &Path) -> Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e).at("making", path),
         _ => Ok(()),
-    }
-}
-
-/// Reads until `buf` is full or the input ends.
-fn fill(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buf.len() {
-        match from.read(&mut buf[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
-}
-
-/// The last `N` values that were asked for. A value is made outside the lock.
-struct Recent<K, V, const N: usize>(std::sync::Mutex<VecDeque<(K, Arc<V>)>>);
-
-impl<K, V, const N: usize> Default for Recent<K, V, N> {
-    fn default() -> Self {
-        Recent(std::sync::Mutex::new(VecDeque::with_capacity(N)))
-    }
-}
-
-impl<K: PartialEq, V, const N: usize> Recent<K, V, N> {
-    fn forget(&self, is_meant: impl Fn(&K) -> bool) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).retain(|(key, _)| !is_meant(key));
-    }
-
-    fn get(&self, key: K, make: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
-        // A thread that panicked with this lock held left a valid queue.
-        let lock = || self.0.lock().unwrap_or_else(|e| e.into_inner());
-        {
-            let mut recent = lock();
-            if let Some(at) = recent.iter().position(|(k, _)| *k == key)
-                && let Some(entry) = recent.remove(at)
-            {
-                let value = entry.1.clone();
-                recent.push_front(entry);
-                return Ok(value);
-            }
-        }
-        let value = Arc::new(make()?);
-        let mut recent = lock();
-        recent.truncate(N - 1);
-        recent.push_front((key, value.clone()));
-        Ok(value)
     }
 }

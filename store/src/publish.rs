@@ -253,7 +253,7 @@ impl Store {
         size: u64,
         inline: bool,
     ) -> Result<bool> {
-        self.payloads.is_whole(txn.base(), &PayloadOf { sha256, size, inline })
+        self.payloads.reader.is_whole(txn.base(), &PayloadOf { sha256, size, inline })
     }
 
     /// Refuses to start what a full disk would interrupt: so many bytes, and a margin.

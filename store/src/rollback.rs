@@ -45,7 +45,7 @@ impl Store {
         if !payload.map_or(Ok(false), here)? {
             return Err(Error::PayloadDamaged {
                 sha256: target.sha256.hex(),
-                block: 0,
+                at: 0,
                 reason: "its bytes are missing or damaged".into(),
             });
         }

@@ -180,7 +180,7 @@ impl Store {
     pub fn read(&self, version: &VersionRecord, offset: u64, len: usize) -> Result<Vec<u8>> {
         self.read_payload(&version.sha256, offset, len)?.ok_or_else(|| Error::PayloadDamaged {
             sha256: version.sha256.hex(),
-            block: 0,
+            at: 0,
             reason: "it is missing".into(),
         })
     }
@@ -189,7 +189,7 @@ impl Store {
     pub fn read_payload(&self, sha256: &Sha, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
         let catalogue = self.catalogue()?;
         let Some(payload) = PayloadOf::find(&catalogue, sha256)? else { return Ok(None) };
-        self.payloads.read(&catalogue, &payload, offset, len).map(Some)
+        self.payloads.reader.read(&catalogue, &payload, offset, len).map(Some)
     }
 
     /// What the mount says of a version in extended attributes: names without

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::blocks::BlockChecker;
 use crate::catalogue::records::*;
 use crate::catalogue::{Catalogue, Records, be_u64, decode, from_history, quietly, scratch};
 use crate::error::{Error, IoContext, Result};
@@ -321,7 +322,7 @@ fn check_inside<L: Live>(
     size: u64,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Found> {
-    let mut checker = crate::payload::BlockChecker::new(truth, *sha256, size);
+    let mut checker = BlockChecker::new(truth, sha256, size)?;
     let mut at = 0;
     while at < size {
         // Whoever keeps it checks it as well, and refuses what is damaged.

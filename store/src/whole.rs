@@ -2,9 +2,10 @@
 
 use std::fs::File;
 
+use crate::blocks::check_file;
 use crate::catalogue::Catalogue;
 use crate::error::{Error, Result};
-use crate::payload::{PayloadOf, check_file};
+use crate::payload::PayloadOf;
 use crate::store::Store;
 use crate::tree::VersionRecord;
 
@@ -24,7 +25,7 @@ impl Store {
         let payload = payload_of(&catalogue, version)?;
         let checked = check_file(&catalogue, &payload, file, &mut |_, _| {})?;
         let damaged =
-            |reason| Error::PayloadDamaged { sha256: version.sha256.hex(), block: 0, reason };
+            |reason| Error::PayloadDamaged { sha256: version.sha256.hex(), at: 0, reason };
         match checked {
             Ok(None) => Ok(()),
             Ok(Some(found)) => Err(damaged(found)),

@@ -9,11 +9,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::records::*;
 use super::touched::{Changes, Touched};
 use super::{ENGINES_INODE, ROOT_INODE, Records, Txn, VERSIONS_INODE};
+use crate::blocks::HASHES_PER_RECORD;
 use crate::engine::{EngineDescription, decode};
 use crate::error::{Error, Result};
 use crate::history::{Change, CollectedVersion, Entry, NewDirectory};
 use crate::key::join_path;
-use crate::payload::HASHES_PER_RECORD;
 use crate::sha::Sha;
 
 /// Applies `entry`, the end of whose line is at byte `history_len`, as one

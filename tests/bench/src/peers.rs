@@ -47,7 +47,7 @@ pub struct Peers<'a> {
 
 /// `EXT4_SUPER_MAGIC` (linux/magic.h).
 const EXT4: rustix::fs::FsWord = 0xef53;
-/// A file of every mount of wasmfs that is none of the modules, of more bytes than a worker keeps.
+/// A file of every mount of wasmfs that is none of the modules, of more blocks than a worker keeps.
 pub const OTHER: &str = "other.cwasm";
 const OTHER_BYTES: usize = 6 << 20;
 /// The first of [`Peers::all`].

@@ -137,7 +137,7 @@ fn damaged_bytes_are_an_error_and_never_data() {
         let sha256 = published["sha256"].as_str().unwrap();
         let object = env.store().join("objects").join(&sha256[..2]).join(sha256);
         let good = fs::read(&object).unwrap();
-        const BLOCK: usize = 128 << 10;
+        const BLOCK: usize = 32 << 10;
         for damaged in [0, 3, good.len() / BLOCK] {
             let mut bad = good.clone();
             let at = (damaged * BLOCK + 17).min(bad.len() - 1);
@@ -159,7 +159,8 @@ fn damaged_bytes_are_an_error_and_never_data() {
             }
             let log = fs::read_to_string(env.store().join("wasmfs.log")).unwrap();
             assert!(
-                log.contains(&format!("block {damaged} ")) && log.contains("key version 1"),
+                log.contains(&format!("the block at byte {}: ", damaged * BLOCK))
+                    && log.contains("key version 1"),
                 "{log}"
             );
         }
