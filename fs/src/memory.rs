@@ -14,14 +14,14 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use wasmfs_store::tree::VersionRecord;
-use wasmfs_store::{BLOCK, Sha, Store};
+use wasmfs_store::{Sha, Store};
 
 use crate::error::{IoContext, Result};
 use crate::filesystem::chain;
 use crate::huge;
 
 /// Bytes that are copied at a time.
-const PIECE: usize = 32 * BLOCK as usize;
+const PIECE: usize = 1 << 20;
 /// The most payloads: each takes a descriptor of keeper and worker.
 const MOST: usize = 1000;
 

@@ -129,7 +129,7 @@ fn object_name(sha256: &Sha) -> PathBuf {
 }
 
 fn damaged(sha256: &Sha, reason: &str) -> Error {
-    Error::PayloadDamaged { sha256: sha256.hex(), at: 0, reason: reason.into() }
+    Error::PayloadDamaged { sha256: sha256.hex(), reason: reason.into() }
 }
 
 struct Hashed<R> {

@@ -16,13 +16,13 @@ use crate::sha::Sha;
 
 /// The size of a block in bytes; the last of a payload may be shorter. A page fault asks for 128 KiB
 /// that begin anywhere: small blocks keep what is read and hashed beyond that small.
-pub const BLOCK: u64 = 32 << 10;
-/// The size of a block of payloads that came into the store when its format was 1.
-const BLOCK_OF_FORMAT_1: u64 = 128 << 10;
+pub(crate) const BLOCK: u64 = 32 << 10;
+/// What it once was, and is still of payloads from then.
+pub(crate) const LARGE_BLOCK: u64 = 128 << 10;
 /// Block hashes in one record: 4,064 bytes.
 pub(crate) const HASHES_PER_RECORD: usize = 127;
 /// What is read at once of a file that is checked from start to end, in bytes.
-const PIECE: usize = 1 << 20;
+pub(crate) const PIECE: usize = 1 << 20;
 
 /// What is taken of bytes, piece by piece.
 #[derive(Default)]
@@ -49,66 +49,52 @@ impl Hashes {
 pub(crate) struct BlockHashes<'a> {
     catalogue: &'a Catalogue,
     sha256: Sha,
-    block_size: u64,
     /// The record that was asked for last, and its number.
     record: Option<(usize, Option<IVec>)>,
 }
 
 impl<'a> BlockHashes<'a> {
-    pub(crate) fn of(catalogue: &'a Catalogue, sha256: &Sha, size: u64) -> Result<BlockHashes<'a>> {
-        let mut hashes =
-            BlockHashes { catalogue, sha256: *sha256, block_size: BLOCK, record: None };
-        // How large its blocks are follows from how many hashes there are: records of
-        // payloads are the same in both formats.
-        if size > BLOCK {
-            let last = size.div_ceil(BLOCK) as usize - 1;
-            let expected = (last % HASHES_PER_RECORD + 1) * 32;
-            let found = hashes.record(last / HASHES_PER_RECORD)?;
-            if found.is_none_or(|record| record.len() != expected) {
-                hashes.block_size = BLOCK_OF_FORMAT_1;
-            }
-        }
-        Ok(hashes)
+    pub(crate) fn of(catalogue: &'a Catalogue, payload: &PayloadOf) -> BlockHashes<'a> {
+        BlockHashes { catalogue, sha256: payload.sha256, record: None }
     }
 
-    /// The size of this payload's blocks in bytes.
-    pub(crate) fn block_size(&self) -> u64 {
-        self.block_size
-    }
-
-    fn record(&mut self, number: usize) -> Result<Option<&IVec>> {
+    /// The sha256 of a block; `None` if the catalogue has lost it.
+    pub(crate) fn get(&mut self, index: u64) -> Result<Option<Sha>> {
+        let (number, at) = (index as usize / HASHES_PER_RECORD, index as usize % HASHES_PER_RECORD);
         if self.record.as_ref().is_none_or(|(held, _)| *held != number) {
             let record = self.catalogue.get(&blocks_key(&self.sha256, number as u32))?;
             self.record = Some((number, record));
         }
-        Ok(self.record.as_ref().and_then(|(_, record)| record.as_ref()))
+        let record = self.record.as_ref().and_then(|(_, record)| record.as_ref());
+        let hash = record.and_then(|record| record.get(at * 32..at * 32 + 32));
+        Ok(hash.and_then(|hash| hash.try_into().ok()).map(Sha))
     }
+}
 
-    /// Whether a block has this sha256.
-    pub(crate) fn is(&mut self, index: u64, found: &[u8]) -> Result<bool> {
-        let at = index as usize % HASHES_PER_RECORD * 32;
-        let record = self.record(index as usize / HASHES_PER_RECORD)?;
-        Ok(record.and_then(|hashes| hashes.get(at..at + 32)) == Some(found))
-    }
+/// What is said of a block whose bytes are not those that were published.
+pub(crate) fn differs(at: u64) -> String {
+    format!("the block at byte {at} differs from what was published")
 }
 
 /// Checks the bytes of a payload, piece by piece, against the hashes of its blocks.
 pub(crate) struct BlockChecker<'a> {
     hashes: BlockHashes<'a>,
     size: u64,
+    block_size: u64,
     at: u64,
     block: Sha256,
 }
 
 impl<'a> BlockChecker<'a> {
-    pub(crate) fn new(catalogue: &'a Catalogue, sha256: &Sha, size: u64) -> Result<Self> {
-        let hashes = BlockHashes::of(catalogue, sha256, size)?;
-        Ok(BlockChecker { hashes, size, at: 0, block: Sha256::new() })
+    pub(crate) fn new(catalogue: &'a Catalogue, payload: &PayloadOf) -> BlockChecker<'a> {
+        let PayloadOf { size, block_size, .. } = *payload;
+        let hashes = BlockHashes::of(catalogue, payload);
+        BlockChecker { hashes, size, block_size, at: 0, block: Sha256::new() }
     }
 
     /// Takes the next bytes; what is wrong, if anything is.
     pub(crate) fn take(&mut self, mut bytes: &[u8]) -> Result<Option<String>> {
-        let block_size = self.hashes.block_size();
+        let block_size = self.block_size;
         while !bytes.is_empty() {
             let left = (block_size - self.at % block_size).min(bytes.len() as u64);
             let (now, later) = bytes.split_at(left as usize);
@@ -132,16 +118,14 @@ impl<'a> BlockChecker<'a> {
         if self.at < self.size {
             return Ok(Some(format!("it has {} of its {} bytes", self.at, self.size)));
         }
-        if self.at.is_multiple_of(self.hashes.block_size()) { Ok(None) } else { self.end_block() }
+        if self.at.is_multiple_of(self.block_size) { Ok(None) } else { self.end_block() }
     }
 
     fn end_block(&mut self) -> Result<Option<String>> {
-        let block_size = self.hashes.block_size();
-        let index = (self.at - 1) / block_size;
-        let found = self.block.finalize_reset();
-        let wrong = !self.hashes.is(index, &found)?;
-        let at = index * block_size;
-        Ok(wrong.then(|| format!("the block at byte {at} differs from what was published")))
+        let index = (self.at - 1) / self.block_size;
+        let found = Sha(self.block.finalize_reset().into());
+        let wrong = self.hashes.get(index)? != Some(found);
+        Ok(wrong.then(|| differs(index * self.block_size)))
     }
 }
 
@@ -153,7 +137,7 @@ pub(crate) fn check_file(
     file: &File,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<io::Result<Option<String>>> {
-    let mut checker = BlockChecker::new(truth, &payload.sha256, payload.size)?;
+    let mut checker = BlockChecker::new(truth, payload);
     let mut piece = vec![0; PIECE];
     let mut at = 0;
     loop {

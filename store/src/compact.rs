@@ -16,7 +16,7 @@ use crate::catalogue::{
 };
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, Entry, History, NewDirectory, line_of, new_file};
-use crate::payload::sha_of_key;
+use crate::payload::{PayloadOf, sha_of_key};
 use crate::store::{HISTORY, Store};
 
 /// A history is compacted if that leaves less than this part of its lines.
@@ -201,14 +201,16 @@ impl<W: Write> Snapshot<W> {
         for entry in catalogue.scan(b"p") {
             let (key, value) = entry?;
             let sha256 = sha_of_key(&key)?;
-            let PayloadRecord { size, kind, inline } = decode(&value)?;
+            let record: PayloadRecord = decode(&value)?;
             let mut blocks = Vec::new();
             for_each_under(catalogue, &blocks_prefix(&sha256), |_, hashes| {
                 blocks.extend_from_slice(hashes);
                 Ok(())
             })?;
-            let blocks = BASE64.encode(blocks);
-            self.line(0, Change::Payload { sha256, size, kind, inline, blocks })?;
+            // None of what a payload with more blocks has left.
+            let block_size = PayloadOf::new(&sha256, &record).block_size;
+            blocks.truncate(record.size.div_ceil(block_size) as usize * 32);
+            self.line(0, Change::payload(sha256, &record, &blocks))?;
         }
         for entry in catalogue.scan(b"k") {
             let (key, value) = entry?;

@@ -207,12 +207,10 @@ pub enum Error {
     #[error("the catalogue is inconsistent: {0}")]
     Inconsistent(String),
     /// Bytes of a payload differ from what was published.
-    #[error("payload {sha256} is damaged, the block at byte {at}: {reason}")]
+    #[error("payload {sha256} is damaged: {reason}")]
     PayloadDamaged {
         /// The payload's whole sha256, in hexadecimal.
         sha256: String,
-        /// Where the damaged block begins, in bytes.
-        at: u64,
         /// What was found.
         reason: String,
     },

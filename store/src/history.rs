@@ -13,13 +13,15 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::archive::{Listed, list};
 use crate::artifact::ArtifactKind;
-use crate::catalogue::records::{EngineNumber, View};
+use crate::catalogue::records::{EngineNumber, PayloadRecord, View};
 use crate::catalogue::sync_dir;
 use crate::engine::EngineDescription;
 use crate::error::{Error, IoContext, Result};
@@ -95,8 +97,13 @@ pub enum Change {
         kind: ArtifactKind,
         /// Whether it is kept inside sled.
         inline: bool,
-        /// sha256 of each of its blocks (`blocks.rs`), in order, base64.
+        /// sha256 of each of its 32 KiB blocks, in order, base64.
+        #[serde(default, rename = "blocks32k", skip_serializing_if = "String::is_empty")]
         blocks: String,
+        /// Of its 128 KiB blocks instead, as they once were. Who knows only these refuses a line
+        /// that has none, and so leaves what newer programs write alone.
+        #[serde(default, rename = "blocks", skip_serializing_if = "String::is_empty")]
+        large_blocks: String,
     },
     /// A version of a key.
     Publish {
@@ -236,6 +243,18 @@ pub enum Change {
         /// The last line that the snapshot stands for.
         before: u64,
     },
+}
+
+impl Change {
+    /// That a payload with these block hashes is durable.
+    pub(crate) fn payload(sha256: Sha, record: &PayloadRecord, hashes: &[u8]) -> Change {
+        let PayloadRecord { size, kind, inline, large_blocks } = *record;
+        let (mut blocks, mut large) = (BASE64.encode(hashes), String::new());
+        if large_blocks {
+            std::mem::swap(&mut blocks, &mut large);
+        }
+        Change::Payload { sha256, size, kind, inline, blocks, large_blocks: large }
+    }
 }
 
 /// A version that was given up.

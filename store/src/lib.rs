@@ -41,7 +41,6 @@ pub mod tree;
 pub mod verify;
 mod whole;
 
-pub use blocks::BLOCK;
 pub use catalogue::{
     Changes, ENGINES_INODE, FIRST_FREE_INODE, ROOT_INODE, SCRATCH, Untold, VERSIONS_INODE,
     panics_are_caught,

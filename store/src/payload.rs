@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sha2::{Digest, Sha256};
 
 use crate::artifact::{Artifact, ArtifactKind, inspect};
-use crate::blocks::{Hashes, check_file, fill};
-use crate::catalogue::records::chunk_key;
+use crate::blocks::{BLOCK, Hashes, LARGE_BLOCK, check_file, fill};
+use crate::catalogue::records::{PayloadRecord, chunk_key};
 use crate::catalogue::{Catalogue, Records, sync_dir, sync_files};
 use crate::error::{Error, IoContext, Result, unless_unwritable};
 use crate::reading::{Reader, drop_pages};
@@ -24,6 +24,7 @@ use crate::verify::{Kind, is_unreadable};
 const CHUNK: usize = 4 << 10;
 /// What is read at once of an upload, in bytes: whole blocks, and whole chunks.
 const PIECE: usize = 128 << 10;
+const _: () = assert!(PIECE.is_multiple_of(BLOCK as usize) && PIECE.is_multiple_of(CHUNK));
 /// Uploads up to this size, in bytes, wait for their commit in memory.
 const SMALL: usize = 16 << 10;
 /// Memory that uploads may take together, in bytes; the rest wait in files.
@@ -383,13 +384,20 @@ pub(crate) struct PayloadOf {
     pub(crate) sha256: Sha,
     pub(crate) size: u64,
     pub(crate) inline: bool,
+    /// The size of its blocks in bytes.
+    pub(crate) block_size: u64,
 }
 
 impl PayloadOf {
+    pub(crate) fn new(sha256: &Sha, record: &PayloadRecord) -> PayloadOf {
+        let PayloadRecord { size, inline, large_blocks, .. } = *record;
+        let block_size = if large_blocks { LARGE_BLOCK } else { BLOCK };
+        PayloadOf { sha256: *sha256, size, inline, block_size }
+    }
+
     /// What the catalogue says of a payload; `None` if there is no such payload.
     pub(crate) fn find(catalogue: &Catalogue, sha256: &Sha) -> Result<Option<PayloadOf>> {
-        let record = catalogue.payload(sha256)?;
-        Ok(record.map(|r| PayloadOf { sha256: *sha256, size: r.size, inline: r.inline }))
+        Ok(catalogue.payload(sha256)?.map(|record| PayloadOf::new(sha256, &record)))
     }
 }
 

@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::records::*;
@@ -216,13 +214,11 @@ impl Store {
         let inline = known.as_ref().map_or(limit.admits(size), |record| record.inline);
         let mut changes = Changes::default();
         if known.is_none() {
-            let blocks = BASE64.encode(&upload.blocks);
-            changes =
-                planned.add(writer, Change::Payload { sha256, size, kind, inline, blocks })?;
+            let record = PayloadRecord { size, kind, inline, large_blocks: false };
+            changes = planned.add(writer, Change::payload(sha256, &record, &upload.blocks))?;
         }
-        if uploads.seen.insert(sha256)
-            && (known.is_none() || !self.has_payload(&planned.txn, sha256, size, inline)?)
-        {
+        let here = |record| self.has_payload(&planned.txn, &PayloadOf::new(&sha256, record));
+        if uploads.seen.insert(sha256) && !known.as_ref().map_or(Ok(false), here)? {
             if inline { uploads.inside.push(upload) } else { uploads.objects.push(upload) }
         }
         Ok(changes)
@@ -246,14 +242,8 @@ impl Store {
         Ok(Published { status, version, path, default_engine, plain_name_serves })
     }
 
-    pub(crate) fn has_payload(
-        &self,
-        txn: &Txn,
-        sha256: Sha,
-        size: u64,
-        inline: bool,
-    ) -> Result<bool> {
-        self.payloads.reader.is_whole(txn.base(), &PayloadOf { sha256, size, inline })
+    pub(crate) fn has_payload(&self, txn: &Txn, payload: &PayloadOf) -> Result<bool> {
+        self.payloads.reader.is_whole(txn.base(), payload)
     }
 
     /// Refuses to start what a full disk would interrupt: so many bytes, and a margin.

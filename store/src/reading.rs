@@ -1,29 +1,30 @@
 //! Reading payloads: what is given out was checked block by block.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::{Deref, Range};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{Advice, OFlags, fadvise};
+use rustix::fs::{Advice, CWD, Mode, OFlags, fadvise, openat};
 use sha2::{Digest, Sha256};
 
-use crate::blocks::BlockHashes;
+use crate::blocks::{BlockHashes, PIECE, differs};
 use crate::catalogue::Catalogue;
 use crate::error::{Error, IoContext, Result};
 use crate::payload::{PayloadOf, object_in, read_chunks};
 use crate::sha::Sha;
 
-/// Checked blocks kept in memory, 1 MiB of them: those that were asked for in part. A window of
-/// the kernel's readahead starts and ends within blocks, and the next one goes on there.
+/// Checked blocks kept in memory, 1 MiB of them (4 of large ones): those that were asked for in
+/// part. A window of the kernel's readahead starts and ends within blocks, and the next one goes on
+/// there.
 const CACHED_BLOCKS: usize = 32;
-/// Object files kept open.
-const CACHED_FILES: usize = 64;
+/// Object files kept open, each twice.
+const CACHED_FILES: usize = 32;
 /// What memory, offset and length of direct reads are multiples of, in bytes: of the page size,
 /// which does for the disks and filesystems there are (statx(2), `stx_dio_mem_align`). Where it
 /// doesn't, the read fails, and is made through the page cache.
@@ -32,23 +33,30 @@ const ALIGNED: usize = 4 << 10;
 /// Reads payloads, and remembers some of it.
 pub(crate) struct Reader {
     objects: PathBuf,
-    blocks: Recent<(Sha, u64), Vec<u8>, CACHED_BLOCKS>,
+    /// That directory, open: what leads there need not be read from the disk again.
+    directory: Option<File>,
+    /// By their own sha256: whatever becomes of the payload, these are its bytes.
+    blocks: Recent<Sha, Vec<u8>, CACHED_BLOCKS>,
     files: Recent<Sha, Object, CACHED_FILES>,
 }
 
 /// An object file, open twice.
 struct Object {
     file: File,
-    /// Past the page cache, where the filesystem can: what is read stays in the cache of the mount
-    /// alone, and costs a copy less.
+    /// Past the page cache, where the filesystem can: what is read is in the cache of the mount
+    /// alone, and costs a copy less. The disk isn't asked to read ahead: of the kernel's pages some
+    /// would always be left over, and the mount's own readahead asks for the next window in time.
     direct: Option<File>,
-    /// Where whoever reads on from the last read would.
-    next: AtomicU64,
 }
 
 impl Reader {
     pub(crate) fn new(objects: &Path) -> Reader {
-        Reader { objects: objects.to_owned(), blocks: Recent::default(), files: Recent::default() }
+        Reader {
+            objects: objects.to_owned(),
+            directory: File::open(objects).ok(),
+            blocks: Recent::default(),
+            files: Recent::default(),
+        }
     }
 
     /// Reads up to `len` bytes at `offset` of a payload. Every block the bytes come from was
@@ -61,50 +69,56 @@ impl Reader {
         len: usize,
     ) -> Result<Vec<u8>> {
         let end = offset.saturating_add(len as u64).min(payload.size);
-        let mut out = Vec::with_capacity(end.saturating_sub(offset) as usize);
-        if out.capacity() == 0 {
-            return Ok(out);
+        if offset >= end {
+            return Ok(Vec::new());
         }
-        let mut hashes = BlockHashes::of(catalogue, &payload.sha256, payload.size)?;
-        let block = hashes.block_size();
+        let mut out = Vec::with_capacity((end - offset) as usize);
+        let mut hashes = BlockHashes::of(catalogue, payload);
+        let block = payload.block_size;
         let (first, last) = (offset / block, (end - 1) / block);
-        // What is wanted of the bytes from `start` on.
-        let wanted = |bytes: &[u8], start: u64| {
-            let upto = (end - start).min(bytes.len() as u64) as usize;
-            offset.saturating_sub(start) as usize..upto
+        // What is wanted of a block, or of several from `start` on.
+        let wanted = |start: u64, len: usize| {
+            offset.saturating_sub(start) as usize..((end - start) as usize).min(len)
         };
-        let known = |index| self.blocks.find(&(payload.sha256, index));
-        let head = known(first);
-        let tail = if last > first { known(last) } else { None };
+        let mut known = |index| -> Result<Option<Arc<Vec<u8>>>> {
+            let bytes = hashes.get(index)?.and_then(|hash| self.blocks.find(&hash));
+            let full = (payload.size - index * block).min(block) as usize;
+            Ok(bytes.filter(|bytes| bytes.len() == full))
+        };
+        let head = known(first)?;
+        let tail = if last > first { known(last)? } else { None };
         let unknown = first + u64::from(head.is_some())..last + 1 - u64::from(tail.is_some());
         if let Some(head) = head {
-            out.extend_from_slice(&head[wanted(&head, first * block)]);
+            out.extend_from_slice(&head[wanted(first * block, head.len())]);
         }
         if !unknown.is_empty() {
             let start = unknown.start * block;
-            let bytes = self.checked(catalogue, payload, &mut hashes, unknown)?;
-            let range = wanted(&bytes, start);
+            let bytes = self.checked(catalogue, payload, &mut hashes, unknown.clone())?;
+            let range = wanted(start, bytes.len());
             out.extend_from_slice(&bytes[range.clone()]);
-            for (index, bytes) in (start / block..).zip(bytes.chunks(block as usize)) {
-                let at = ((index * block) - start) as usize;
-                if at < range.start || at + bytes.len() > range.end {
-                    self.blocks.put((payload.sha256, index), bytes.to_vec());
+            for (index, bytes) in unknown.zip(bytes.chunks(block as usize)) {
+                let at = (index * block - start) as usize;
+                if (at < range.start || at + bytes.len() > range.end)
+                    && let Some(hash) = hashes.get(index)?
+                {
+                    self.blocks.put(hash, bytes.to_vec());
                 }
             }
         }
         if let Some(tail) = tail {
-            out.extend_from_slice(&tail[wanted(&tail, last * block)]);
+            out.extend_from_slice(&tail[wanted(last * block, tail.len())]);
         }
         Ok(out)
     }
 
-    /// Whether all of a payload is there and right: on the disk, not in what was read before.
+    /// Whether all of a payload is there and right, as it is now.
     pub(crate) fn is_whole(&self, catalogue: &Catalogue, payload: &PayloadOf) -> Result<bool> {
         self.forget(&payload.sha256);
-        let mut hashes = BlockHashes::of(catalogue, &payload.sha256, payload.size)?;
-        let count = payload.size.div_ceil(hashes.block_size());
-        for first in (0..count).step_by(32) {
-            let indices = first..(first + 32).min(count);
+        let mut hashes = BlockHashes::of(catalogue, payload);
+        let count = payload.size.div_ceil(payload.block_size);
+        let at_once = PIECE as u64 / payload.block_size;
+        for first in (0..count).step_by(at_once as usize) {
+            let indices = first..(first + at_once).min(count);
             match self.checked(catalogue, payload, &mut hashes, indices) {
                 Ok(_) => {}
                 Err(Error::PayloadDamaged { .. } | Error::Io { .. }) => return Ok(false),
@@ -114,10 +128,18 @@ impl Reader {
         Ok(true)
     }
 
-    /// Has nothing be remembered of a payload: another file may come in its place.
+    /// Has the object file of a payload be opened again: another one may come in its place.
     pub(crate) fn forget(&self, sha256: &Sha) {
-        self.files.forget(|sha| sha == sha256);
-        self.blocks.forget(|(sha, _)| sha == sha256);
+        self.files.forget(sha256);
+    }
+
+    fn open(&self, sha256: &Sha) -> Result<Object> {
+        let path = object_in(&self.objects, sha256);
+        let object = match &self.directory {
+            Some(directory) => Object::open(directory.as_fd(), &object_in(Path::new(""), sha256)),
+            None => Object::open(CWD, &path),
+        };
+        object.at("opening", &path)
     }
 
     /// Blocks of a payload, read at once and checked.
@@ -128,29 +150,25 @@ impl Reader {
         hashes: &mut BlockHashes<'_>,
         indices: Range<u64>,
     ) -> Result<Bytes> {
-        let block = hashes.block_size();
+        let block = payload.block_size;
         let start = indices.start * block;
         let len = (payload.size.min(indices.end * block) - start) as usize;
-        let damaged = |at: u64, reason: String| Error::PayloadDamaged {
-            sha256: payload.sha256.hex(),
-            at,
-            reason,
-        };
+        let damaged = |reason| Error::PayloadDamaged { sha256: payload.sha256.hex(), reason };
         let bytes = if payload.inline {
             let bytes = read_chunks(catalogue, &payload.sha256, start, len)?;
-            let missing = || damaged(start, "it is missing in the catalogue".into());
+            let missing = || damaged(format!("bytes from {start} on are missing in the catalogue"));
             Bytes { buffer: bytes.ok_or_else(missing)?, range: 0..len }
         } else {
-            let object = || Object::open(&object_in(&self.objects, &payload.sha256));
-            let object = self.files.get(payload.sha256, object)?;
-            object.read(start, len).map_err(|e| damaged(start, e.to_string()))?
+            let open = || self.open(&payload.sha256);
+            let object = self.files.get(payload.sha256, open)?;
+            let failed = |e| damaged(format!("reading {len} bytes at {start}: {e}"));
+            object.read(start, len).map_err(failed)?
         };
         for (index, bytes) in indices.zip(bytes.chunks(block as usize)) {
-            if !hashes.is(index, &Sha256::digest(bytes))? {
+            if hashes.get(index)? != Some(Sha(Sha256::digest(bytes).into())) {
                 // Another file may be in its place by the next read.
-                self.files.forget(|sha| *sha == payload.sha256);
-                let reason = "its sha256 differs from the one published";
-                return Err(damaged(index * block, reason.into()));
+                self.forget(&payload.sha256);
+                return Err(damaged(differs(index * block)));
             }
         }
         Ok(bytes)
@@ -158,11 +176,15 @@ impl Reader {
 }
 
 impl Object {
-    fn open(path: &Path) -> Result<Object> {
-        let file = File::open(path).at("opening", path)?;
-        let flags = OFlags::DIRECT.bits() as i32;
-        let direct = OpenOptions::new().read(true).custom_flags(flags).open(path).ok();
-        Ok(Object { file, direct, next: AtomicU64::new(0) })
+    /// Opens `path`, which may be relative to the directory `base`.
+    fn open(base: BorrowedFd<'_>, path: &Path) -> io::Result<Object> {
+        let open = |flags| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC | flags;
+            openat(base, path, flags, Mode::empty()).map(File::from)
+        };
+        let file = open(OFlags::empty())?;
+        let direct = open(OFlags::DIRECT).ok();
+        Ok(Object { file, direct })
     }
 
     /// Reads `len` bytes at `offset`.
@@ -172,16 +194,19 @@ impl Object {
         // Where it can't be told, a direct read fails.
         let from = buffer.as_ptr().align_offset(ALIGNED).min(ALIGNED);
         let range = from..from + len;
-        // Whoever goes on has had the disk read on as well: the page cache does that.
-        let goes_on = self.next.swap(offset + len as u64, Ordering::Relaxed) == offset;
-        let whole = &mut buffer[from..from + room];
-        if let Some(direct) = self.direct.as_ref().filter(|_| !goes_on)
-            && matches!(direct.read_at(whole, offset), Ok(read) if read >= len)
-        {
-            return Ok(Bytes { buffer, range });
+        let read = match &self.direct {
+            Some(direct) => match direct.read_at(&mut buffer[from..from + room], offset) {
+                // Not here, or not so.
+                Err(e) if e.kind() == io::ErrorKind::InvalidInput => 0,
+                read => read?,
+            },
+            None => 0,
+        };
+        if read < len {
+            self.file.read_exact_at(&mut buffer[range.clone()], offset)?;
         }
-        self.file.read_exact_at(&mut buffer[range.clone()], offset)?;
-        // Whoever asks keeps the bytes: the page cache of the mount.
+        // Whoever asks keeps the bytes: the page cache of the mount. Some filesystems make a
+        // direct read through their own all the same.
         drop_pages(&self.file, offset, len as u64);
         Ok(Bytes { buffer, range })
     }
@@ -218,8 +243,8 @@ impl<K, V, const N: usize> Default for Recent<K, V, N> {
 }
 
 impl<K: PartialEq, V, const N: usize> Recent<K, V, N> {
-    fn forget(&self, is_meant: impl Fn(&K) -> bool) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(key, _)| !is_meant(key));
+    fn forget(&self, key: &K) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(k, _)| k != key);
     }
 
     fn find(&self, key: &K) -> Option<Arc<V>> {
@@ -244,6 +269,36 @@ impl<K: PartialEq, V, const N: usize> Recent<K, V, N> {
         match self.find(&key) {
             Some(value) => Ok(value),
             None => Ok(self.put(key, make()?)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_reads_the_same_past_the_page_cache_and_through_it() {
+        let good: Vec<u8> = (0..300_001u32).map(|at| (at >> 8) as u8 ^ at as u8).collect();
+        // The second is a filesystem in memory.
+        for dir in [tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap()] {
+            let path = dir.path().join("object");
+            std::fs::write(&path, &good).unwrap();
+            for direct in [true, false] {
+                let mut object = Object::open(CWD, &path).unwrap();
+                if !direct {
+                    object.direct = None;
+                }
+                for (at, len) in [(32_768, 65_536), (0, 4096), (4096, 4096), (294_912, 5089)] {
+                    let read = object.read(at, len).unwrap();
+                    assert!(*read == good[at as usize..][..len], "{len} at {at}");
+                }
+                let past = object.read(294_912, 5090).err().map(|e| e.kind());
+                assert_eq!(past, Some(io::ErrorKind::UnexpectedEof));
+            }
+            // A direct read of a piece that isn't aligned fails; it is made all the same.
+            let object = Object::open(CWD, &path).unwrap();
+            assert!(*object.read(99, 1000).unwrap() == good[99..1099]);
         }
     }
 }

@@ -23,9 +23,9 @@ use crate::key::Key;
 use crate::lock::Lock;
 use crate::payload::{Payloads, ReadSeek, whole_inline};
 use crate::recovery::is_trusted;
-use crate::settings::{State, boot_id, raise_format, write_json};
+use crate::settings::{State, boot_id, write_json};
 use crate::sha::Sha;
-use crate::store::{HISTORY, SETTINGS, STATE, Store};
+use crate::store::{HISTORY, STATE, Store};
 use crate::verify::{Finding, Kind, Verified, too_open};
 
 /// Damaged payloads, by their sha256.
@@ -173,7 +173,6 @@ fn rescue_onto(
     catalogue: Arc<Catalogue>,
     old: Option<Catalogue>,
 ) -> Result<(PathBuf, u64, u64)> {
-    raise_format(&dir.join(SETTINGS))?;
     let known = catalogue.applied()?.seq;
     let next_inode = catalogue.applied()?.next_inode;
     let mut rescuer = Rescuer { payloads: Payloads::look(dir), old, next_inode, catalogue };
@@ -357,8 +356,8 @@ impl Rescuer {
         if found != *sha256 {
             return Err(Error::NoPayload(*sha256));
         }
-        let (sha256, blocks) = (*sha256, BASE64.encode(blocks));
-        let change = Change::Payload { sha256, size, kind, inline, blocks };
+        let record = PayloadRecord { size, kind, inline, large_blocks: false };
+        let change = Change::payload(*sha256, &record, &blocks);
         self.commit(&Entry { change, ..entry.clone() })
     }
 

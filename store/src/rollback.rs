@@ -7,6 +7,7 @@ use crate::catalogue::{Changes, Records, Txn, live_versions};
 use crate::error::{Error, Result};
 use crate::history::Change;
 use crate::key::Key;
+use crate::payload::PayloadOf;
 use crate::publish::{Contents, Published, check_conflicts, plan_version};
 use crate::store::Store;
 
@@ -40,12 +41,10 @@ impl Store {
         };
         check_conflicts(&planned.txn, key)?;
         let payload = planned.txn.payload(&target.sha256)?;
-        let here =
-            |p: PayloadRecord| self.has_payload(&planned.txn, target.sha256, p.size, p.inline);
-        if !payload.map_or(Ok(false), here)? {
+        let here = |record| self.has_payload(&planned.txn, &PayloadOf::new(&target.sha256, record));
+        if !payload.as_ref().map_or(Ok(false), here)? {
             return Err(Error::PayloadDamaged {
                 sha256: target.sha256.hex(),
-                at: 0,
                 reason: "its bytes are missing or damaged".into(),
             });
         }

@@ -12,10 +12,8 @@ use crate::catalogue::sync_dir;
 use crate::collect::Policy;
 use crate::error::{Error, IoContext, Result};
 
-/// The format that this crate writes, and the newest it reads. It reads 1 as well, whose payloads
-/// have larger blocks (`blocks.rs`): a store is of format 2 from the first change that a program
-/// commits which writes it, so that one which doesn't leaves it alone.
-pub const FORMAT: u64 = 2;
+/// The format that this crate writes, and the newest it reads.
+pub const FORMAT: u64 = 1;
 /// Payloads up to this size, in bytes, are kept inside sled unless the store's settings say otherwise.
 pub const DEFAULT_INLINE_LIMIT: u64 = 16 << 10;
 
@@ -117,15 +115,6 @@ pub(crate) fn read_settings(path: &Path) -> Result<Settings> {
         return Ok(Settings { format, ..Settings::default() });
     }
     serde_json::from_slice(&text).map_err(invalid)
-}
-
-/// Has the store's settings say that what is written is of this build's format.
-pub(crate) fn raise_format(path: &Path) -> Result<()> {
-    let settings = read_settings(path)?;
-    if settings.format < FORMAT {
-        write_json(path, &Settings { format: FORMAT, ..settings })?;
-    }
-    Ok(())
 }
 
 pub(crate) fn read_state(path: &Path) -> Option<State> {

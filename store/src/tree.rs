@@ -180,7 +180,6 @@ impl Store {
     pub fn read(&self, version: &VersionRecord, offset: u64, len: usize) -> Result<Vec<u8>> {
         self.read_payload(&version.sha256, offset, len)?.ok_or_else(|| Error::PayloadDamaged {
             sha256: version.sha256.hex(),
-            at: 0,
             reason: "it is missing".into(),
         })
     }

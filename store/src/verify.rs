@@ -276,7 +276,7 @@ fn check_payloads<L: Live>(
     for entry in truth.scan(b"p") {
         let (key, value) = entry?;
         let sha256 = sha_of_key(&key)?;
-        let PayloadRecord { size, inline, .. } = decode(&value)?;
+        let payload = PayloadOf::new(&sha256, &decode(&value)?);
         let before = verified.bytes;
         let start = Instant::now();
         let mut pace = Pace { gently: course.gently, since: start };
@@ -284,16 +284,15 @@ fn check_payloads<L: Live>(
             (course.progress)(before + done, total);
             pace.rest();
         };
-        let found = if inline {
-            live.map_or(Ok(None), |live| check_inside(truth, live, &sha256, size, progress))?
+        let found = if payload.inline {
+            live.map_or(Ok(None), |live| check_inside(truth, live, &payload, progress))?
         } else {
-            let payload = PayloadOf { sha256, size, inline };
             payloads.check_object(truth, &payload, progress)?
         };
         if let Some((kind, detail)) = found
             && !is_gone(&sha256, live)
         {
-            let place = match inline {
+            let place = match payload.inline {
                 true => format!("payload {sha256} in the catalogue"),
                 false => payloads.object(&sha256).display().to_string(),
             };
@@ -301,7 +300,7 @@ fn check_payloads<L: Live>(
             verified.findings.push(Finding { versions, ..Finding::new(kind, place, detail) });
         }
         verified.payloads += 1;
-        verified.bytes += size;
+        verified.bytes += payload.size;
     }
     Ok(())
 }
@@ -318,15 +317,14 @@ type Found = Option<(Kind, String)>;
 fn check_inside<L: Live>(
     truth: &Catalogue,
     live: &L,
-    sha256: &Sha,
-    size: u64,
+    payload: &PayloadOf,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Found> {
-    let mut checker = BlockChecker::new(truth, sha256, size)?;
+    let mut checker = BlockChecker::new(truth, payload);
     let mut at = 0;
-    while at < size {
+    while at < payload.size {
         // Whoever keeps it checks it as well, and refuses what is damaged.
-        let bytes = match live.read(sha256, at) {
+        let bytes = match live.read(&payload.sha256, at) {
             Ok(bytes) if !bytes.is_empty() => bytes,
             Ok(_) => return Ok(Some((Kind::PayloadMissing, "it ends early".into()))),
             Err(e) => return Ok(Some((Kind::PayloadDamaged, e.to_string()))),

@@ -24,8 +24,7 @@ impl Store {
         let catalogue = self.catalogue()?;
         let payload = payload_of(&catalogue, version)?;
         let checked = check_file(&catalogue, &payload, file, &mut |_, _| {})?;
-        let damaged =
-            |reason| Error::PayloadDamaged { sha256: version.sha256.hex(), at: 0, reason };
+        let damaged = |reason| Error::PayloadDamaged { sha256: version.sha256.hex(), reason };
         match checked {
             Ok(None) => Ok(()),
             Ok(Some(found)) => Err(damaged(found)),

@@ -1,91 +1,150 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::{Digest, Sha256};
 
-use super::{BLOCK, BLOCK_OF_FORMAT_1};
+use super::{BLOCK, LARGE_BLOCK};
+use crate::catalogue::records::PayloadRecord;
 use crate::history::Change;
-use crate::{Error, FORMAT, Settings, Sha, Store};
+use crate::payload::PayloadOf;
+use crate::{Error, Sha, Store};
 
 /// Something that passes for a source, of so many bytes.
-fn bytes(size: usize) -> Vec<u8> {
+fn bytes(size: u64) -> Vec<u8> {
     let mut bytes = b"\0asm\x01\0\0\0".to_vec();
-    bytes.extend(
-        (bytes.len()..size).map(|at| (at as u32).wrapping_mul(0x9e37_79b1).to_be_bytes()[0]),
-    );
+    let more = bytes.len() as u32..size as u32;
+    bytes.extend(more.map(|at| at.wrapping_mul(0x9e37_79b1).to_be_bytes()[0]));
     bytes
 }
 
-/// A store with a payload whose blocks are of `block` bytes.
-fn store_with(dir: &std::path::Path, bytes: &[u8], block: u64) -> (Store, Sha) {
-    let store = Store::open_or_create(dir).unwrap();
+/// Has the store have a payload whose blocks are large ones, or not.
+fn add(store: &Store, bytes: &[u8], inline: bool, large_blocks: bool) -> Sha {
     let upload = store.stage_source(bytes).unwrap().upload;
-    let hashes = bytes.chunks(block as usize).map(Sha256::digest);
-    let blocks = BASE64.encode(hashes.collect::<Vec<_>>().concat());
     let (sha256, size, kind) = (upload.sha256, upload.size, upload.kind);
-    let change = Change::Payload { sha256, size, kind, inline: false, blocks };
+    let record = PayloadRecord { size, kind, inline, large_blocks };
+    let block = PayloadOf::new(&sha256, &record).block_size;
+    let hashes = bytes.chunks(block as usize).map(Sha256::digest).collect::<Vec<_>>().concat();
     let (mut writer, mut planned) = store.begin().unwrap();
-    planned.add(&writer, change).unwrap();
-    store.payloads.keep_as_objects(&[&upload]).unwrap();
+    planned.add(&writer, Change::payload(sha256, &record, &hashes)).unwrap();
+    match inline {
+        true => store.payloads.keep_inline(planned.txn.base(), &[&upload]).unwrap(),
+        false => store.payloads.keep_as_objects(&[&upload]).unwrap(),
+    }
     store.commit(&mut writer, planned).unwrap();
-    drop(writer);
-    (store, sha256)
+    sha256
 }
 
-#[test]
-fn payloads_of_either_block_size_are_read_and_checked() {
-    // Around the sizes at which the two have as many hashes, or records, or a full one.
-    let per_record = super::HASHES_PER_RECORD as u64;
-    let sizes = [BLOCK, BLOCK + 1, BLOCK_OF_FORMAT_1, BLOCK_OF_FORMAT_1 + 1, 1_000_000];
-    let full = [per_record * BLOCK, per_record * BLOCK + 1, per_record * BLOCK_OF_FORMAT_1 + 1];
-    for size in sizes.into_iter().chain(full) {
-        for block in [BLOCK, BLOCK_OF_FORMAT_1] {
-            let dir = tempfile::tempdir().unwrap();
-            let good = bytes(size as usize);
-            let (store, sha256) = store_with(dir.path(), &good, block);
-            let read = |at: u64, len: usize| store.read_payload(&sha256, at, len);
-            // Windows that begin and end anywhere, and some that go on from the last.
-            for at in [0, 100_000, 5, 36_869, 131_072, 131_073, size - 1, size, 65_536] {
-                let expected = good.get(at as usize..).unwrap_or_default();
-                let expected = &expected[..expected.len().min(131_072)];
-                assert!(read(at, 131_072).unwrap().unwrap() == expected, "{at} of {size}");
-            }
-            let object = store.payloads.object(&sha256);
-            fs::set_permissions(&object, fs::Permissions::from_mode(0o600)).unwrap();
-            let file = fs::OpenOptions::new().write(true).open(&object).unwrap();
-            let last = size - 1;
-            file.write_all_at(&[!good[last as usize]], last).unwrap();
-            store.payloads.reader.forget(&sha256);
-            let start = last / block * block;
-            match read(last, 1) {
-                Err(Error::PayloadDamaged { at, .. }) => assert_eq!((at, size), (start, size)),
-                other => panic!("{other:?}"),
-            }
-            if start > 0 {
-                assert!(read(start - 1, 1).is_ok(), "{size}, blocks of {block}");
-            }
+fn damage(object: &Path, at: u64, good: &[u8]) {
+    fs::set_permissions(object, fs::Permissions::from_mode(0o600)).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(object).unwrap();
+    file.write_all_at(&[!good[at as usize]], at).unwrap();
+}
+
+/// Windows that begin and end anywhere, one after the other, and some that go on from the last.
+fn check_windows(store: &Store, sha256: &Sha, good: &[u8]) {
+    let size = good.len() as u64;
+    let last = size - 1;
+    for at in [0, 100_000, 5, 36_869, 131_072, 131_073, 65_536, 40_000, last, size, u64::MAX] {
+        for len in [131_072, 4096, 1, 0, usize::MAX] {
+            let expected = good.get(at as usize..).unwrap_or_default();
+            let expected = &expected[..expected.len().min(len)];
+            let read = store.read_payload(sha256, at, len).unwrap().unwrap();
+            assert!(read == expected, "{len} bytes at {at} of {size}");
         }
     }
 }
 
 #[test]
-fn a_store_of_format_1_becomes_one_of_this_format_when_something_is_committed() {
+fn payloads_of_either_block_size_are_read_and_checked() {
     let dir = tempfile::tempdir().unwrap();
-    let good = bytes(300_000);
-    let (store, sha256) = store_with(dir.path(), &good, BLOCK_OF_FORMAT_1);
+    let store = Store::open_or_create(dir.path()).unwrap();
+    let record = super::HASHES_PER_RECORD as u64;
+    for size in [9, BLOCK, BLOCK + 1, LARGE_BLOCK, LARGE_BLOCK + 1, 1_000_000, record * BLOCK + 1] {
+        for (number, (inline, large)) in
+            [(false, false), (false, true), (true, false), (true, true)].into_iter().enumerate()
+        {
+            let good = bytes(size + number as u64);
+            let sha256 = add(&store, &good, inline, large);
+            check_windows(&store, &sha256, &good);
+            let catalogue = store.catalogue().unwrap();
+            let payload = PayloadOf::find(&catalogue, &sha256).unwrap().unwrap();
+            assert!(store.payloads.reader.is_whole(&catalogue, &payload).unwrap());
+            if inline {
+                continue;
+            }
+            let object = store.payloads.object(&sha256);
+            let check = || store.payloads.check_object(&catalogue, &payload, &mut |_| {}).unwrap();
+            assert_eq!(check(), None);
+            let last = payload.size - 1;
+            damage(&object, last, &good);
+            assert!(!store.payloads.reader.is_whole(&catalogue, &payload).unwrap());
+            let block = if large { LARGE_BLOCK } else { BLOCK };
+            let said = super::differs(last / block * block);
+            assert_eq!(check().unwrap().1, said);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_block_is_an_error_and_its_neighbours_are_not() {
+    for large in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(dir.path()).unwrap();
+        let good = bytes(1_000_000);
+        let sha256 = add(&store, &good, false, large);
+        damage(&store.payloads.object(&sha256), 600_000, &good);
+        let block = if large { LARGE_BLOCK } else { BLOCK };
+        let start = 600_000 / block * block;
+        for (at, len) in [(start, 1), (start - 1, 2), (start + block - 1, 1), (0, 1_000_000)] {
+            match store.read_payload(&sha256, at, len) {
+                Err(Error::PayloadDamaged { reason, .. }) => {
+                    assert_eq!(reason, super::differs(start));
+                }
+                other => panic!("{len} at {at}: {other:?}"),
+            }
+        }
+        for at in [start - 1, start + block] {
+            let read = store.read_payload(&sha256, at, 1).unwrap().unwrap();
+            assert_eq!(read, good[at as usize..][..1]);
+        }
+    }
+}
+
+#[test]
+fn what_is_remembered_of_a_block_is_never_taken_for_another() {
+    for inline in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(dir.path()).unwrap();
+        let good = bytes(300_000);
+        for large in [true, false, true] {
+            // The same payload, collected and published again meanwhile.
+            let sha256 = add(&store, &good, inline, large);
+            check_windows(&store, &sha256, &good);
+        }
+    }
+}
+
+#[test]
+fn large_blocks_survive_a_snapshot_and_a_rebuild() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open_or_create(dir.path()).unwrap();
+    let (old, new) = (bytes(500_000), bytes(600_000));
+    let (first, second) = (add(&store, &old, false, true), add(&store, &new, false, false));
     store.close().unwrap();
-    let settings = dir.path().join("settings.json");
-    fs::write(&settings, "{\"format\": 1, \"inline_limit\": 9}").unwrap();
-    let store = Store::open(dir.path()).unwrap();
-    assert!(store.read_payload(&sha256, 0, 300_000).unwrap().unwrap() == good);
-    assert_eq!(crate::settings::read_settings(&settings).unwrap().format, 1);
-    store.close().unwrap();
-    let (store, other) = store_with(dir.path(), &bytes(200_000), BLOCK);
-    let expected = Settings { inline_limit: crate::InlineLimit::Bytes(9), ..Settings::default() };
-    assert_eq!(crate::settings::read_settings(&settings).unwrap(), expected);
-    assert_eq!(expected.format, FORMAT);
-    assert!(store.read_payload(&sha256, 0, 300_000).unwrap().unwrap() == good);
-    assert!(store.read_payload(&other, 0, 200_000).unwrap().unwrap() == bytes(200_000));
+    let history = fs::read_to_string(dir.path().join("history")).unwrap();
+    let lines: Vec<_> = history.lines().filter(|line| line.contains("payload")).collect();
+    // An older program refuses the second, which it can't read.
+    assert!(lines[0].contains("\"blocks\":") && !lines[0].contains("\"blocks32k\":"), "{history}");
+    assert!(!lines[1].contains("\"blocks\":") && lines[1].contains("\"blocks32k\":"), "{history}");
+    for round in 0..2 {
+        fs::remove_dir_all(dir.path().join("db")).unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        check_windows(&store, &first, &old);
+        check_windows(&store, &second, &new);
+        if round == 0 {
+            assert!(store.compact(store.last_change(), true).unwrap().is_some());
+        }
+        store.close().unwrap();
+    }
 }

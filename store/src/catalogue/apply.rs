@@ -74,14 +74,16 @@ pub(crate) fn apply(txn: &mut Txn, entry: &Entry, history_len: u64) -> Result<Ch
             txn.remove(alias_key(name));
             touched.after(txn, entry.time, &mut changes)?;
         }
-        Change::Payload { sha256, size, kind, inline, blocks } => {
+        Change::Payload { sha256, size, kind, inline, blocks, large_blocks } => {
+            let large = !large_blocks.is_empty();
             let blocks = BASE64
-                .decode(blocks)
+                .decode(if large { large_blocks } else { blocks })
                 .map_err(|e| Error::Inconsistent(format!("block hashes of {sha256}: {e}")))?;
             for (index, hashes) in blocks.chunks(HASHES_PER_RECORD * 32).enumerate() {
                 txn.set_bytes(blocks_key(sha256, index as u32), hashes.to_vec());
             }
-            let record = PayloadRecord { size: *size, kind: *kind, inline: *inline };
+            let (size, kind, inline) = (*size, *kind, *inline);
+            let record = PayloadRecord { size, kind, inline, large_blocks: large };
             txn.set(payload_key(sha256), &record)?;
         }
         Change::Publish {

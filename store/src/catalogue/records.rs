@@ -56,7 +56,7 @@ impl View {
 
 /// The layout of the records, and of the tables of engines' settings that they were made
 /// with; from 2 to 127. [`Applied`] starts alike in every layout: 0, the layout, the sequence number.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// How much of the history the catalogue holds, and the numbers it gives next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +175,8 @@ pub struct PayloadRecord {
     pub kind: ArtifactKind,
     /// Whether it is kept as chunks inside sled rather than as an object file.
     pub inline: bool,
+    /// Whether the blocks that have a sha256 each are of 128 KiB, as they once were, not of 32.
+    pub large_blocks: bool,
 }
 
 pub(crate) const APPLIED: &[u8] = b"m";

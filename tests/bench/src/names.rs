@@ -13,9 +13,9 @@ use crate::module;
 use crate::stats::Times;
 use crate::workplace::{Workplace, drop_caches, succeed};
 
-/// Keys in one directory of a large store, and in a commit.
+/// Keys in one directory of a large store; and in a commit, whose uploads wait in memory.
 const DIRECTORY: u64 = 100_000;
-const COMMIT: u64 = 10_000;
+const COMMIT: u64 = 4_000;
 /// Names that are looked up.
 const LOOKUPS: u64 = 10_000;
 
@@ -23,7 +23,7 @@ const LOOKUPS: u64 = 10_000;
 #[derive(Clone, Debug, Serialize)]
 pub struct Names {
     pub keys: u64,
-    /// How many were published a second, in batches of 10,000.
+    /// How many were published a second, in batches of 4,000.
     pub publish_rate: f64,
     /// From `wasmfs mount` to the first answer, everything on the disk, in milliseconds.
     pub first_answer_ms: f64,

@@ -201,7 +201,9 @@ impl Table for Publishing {
     fn table(&self, out: &mut String) {
         out.push_str("\n## Publishing\n");
         const BASE: &str = "write + fsync + rename";
-        head(out, "One by one", &["module", "size", BASE, "cp", "wasmfs publish", "as fast"]);
+        let columns =
+            ["module", "size", BASE, "cp", "dd conv=fsync", "wasmfs publish", "as fast", "as dd"];
+        head(out, "One by one", &columns);
         for alone in &self.alone {
             let of = |peer| alone.times.get(peer).map_or(f64::NAN, |t: &Times| t.median);
             row(
@@ -211,8 +213,10 @@ impl Table for Publishing {
                     size(alone.bytes),
                     time(of(BASE)),
                     time(of("cp")),
+                    time(of("dd conv=fsync")),
                     time(of("wasmfs publish")),
                     format!("{:.2}x", of(BASE) / of("wasmfs publish")),
+                    format!("{:.2}x", of("dd conv=fsync") / of("wasmfs publish")),
                 ],
             );
         }

@@ -159,7 +159,7 @@ fn damaged_bytes_are_an_error_and_never_data() {
             }
             let log = fs::read_to_string(env.store().join("wasmfs.log")).unwrap();
             assert!(
-                log.contains(&format!("the block at byte {}: ", damaged * BLOCK))
+                log.contains(&format!("the block at byte {} ", damaged * BLOCK))
                     && log.contains("key version 1"),
                 "{log}"
             );
