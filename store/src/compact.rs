@@ -16,7 +16,7 @@ use crate::catalogue::{
 };
 use crate::error::{Error, IoContext, Result};
 use crate::history::{Change, Entry, History, NewDirectory, line_of, new_file};
-use crate::payload::{PayloadOf, sha_of_key};
+use crate::payload::sha_of_key;
 use crate::store::{HISTORY, Store};
 
 /// A history is compacted if that leaves less than this part of its lines.
@@ -207,9 +207,6 @@ impl<W: Write> Snapshot<W> {
                 blocks.extend_from_slice(hashes);
                 Ok(())
             })?;
-            // None of what a payload with more blocks has left.
-            let block_size = PayloadOf::new(&sha256, &record).block_size;
-            blocks.truncate(record.size.div_ceil(block_size) as usize * 32);
             self.line(0, Change::payload(sha256, &record, &blocks))?;
         }
         for entry in catalogue.scan(b"k") {

@@ -97,13 +97,9 @@ pub enum Change {
         kind: ArtifactKind,
         /// Whether it is kept inside sled.
         inline: bool,
-        /// sha256 of each of its 32 KiB blocks, in order, base64.
-        #[serde(default, rename = "blocks32k", skip_serializing_if = "String::is_empty")]
-        blocks: String,
-        /// Of its 128 KiB blocks instead, as they once were. Who knows only these refuses a line
-        /// that has none, and so leaves what newer programs write alone.
-        #[serde(default, rename = "blocks", skip_serializing_if = "String::is_empty")]
-        large_blocks: String,
+        /// The hashes of its blocks.
+        #[serde(flatten)]
+        blocks: Blocks,
     },
     /// A version of a key.
     Publish {
@@ -245,15 +241,24 @@ pub enum Change {
     },
 }
 
+/// sha256 of each block of a payload, in order, base64. A line has one of these, or can't be read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Blocks {
+    /// Blocks of 32 KiB; from format 2 on.
+    #[serde(rename = "blocks32k")]
+    Small(String),
+    /// Blocks of 128 KiB, as they once were.
+    #[serde(rename = "blocks")]
+    Large(String),
+}
+
 impl Change {
     /// That a payload with these block hashes is durable.
     pub(crate) fn payload(sha256: Sha, record: &PayloadRecord, hashes: &[u8]) -> Change {
         let PayloadRecord { size, kind, inline, large_blocks } = *record;
-        let (mut blocks, mut large) = (BASE64.encode(hashes), String::new());
-        if large_blocks {
-            std::mem::swap(&mut blocks, &mut large);
-        }
-        Change::Payload { sha256, size, kind, inline, blocks, large_blocks: large }
+        let hashes = BASE64.encode(hashes);
+        let blocks = if large_blocks { Blocks::Large(hashes) } else { Blocks::Small(hashes) };
+        Change::Payload { sha256, size, kind, inline, blocks }
     }
 }
 

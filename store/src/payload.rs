@@ -409,7 +409,7 @@ pub(crate) fn read_chunks(
     start: u64,
     len: usize,
 ) -> Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::with_capacity(len + CHUNK);
+    let mut bytes = Vec::with_capacity(len.min(PIECE) + CHUNK);
     let mut index = (start / CHUNK as u64) as u32;
     while bytes.len() < len {
         match catalogue.get(&chunk_key(sha256, index))? {

@@ -214,6 +214,7 @@ impl Store {
         let inline = known.as_ref().map_or(limit.admits(size), |record| record.inline);
         let mut changes = Changes::default();
         if known.is_none() {
+            self.raise_format()?;
             let record = PayloadRecord { size, kind, inline, large_blocks: false };
             changes = planned.add(writer, Change::payload(sha256, &record, &upload.blocks))?;
         }

@@ -93,16 +93,15 @@ impl Reader {
         }
         if !unknown.is_empty() {
             let start = unknown.start * block;
-            let bytes = self.checked(catalogue, payload, &mut hashes, unknown.clone())?;
+            let (bytes, digests) = self.checked(catalogue, payload, &mut hashes, unknown)?;
             let range = wanted(start, bytes.len());
             out.extend_from_slice(&bytes[range.clone()]);
-            for (index, bytes) in unknown.zip(bytes.chunks(block as usize)) {
-                let at = (index * block - start) as usize;
-                if (at < range.start || at + bytes.len() > range.end)
-                    && let Some(hash) = hashes.get(index)?
-                {
-                    self.blocks.put(hash, bytes.to_vec());
+            let mut at = 0;
+            for (digest, bytes) in digests.into_iter().zip(bytes.chunks(block as usize)) {
+                if at < range.start || at + bytes.len() > range.end {
+                    self.blocks.put(digest, bytes.to_vec());
                 }
+                at += bytes.len();
             }
         }
         if let Some(tail) = tail {
@@ -142,17 +141,17 @@ impl Reader {
         object.at("opening", &path)
     }
 
-    /// Blocks of a payload, read at once and checked.
+    /// Blocks of a payload, read at once and checked; and their hashes.
     fn checked(
         &self,
         catalogue: &Catalogue,
         payload: &PayloadOf,
         hashes: &mut BlockHashes<'_>,
         indices: Range<u64>,
-    ) -> Result<Bytes> {
+    ) -> Result<(Bytes, Vec<Sha>)> {
         let block = payload.block_size;
         let start = indices.start * block;
-        let len = (payload.size.min(indices.end * block) - start) as usize;
+        let len = (payload.size.min(indices.end.saturating_mul(block)) - start) as usize;
         let damaged = |reason| Error::PayloadDamaged { sha256: payload.sha256.hex(), reason };
         let bytes = if payload.inline {
             let bytes = read_chunks(catalogue, &payload.sha256, start, len)?;
@@ -164,14 +163,17 @@ impl Reader {
             let failed = |e| damaged(format!("reading {len} bytes at {start}: {e}"));
             object.read(start, len).map_err(failed)?
         };
+        let mut digests = Vec::new();
         for (index, bytes) in indices.zip(bytes.chunks(block as usize)) {
-            if hashes.get(index)? != Some(Sha(Sha256::digest(bytes).into())) {
+            let digest = Sha(Sha256::digest(bytes).into());
+            if hashes.get(index)? != Some(digest) {
                 // Another file may be in its place by the next read.
                 self.forget(&payload.sha256);
                 return Err(damaged(differs(index * block)));
             }
+            digests.push(digest);
         }
-        Ok(bytes)
+        Ok((bytes, digests))
     }
 }
 
@@ -194,15 +196,10 @@ impl Object {
         // Where it can't be told, a direct read fails.
         let from = buffer.as_ptr().align_offset(ALIGNED).min(ALIGNED);
         let range = from..from + len;
-        let read = match &self.direct {
-            Some(direct) => match direct.read_at(&mut buffer[from..from + room], offset) {
-                // Not here, or not so.
-                Err(e) if e.kind() == io::ErrorKind::InvalidInput => 0,
-                read => read?,
-            },
-            None => 0,
-        };
-        if read < len {
+        let whole = &mut buffer[from..from + room];
+        let direct = self.direct.as_ref().map(|direct| direct.read_at(whole, offset));
+        // Not here, or not so: through the page cache, which says what is wrong, if anything is.
+        if !matches!(direct, Some(Ok(read)) if read >= len) {
             self.file.read_exact_at(&mut buffer[range.clone()], offset)?;
         }
         // Whoever asks keeps the bytes: the page cache of the mount. Some filesystems make a
@@ -277,28 +274,31 @@ impl<K: PartialEq, V, const N: usize> Recent<K, V, N> {
 mod tests {
     use super::*;
 
+    /// From here and there, and to the end; and not past it.
+    fn check(object: &Object, good: &[u8]) {
+        for (at, len) in [(32_768, 65_536), (0, 4096), (4096, 4096), (294_912, 5089)] {
+            let read = object.read(at, len).unwrap();
+            assert!(*read == good[at as usize..][..len], "{len} at {at}");
+        }
+        let past = object.read(294_912, 5090).err().map(|e| e.kind());
+        assert_eq!(past, Some(io::ErrorKind::UnexpectedEof));
+    }
+
     #[test]
     fn an_object_reads_the_same_past_the_page_cache_and_through_it() {
         let good: Vec<u8> = (0..300_001u32).map(|at| (at >> 8) as u8 ^ at as u8).collect();
-        // The second is a filesystem in memory.
-        for dir in [tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap()] {
-            let path = dir.path().join("object");
-            std::fs::write(&path, &good).unwrap();
-            for direct in [true, false] {
-                let mut object = Object::open(CWD, &path).unwrap();
-                if !direct {
-                    object.direct = None;
-                }
-                for (at, len) in [(32_768, 65_536), (0, 4096), (4096, 4096), (294_912, 5089)] {
-                    let read = object.read(at, len).unwrap();
-                    assert!(*read == good[at as usize..][..len], "{len} at {at}");
-                }
-                let past = object.read(294_912, 5090).err().map(|e| e.kind());
-                assert_eq!(past, Some(io::ErrorKind::UnexpectedEof));
-            }
-            // A direct read of a piece that isn't aligned fails; it is made all the same.
-            let object = Object::open(CWD, &path).unwrap();
-            assert!(*object.read(99, 1000).unwrap() == good[99..1099]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("object");
+        std::fs::write(&path, &good).unwrap();
+        let open = || Object::open(CWD, &path).unwrap();
+        check(&open(), &good);
+        check(&Object { direct: None, ..open() }, &good);
+        // A direct read of a piece that isn't aligned fails; it is made all the same.
+        assert!(*open().read(99, 1000).unwrap() == good[99..1099]);
+        // With nothing to read but past the page cache.
+        let empty = File::open("/dev/null").unwrap();
+        if let Some(direct) = open().direct {
+            check(&Object { file: empty, direct: Some(direct) }, &good);
         }
     }
 }

@@ -23,9 +23,9 @@ use crate::key::Key;
 use crate::lock::Lock;
 use crate::payload::{Payloads, ReadSeek, whole_inline};
 use crate::recovery::is_trusted;
-use crate::settings::{State, boot_id, write_json};
+use crate::settings::{State, boot_id, raise_format, write_json};
 use crate::sha::Sha;
-use crate::store::{HISTORY, STATE, Store};
+use crate::store::{HISTORY, SETTINGS, STATE, Store};
 use crate::verify::{Finding, Kind, Verified, too_open};
 
 /// Damaged payloads, by their sha256.
@@ -173,6 +173,8 @@ fn rescue_onto(
     catalogue: Arc<Catalogue>,
     old: Option<Catalogue>,
 ) -> Result<(PathBuf, u64, u64)> {
+    // Payloads whose lines are lost get such as are written now.
+    raise_format(&dir.join(SETTINGS))?;
     let known = catalogue.applied()?.seq;
     let next_inode = catalogue.applied()?.next_inode;
     let mut rescuer = Rescuer { payloads: Payloads::look(dir), old, next_inode, catalogue };

@@ -12,8 +12,10 @@ use crate::catalogue::sync_dir;
 use crate::collect::Policy;
 use crate::error::{Error, IoContext, Result};
 
-/// The format that this crate writes, and the newest it reads.
-pub const FORMAT: u64 = 1;
+/// The format that this crate writes, and the newest it reads. It reads 1 as well, which has no
+/// payloads with blocks of 32 KiB: a store is of format 2 from the first such payload on, so that
+/// programs which don't know them leave it alone.
+pub const FORMAT: u64 = 2;
 /// Payloads up to this size, in bytes, are kept inside sled unless the store's settings say otherwise.
 pub const DEFAULT_INLINE_LIMIT: u64 = 16 << 10;
 
@@ -115,6 +117,20 @@ pub(crate) fn read_settings(path: &Path) -> Result<Settings> {
         return Ok(Settings { format, ..Settings::default() });
     }
     serde_json::from_slice(&text).map_err(invalid)
+}
+
+/// Has the settings in `path` say that the store is of this build's format. The rest stays as its
+/// owner wrote it.
+pub(crate) fn raise_format(path: &Path) -> Result<()> {
+    let invalid = |source| Error::Settings { path: path.to_owned(), source };
+    let text = fs::read(path).at("reading", path)?;
+    let mut settings: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&text).map_err(invalid)?;
+    if settings.get("format").and_then(serde_json::Value::as_u64).is_some_and(|f| f < FORMAT) {
+        settings.insert("format".into(), FORMAT.into());
+        write_json(path, &settings)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn read_state(path: &Path) -> Option<State> {

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,7 +14,7 @@ use crate::history::{Change, Entry, History, line_of};
 use crate::lock::Lock;
 use crate::payload::{Payloads, Staged, StagedSource};
 use crate::recovery::Held;
-use crate::settings::{FORMAT, Settings, State, boot_id, read_settings, write_json};
+use crate::settings::{FORMAT, Settings, State, boot_id, raise_format, read_settings, write_json};
 
 pub(crate) const SETTINGS: &str = "settings.json";
 pub(crate) const HISTORY: &str = "history";
@@ -37,6 +38,8 @@ pub(crate) fn check_owner(dir: &Path) -> Result<()> {
 pub struct Store {
     dir: PathBuf,
     settings: Settings,
+    /// Whether `settings.json` says that the store is of this build's format.
+    is_current: AtomicBool,
     pub(crate) catalogue: Held,
     pub(crate) payloads: Payloads,
     pub(crate) writer: Mutex<History>,
@@ -120,6 +123,7 @@ impl Store {
         let catalogue = Held::open(dir, &mut history)?;
         let store = Store {
             dir: dir.to_owned(),
+            is_current: (settings.format == FORMAT).into(),
             settings,
             catalogue,
             payloads,
@@ -214,6 +218,15 @@ impl Store {
     }
 
     /// Commits what was planned: history first, then the catalogue.
+    /// Has the store be of this build's format, for what only that has.
+    pub(crate) fn raise_format(&self) -> Result<()> {
+        if !self.is_current.load(Ordering::Relaxed) {
+            raise_format(&self.dir.join(SETTINGS))?;
+            self.is_current.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     pub(crate) fn commit(&self, writer: &mut History, planned: Planned) -> Result<()> {
         if planned.is_empty() {
             return Ok(());

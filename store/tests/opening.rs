@@ -68,11 +68,11 @@ fn what_is_not_ones_own_store_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path(), &Default::default()));
     let settings = dir.path().join("settings.json");
-    fs::write(&settings, "{\"format\": 2, \"inline_limit\": {\"of\": \"another kind\"}}").unwrap();
-    assert!(matches!(Store::open(dir.path()), Err(Error::NewerFormat { found: 2, .. })));
+    fs::write(&settings, "{\"format\": 3, \"inline_limit\": {\"of\": \"another kind\"}}").unwrap();
+    assert!(matches!(Store::open(dir.path()), Err(Error::NewerFormat { found: 3, .. })));
     fs::write(&settings, "{\"format\": 1, \"inline_limit\": \"lots\"}").unwrap();
     assert!(matches!(Store::open(dir.path()), Err(Error::Settings { .. })));
-    fs::write(&settings, "{\"format\": 1}").unwrap();
+    fs::write(&settings, "{\"format\": 2}").unwrap();
     assert_eq!(*Store::open(dir.path()).unwrap().settings(), Settings::default());
     if rustix::process::geteuid().is_root() {
         chown(dir.path(), Some(12345), None).unwrap();
@@ -227,6 +227,23 @@ fn a_payload_lost_with_the_catalogue_is_an_error_until_it_is_published_again() {
 }
 
 /// Publishes without end, and prints each acknowledgment: to be killed.
+#[test]
+fn a_store_of_format_1_stays_one_until_something_new_is_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = dir.path().join("settings.json");
+    let store = open(dir.path(), &Default::default());
+    publish(&store, "key", &artifact(1, 1, 100_000));
+    publish(&store, "key", &artifact(1, 2, 100_000));
+    store.close().unwrap();
+    fs::write(&settings, "{\"format\": 1}").unwrap();
+    let store = open(dir.path(), &Default::default());
+    publish(&store, "other", &artifact(1, 1, 100_000));
+    store.rollback(&key("key"), None).unwrap();
+    assert!(fs::read_to_string(&settings).unwrap().contains("\"format\": 1"));
+    publish(&store, "key", &artifact(1, 3, 100_000));
+    assert!(fs::read_to_string(&settings).unwrap().contains("\"format\": 2"));
+}
+
 #[test]
 fn a_flipped_bit_inside_sled_is_an_error_and_never_data() {
     let settings =

@@ -5,14 +5,15 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::{BLOCK, LARGE_BLOCK};
+use crate::artifact::ArtifactKind;
 use crate::catalogue::records::PayloadRecord;
 use crate::history::Change;
 use crate::payload::PayloadOf;
-use crate::{Error, Sha, Store};
+use crate::{Error, FORMAT, Sha, Store};
 
-/// Something that passes for a source, of so many bytes.
-fn bytes(size: u64) -> Vec<u8> {
-    let mut bytes = b"\0asm\x01\0\0\0".to_vec();
+/// Something that passes for a source, of so many bytes; another for each `seed`.
+fn bytes(size: u64, seed: u8) -> Vec<u8> {
+    let mut bytes = [&b"\0asm\x01\0\0\0"[..], &[seed]].concat();
     let more = bytes.len() as u32..size as u32;
     bytes.extend(more.map(|at| at.wrapping_mul(0x9e37_79b1).to_be_bytes()[0]));
     bytes
@@ -60,11 +61,13 @@ fn payloads_of_either_block_size_are_read_and_checked() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open_or_create(dir.path()).unwrap();
     let record = super::HASHES_PER_RECORD as u64;
-    for size in [9, BLOCK, BLOCK + 1, LARGE_BLOCK, LARGE_BLOCK + 1, 1_000_000, record * BLOCK + 1] {
-        for (number, (inline, large)) in
-            [(false, false), (false, true), (true, false), (true, true)].into_iter().enumerate()
-        {
-            let good = bytes(size + number as u64);
+    let around = [BLOCK, LARGE_BLOCK, record * BLOCK].into_iter().flat_map(|at| [at, at + 1]);
+    // Inside sled not the largest, which takes long.
+    let sizes = around.chain([9, 1_000_000, record * LARGE_BLOCK + 1]);
+    let all = sizes.flat_map(|size| [(size, false), (size, true)]);
+    for (size, inline) in all.filter(|(size, inline)| !inline || *size < 5_000_000) {
+        for large in [false, true] {
+            let good = bytes(size, 2 * u8::from(inline) + u8::from(large));
             let sha256 = add(&store, &good, inline, large);
             check_windows(&store, &sha256, &good);
             let catalogue = store.catalogue().unwrap();
@@ -91,7 +94,7 @@ fn a_damaged_block_is_an_error_and_its_neighbours_are_not() {
     for large in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open_or_create(dir.path()).unwrap();
-        let good = bytes(1_000_000);
+        let good = bytes(1_000_000, 1);
         let sha256 = add(&store, &good, false, large);
         damage(&store.payloads.object(&sha256), 600_000, &good);
         let block = if large { LARGE_BLOCK } else { BLOCK };
@@ -116,7 +119,7 @@ fn what_is_remembered_of_a_block_is_never_taken_for_another() {
     for inline in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open_or_create(dir.path()).unwrap();
-        let good = bytes(300_000);
+        let good = bytes(300_000, 1);
         for large in [true, false, true] {
             // The same payload, collected and published again meanwhile.
             let sha256 = add(&store, &good, inline, large);
@@ -129,7 +132,7 @@ fn what_is_remembered_of_a_block_is_never_taken_for_another() {
 fn large_blocks_survive_a_snapshot_and_a_rebuild() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open_or_create(dir.path()).unwrap();
-    let (old, new) = (bytes(500_000), bytes(600_000));
+    let (old, new) = (bytes(500_000, 1), bytes(600_000, 2));
     let (first, second) = (add(&store, &old, false, true), add(&store, &new, false, false));
     store.close().unwrap();
     let history = fs::read_to_string(dir.path().join("history")).unwrap();
@@ -147,4 +150,53 @@ fn large_blocks_survive_a_snapshot_and_a_rebuild() {
         }
         store.close().unwrap();
     }
+}
+
+#[test]
+fn a_payload_line_without_hashes_that_are_known_is_refused() {
+    let (size, kind) = (500_000, ArtifactKind::Module);
+    let record = PayloadRecord { size, kind, inline: false, large_blocks: false };
+    let change = Change::payload(Sha([3; 32]), &record, &[7; 32]);
+    let line = serde_json::to_value(&change).unwrap();
+    assert_eq!(serde_json::from_value::<Change>(line.clone()).unwrap(), change);
+    let text = line.to_string();
+    assert!(text.contains("\"blocks32k\""), "{text}");
+    let newer = text.replace("blocks32k", "blocks8k");
+    assert!(serde_json::from_str::<Change>(&newer).is_err());
+}
+
+#[test]
+fn records_of_format_1_are_read_as_they_are() {
+    // Size, kind, and whether it is inside sled.
+    for inline in [false, true] {
+        let old = postcard::to_stdvec(&(500_000u64, ArtifactKind::Module, inline)).unwrap();
+        let record: PayloadRecord = crate::catalogue::decode(&old).unwrap();
+        assert_eq!((record.size, record.inline, record.large_blocks), (500_000, inline, true));
+        assert_eq!(crate::catalogue::encode(&record).unwrap(), old);
+        let new = PayloadRecord { large_blocks: false, ..record };
+        let read: PayloadRecord =
+            crate::catalogue::decode(&crate::catalogue::encode(&new).unwrap()).unwrap();
+        assert_eq!(read, new);
+    }
+}
+
+#[test]
+fn a_store_is_of_this_format_from_the_first_payload_on_that_only_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open_or_create(dir.path()).unwrap();
+    let old = bytes(300_000, 1);
+    let sha256 = add(&store, &old, false, true);
+    store.close().unwrap();
+    let path = dir.path().join("settings.json");
+    fs::write(&path, "{\"format\": 1, \"mine\": \"kept\"}").unwrap();
+    let settings =
+        || -> serde_json::Value { serde_json::from_slice(&fs::read(&path).unwrap()).unwrap() };
+    let store = Store::open(dir.path()).unwrap();
+    check_windows(&store, &sha256, &old);
+    store.close().unwrap();
+    assert_eq!(settings()["format"], 1);
+    let store = Store::open(dir.path()).unwrap();
+    store.raise_format().unwrap();
+    assert_eq!(settings(), serde_json::json!({"format": FORMAT, "mine": "kept"}));
+    check_windows(&store, &sha256, &old);
 }

@@ -12,7 +12,7 @@ use super::{ENGINES_INODE, ROOT_INODE, Records, Txn, VERSIONS_INODE};
 use crate::blocks::HASHES_PER_RECORD;
 use crate::engine::{EngineDescription, decode};
 use crate::error::{Error, Result};
-use crate::history::{Change, CollectedVersion, Entry, NewDirectory};
+use crate::history::{Blocks, Change, CollectedVersion, Entry, NewDirectory};
 use crate::key::join_path;
 use crate::sha::Sha;
 
@@ -74,16 +74,19 @@ pub(crate) fn apply(txn: &mut Txn, entry: &Entry, history_len: u64) -> Result<Ch
             txn.remove(alias_key(name));
             touched.after(txn, entry.time, &mut changes)?;
         }
-        Change::Payload { sha256, size, kind, inline, blocks, large_blocks } => {
-            let large = !large_blocks.is_empty();
+        Change::Payload { sha256, size, kind, inline, blocks } => {
+            let (large_blocks, blocks) = match blocks {
+                Blocks::Small(blocks) => (false, blocks),
+                Blocks::Large(blocks) => (true, blocks),
+            };
             let blocks = BASE64
-                .decode(if large { large_blocks } else { blocks })
+                .decode(blocks)
                 .map_err(|e| Error::Inconsistent(format!("block hashes of {sha256}: {e}")))?;
             for (index, hashes) in blocks.chunks(HASHES_PER_RECORD * 32).enumerate() {
                 txn.set_bytes(blocks_key(sha256, index as u32), hashes.to_vec());
             }
             let (size, kind, inline) = (*size, *kind, *inline);
-            let record = PayloadRecord { size, kind, inline, large_blocks: large };
+            let record = PayloadRecord { size, kind, inline, large_blocks };
             txn.set(payload_key(sha256), &record)?;
         }
         Change::Publish {

@@ -56,7 +56,7 @@ impl View {
 
 /// The layout of the records, and of the tables of engines' settings that they were made
 /// with; from 2 to 127. [`Applied`] starts alike in every layout: 0, the layout, the sequence number.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 3;
 
 /// How much of the history the catalogue holds, and the numbers it gives next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +168,7 @@ pub struct EngineRecord {
 
 /// A payload, stored once however many versions have it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredPayload", into = "StoredPayload")]
 pub struct PayloadRecord {
     /// Its size in bytes.
     pub size: u64,
@@ -177,6 +178,36 @@ pub struct PayloadRecord {
     pub inline: bool,
     /// Whether the blocks that have a sha256 each are of 128 KiB, as they once were, not of 32.
     pub large_blocks: bool,
+}
+
+/// A [`PayloadRecord`] as it is kept.
+#[derive(Serialize, Deserialize)]
+struct StoredPayload {
+    size: u64,
+    kind: ArtifactKind,
+    /// [`INLINE`] and [`SMALL_BLOCKS`].
+    flags: u8,
+}
+
+const INLINE: u8 = 1;
+/// Not set in records of format 1.
+const SMALL_BLOCKS: u8 = 2;
+
+impl From<StoredPayload> for PayloadRecord {
+    fn from(stored: StoredPayload) -> PayloadRecord {
+        let StoredPayload { size, kind, flags } = stored;
+        let (inline, large_blocks) = (flags & INLINE != 0, flags & SMALL_BLOCKS == 0);
+        PayloadRecord { size, kind, inline, large_blocks }
+    }
+}
+
+impl From<PayloadRecord> for StoredPayload {
+    fn from(record: PayloadRecord) -> StoredPayload {
+        let PayloadRecord { size, kind, inline, large_blocks } = record;
+        let inline = if inline { INLINE } else { 0 };
+        let flags = inline | if large_blocks { 0 } else { SMALL_BLOCKS };
+        StoredPayload { size, kind, flags }
+    }
 }
 
 pub(crate) const APPLIED: &[u8] = b"m";
