@@ -3,10 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::artifact::NotAnArtifact;
-use crate::engine::Difference;
-use crate::key::{Key, KeyError};
-use crate::sha::Sha;
+use crate::artifact::Difference;
+use crate::artifact::inspect::NotAnArtifact;
+use crate::types::key::{Key, KeyError};
+use crate::types::sha::Sha;
 
 /// What can go wrong in a store. Messages say what was wrong; what to do next
 /// is added by whoever talks to the user.

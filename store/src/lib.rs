@@ -15,47 +15,35 @@
 //! | `lock` | the owner's process number, under a flock |
 #![warn(missing_docs)]
 
-pub mod archive;
 pub mod artifact;
-mod blocks;
 mod catalogue;
-mod collect;
-mod compact;
-pub mod engine;
-mod engines;
+mod disk;
 mod error;
+mod gc;
 mod history;
-mod info;
-mod key;
-mod lock;
+mod maintenance;
 mod payload;
-mod publish;
-mod reading;
-mod recovery;
-mod repair;
-mod rollback;
 mod settings;
-mod sha;
 mod store;
-pub mod tree;
-pub mod verify;
-mod whole;
+mod types;
 
 pub use catalogue::{
     Changes, ENGINES_INODE, FIRST_FREE_INODE, ROOT_INODE, SCRATCH, Untold, VERSIONS_INODE,
     panics_are_caught,
 };
-pub use collect::{Candidate, Collected, Fate, Policy, Portion};
-pub use compact::Compacted;
-pub use engines::{EngineInfo, Moved};
+pub use disk::lock::Lock;
 pub use error::{Error, Result};
-pub use info::{KeyInfo, VersionInfo, rfc3339};
-pub use key::{Key, KeyError, MAX_COMPONENT_LEN, MAX_KEY_LEN, RESERVED};
-pub use lock::Lock;
-pub use payload::{Staged, StagedSource};
-pub use publish::{Publish, Published, Source, Status};
-pub use repair::repair;
-pub use rollback::Removed;
+pub use gc::collect::{Candidate, Collected, Fate, Policy, Portion};
+pub use gc::compact::Compacted;
+pub use maintenance::repair::repair;
+pub use maintenance::{archive, verify};
+pub use payload::staging::{Staged, StagedSource};
 pub use settings::{DEFAULT_INLINE_LIMIT, FORMAT, InlineLimit, Settings, Unlimited};
-pub use sha::Sha;
-pub use store::Store;
+pub use store::engines::{EngineInfo, Moved};
+pub use store::open::Store;
+pub use store::publish::{Publish, Published, Source, Status};
+pub use store::queries::{KeyInfo, VersionInfo, rfc3339};
+pub use store::rollback::Removed;
+pub use store::tree;
+pub use types::key::{Key, KeyError, MAX_COMPONENT_LEN, MAX_KEY_LEN, RESERVED};
+pub use types::sha::Sha;

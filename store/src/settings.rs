@@ -9,8 +9,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::sync_dir;
-use crate::collect::Policy;
 use crate::error::{Error, IoContext, Result};
+use crate::gc::collect::Policy;
 
 /// The format that this crate writes, and the newest it reads. It reads 1 as well, which has no
 /// payloads with blocks of 32 KiB: a store is of format 2 from the first such payload on, so that

@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 
 use support::{artifact, elf, engine, key, open, publish, try_publish, with_both_limits};
-use wasmfs_store::engine::Compiler;
+use wasmfs_store::artifact::Compiler;
 use wasmfs_store::{Error, Publish, Settings, Source, Status, Store};
 
 fn label_of(store: &Store, name: &str) -> String {

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use wasmfs_store::EngineInfo;
 use wasmfs_store::artifact::{Artifact, inspect};
-use wasmfs_store::engine::{Difference, Engine};
+use wasmfs_store::artifact::{Difference, Engine};
 
 use super::{Outcome, warn_if_not_visible};
 use crate::access::Access;

@@ -6,7 +6,7 @@ use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
 use wasmfs_store::artifact::inspect;
-use wasmfs_store::engine::decode;
+use wasmfs_store::artifact::decode;
 
 /// An engine that anything can be compared with.
 const OTHER: &[u8] = b"\0\x0248\x18x86_64-unknown-linux-gnu\0\0";

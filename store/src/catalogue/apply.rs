@@ -6,15 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use super::invalidation::{Changes, Touched};
 use super::records::*;
-use super::touched::{Changes, Touched};
 use super::{ENGINES_INODE, ROOT_INODE, Records, Txn, VERSIONS_INODE};
-use crate::blocks::HASHES_PER_RECORD;
-use crate::engine::{EngineDescription, decode};
+use crate::artifact::engine::{EngineDescription, decode};
 use crate::error::{Error, Result};
-use crate::history::{Blocks, Change, CollectedVersion, Entry, NewDirectory};
-use crate::key::join_path;
-use crate::sha::Sha;
+use crate::history::log::{Blocks, Change, CollectedVersion, Entry, NewDirectory};
+use crate::payload::blocks::HASHES_PER_RECORD;
+use crate::types::key::join_path;
+use crate::types::sha::Sha;
 
 /// Applies `entry`, the end of whose line is at byte `history_len`, as one
 /// atomic change of `txn`; one of many keys as one for each, and a last that says that

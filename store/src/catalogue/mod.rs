@@ -4,11 +4,11 @@
 //! questions about it quickly, and can be rebuilt.
 
 mod apply;
+mod invalidation;
 mod open;
+mod overlay;
 mod packed;
 pub(crate) mod records;
-mod touched;
-mod txn;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result, is_out_of_room, is_unwritable};
-use crate::sha::Sha;
+use crate::types::sha::Sha;
 use packed::Writes;
 use records::*;
 
 pub(crate) use apply::{apply, live_directory, live_versions};
+pub use invalidation::{Changes, Untold};
 pub use open::{SCRATCH, panics_are_caught};
 pub(crate) use open::{
     aside, bring_inside, catch_up, close, copy, from_history, open, open_alone, open_elsewhere,
     put_in_place, put_in_place_of, quietly, remove_dir, scratch, sweep, sync_dir, sync_files,
 };
-pub use touched::{Changes, Untold};
-pub(crate) use txn::Txn;
+pub(crate) use overlay::Txn;
 
 /// Inode numbers below this belong to the mount's fixed entries.
 pub const FIRST_FREE_INODE: u64 = 16;

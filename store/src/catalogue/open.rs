@@ -15,9 +15,9 @@ use rustix::fs::RenameFlags;
 use super::records::*;
 use super::{Catalogue, Records, Txn, apply};
 use crate::error::{Error, IoContext, Result, is_unwritable};
-use crate::history::History;
-use crate::payload;
-use crate::publish::available;
+use crate::history::log::History;
+use crate::payload::staging as payload;
+use crate::store::publish::available;
 
 /// sled's page cache, in bytes. Records are small; what is hot fits.
 const SLED_CACHE: u64 = 16 << 20;
@@ -421,7 +421,7 @@ pub(crate) fn copy(catalogue: &Catalogue, dir: &Path) -> Result<()> {
 /// A name beside a path for what is damaged.
 pub(crate) fn aside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{name}.damaged-{}", crate::store::now() / 1_000_000))
+    path.with_file_name(format!("{name}.damaged-{}", crate::store::open::now() / 1_000_000))
 }
 
 /// Puts the catalogue at `new` in the place of the one in `dir`, which gets the name `aside`; never

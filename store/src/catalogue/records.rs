@@ -26,9 +26,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::ArtifactKind;
-use crate::engine::EngineDescription;
-use crate::sha::Sha;
+use crate::artifact::engine::EngineDescription;
+use crate::artifact::inspect::ArtifactKind;
+use crate::types::sha::Sha;
 
 /// A number given to each engine of a store, from 1.
 pub type EngineNumber = u32;

@@ -1,0 +1,2 @@
+pub(crate) mod collect;
+pub(crate) mod compact;

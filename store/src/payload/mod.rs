@@ -1,0 +1,3 @@
+pub(crate) mod blocks;
+pub(crate) mod reader;
+pub(crate) mod staging;

@@ -1,0 +1,2 @@
+pub(crate) mod key;
+pub(crate) mod sha;
