@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde::de::DeserializeOwned;
-use wasmfs_fs::collect::{self, Collection, Kept, Tidied};
+use wasmfs_fs::gc::{self, Collection, Kept, Tidied};
 use wasmfs_store::{
     EngineInfo, Error as StoreError, Key, KeyInfo, Publish, Sha, Source, Staged, StagedSource,
     Store, VersionInfo,
@@ -252,7 +252,7 @@ impl Access {
             Access::Direct(store) => {
                 let CollectRequest { policy, after, dry_run } = request;
                 let policy = policy.of(store)?;
-                Ok(collect::collect_unmounted(store, &policy, after.as_deref(), *dry_run)?)
+                Ok(gc::collect_unmounted(store, &policy, after.as_deref(), *dry_run)?)
             }
             Access::Server(client) => client.collect(request),
         }
@@ -261,7 +261,7 @@ impl Access {
     /// Removes what no version has, and compacts the history if that is due.
     pub fn tidy(&self) -> Result<Tidied> {
         match self {
-            Access::Direct(store) => Ok(collect::tidy_unmounted(store)?),
+            Access::Direct(store) => Ok(gc::tidy_unmounted(store)?),
             Access::Server(client) => client.tidy(),
         }
     }

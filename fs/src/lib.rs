@@ -3,41 +3,29 @@
 //! no arguments and prints nothing.
 #![warn(missing_docs)]
 
-mod backings;
-mod channel;
-mod charge;
-pub mod collect;
-mod connection;
-mod descriptors;
+mod background;
+mod backing;
 mod error;
 mod fault;
 mod filesystem;
 mod fuse;
-mod holders;
-mod huge;
+mod ipc;
 mod journal;
-mod keeper;
-mod later;
-mod memory;
 pub mod mount;
-mod notify;
-mod packets;
-mod passthrough;
-mod requests;
-mod session;
-mod verity;
-mod worker;
+mod serve;
+mod supervise;
 
-pub use channel::KeeperStatus;
-pub use charge::Charge;
-pub use descriptors::close_on_exec;
+pub use backing::memory::Usage;
 pub use error::{Error, Result};
 pub use filesystem::{
     Attributes, CACHEDIR_TAG, CACHEDIR_TAG_INODE, Entry, Filesystem, NAME_MAX, RESERVED_INODE,
 };
-pub use holders::{Holder, holders};
-pub use keeper::{Plan, keep};
-pub use memory::Usage;
-pub use packets::short_path;
-pub use session::{Mount, Mounts, abort_on_panic};
-pub use worker::{Event, Worker};
+pub use ipc::descriptors::close_on_exec;
+pub use ipc::protocol::KeeperStatus;
+pub use ipc::socket::short_path;
+pub use mount::users::{Holder, holders};
+pub use serve::gc;
+pub use serve::mounts::{Mount, Mounts, abort_on_panic};
+pub use supervise::handover::Charge;
+pub use supervise::keeper::run::{Plan, keep};
+pub use supervise::worker::{Event, Worker};

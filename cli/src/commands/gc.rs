@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
-use wasmfs_fs::collect::{Collection, Kept, Tidied};
+use wasmfs_fs::gc::{Collection, Kept, Tidied};
 use wasmfs_fs::{Holder, holders};
 use wasmfs_store::{Candidate, Collected, Fate, Key, Sha};
 

@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
-use wasmfs_fs::collect::{Collection, Tidied};
+use wasmfs_fs::gc::{Collection, Tidied};
 use wasmfs_fs::short_path;
 
 use super::changes::{Change, Committed};

@@ -19,7 +19,7 @@ use rustix::io::{Errno, pread, pwrite};
 use rustix::ioctl::{Setter, ioctl, opcode};
 
 use crate::error::{Error, Result};
-use crate::journal::Journal;
+use crate::journal::requests::Journal;
 
 /// Where the records begin, behind everything else in the journal.
 const RECORDS: u64 = 32 << 10;

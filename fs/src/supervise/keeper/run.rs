@@ -6,10 +6,6 @@
 //! never looks into a mount of its own: whatever could wait for a worker would
 //! keep it from starting one.
 
-mod process;
-mod thrift;
-mod workers;
-
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -24,25 +20,25 @@ use rustix::net::SocketType;
 use rustix::process::Signal as Kill;
 use wasmfs_store::Lock;
 
-use crate::channel::{Channel, Record, Suspect};
-use crate::charge::Charge;
-use crate::connection::Connection;
+use super::process::{Child, Program};
+use crate::backing::memory::InMemory;
 use crate::error::{Error, IoContext, Result};
-use crate::journal::Journal;
-use crate::memory::InMemory;
-use crate::mount::{self, Options};
-use crate::packets;
-use crate::worker::KEEPER_SOCKET;
-use process::{Child, Program};
+use crate::fuse::handshake::Connection;
+use crate::ipc::protocol::{Channel, Record, Suspect};
+use crate::ipc::socket as packets;
+use crate::journal::requests::Journal;
+use crate::mount::point::{self as mount, Options};
+use crate::supervise::handover::Charge;
+use crate::supervise::worker::KEEPER_SOCKET;
 
 /// The pause after a worker that died before it was ready.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 /// How long the end of a worker that is as good as dead is waited for, to learn why.
-const LINGER: Duration = Duration::from_millis(20);
+pub(super) const LINGER: Duration = Duration::from_millis(20);
 /// How long a successor may take to look at the store.
-const PREPARATION: Duration = Duration::from_secs(120);
+pub(super) const PREPARATION: Duration = Duration::from_secs(120);
 /// How long a worker may take to end its commands for a successor, or to close the store.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the caller decides for a keeper.
 pub struct Plan {
@@ -64,7 +60,7 @@ pub struct Plan {
 
 /// How far a worker is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// It looks whether it could serve.
     Preparing,
     /// It could.
@@ -76,58 +72,58 @@ enum Stage {
     Stopping,
 }
 
-struct Worker {
-    process: Child,
-    channel: Channel,
-    stage: Stage,
-    program: Rc<Program>,
+pub(super) struct Worker {
+    pub(super) process: Child,
+    pub(super) channel: Channel,
+    pub(super) stage: Stage,
+    pub(super) program: Rc<Program>,
     /// When it is killed if its stage has not changed.
-    deadline: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
     /// Whether its end of the channel is closed. No worker does that while it
     /// lives, so all of it is dead but for threads with descriptors of their
     /// own, which may wait for its successor.
-    silent: bool,
+    pub(super) silent: bool,
 }
 
-struct Keeper<'a> {
-    plan: &'a Plan,
-    lock: OwnedFd,
-    listener: OwnedFd,
-    journal: Journal,
-    connections: Vec<Connection>,
+pub(super) struct Keeper<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) lock: OwnedFd,
+    pub(super) listener: OwnedFd,
+    pub(super) journal: Journal,
+    pub(super) connections: Vec<Connection>,
     /// Payloads in memory, so that they outlive workers.
-    held: Vec<(InMemory, OwnedFd)>,
-    suspects: Vec<Suspect>,
-    worker: Option<Worker>,
+    pub(super) held: Vec<(InMemory, OwnedFd)>,
+    pub(super) suspects: Vec<Suspect>,
+    pub(super) worker: Option<Worker>,
     /// What is to replace the worker.
-    successor: Option<Worker>,
+    pub(super) successor: Option<Worker>,
     /// What is dead but for a thread that waits for its successor.
-    lingering: Vec<Child>,
-    program: Rc<Program>,
+    pub(super) lingering: Vec<Child>,
+    pub(super) program: Rc<Program>,
     /// What to go back to if the program turns out bad after all.
-    previous: Option<Rc<Program>>,
-    since: u64,
-    replacements: u64,
-    last_pause: Option<Duration>,
+    pub(super) previous: Option<Rc<Program>>,
+    pub(super) since: u64,
+    pub(super) replacements: u64,
+    pub(super) last_pause: Option<Duration>,
     /// When the last worker ended.
-    ended_at: Option<Instant>,
+    pub(super) ended_at: Option<Instant>,
     /// When the next worker is started.
-    start_at: Option<Instant>,
+    pub(super) start_at: Option<Instant>,
     /// Why a worker that ends before it is ready does.
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     /// What is still to be mounted before it is up.
-    to_mount: Option<(PathBuf, Options)>,
+    pub(super) to_mount: Option<(PathBuf, Options)>,
     /// Why the first mount could not be made after all.
-    failed_to_mount: Option<Error>,
+    pub(super) failed_to_mount: Option<Error>,
     /// Whether a worker was ever ready.
-    proven: bool,
-    up: bool,
+    pub(super) proven: bool,
+    pub(super) up: bool,
     /// Whether it was asked to stop.
-    stopping: bool,
-    ending: bool,
-    released: bool,
+    pub(super) stopping: bool,
+    pub(super) ending: bool,
+    pub(super) released: bool,
     /// Why the last reload came to nothing after all.
-    reload_failed: Option<String>,
+    pub(super) reload_failed: Option<String>,
 }
 
 /// Whether anybody waits for the word that a keeper is up.
@@ -267,7 +263,7 @@ impl<'a> Keeper<'a> {
                 if let Err(e) = up() {
                     log::warn!("nobody hears that the mount is served: {e}");
                 }
-                thrift::shed();
+                super::memory::shed();
             }
             if (self.up || self.stopping) && self.connections.is_empty() && !self.ending {
                 self.end();
@@ -395,7 +391,7 @@ impl<'a> Keeper<'a> {
 }
 
 /// Detaches mounts. fusermount3 may look into them: not in the thread that keeps them.
-fn detach(mounts: Vec<Record>) {
+pub(super) fn detach(mounts: Vec<Record>) {
     let detach = move || mounts.iter().for_each(Record::detach);
     if let Err(e) = std::thread::Builder::new().stack_size(256 << 10).spawn(detach) {
         log::error!("detaching: {e}");
@@ -403,7 +399,7 @@ fn detach(mounts: Vec<Record>) {
 }
 
 /// The number of a mount that is gone may be another's next.
-fn forget_backings(journal: &Journal, connection: u32) {
+pub(super) fn forget_backings(journal: &Journal, connection: u32) {
     if let Err(e) = journal.forget_backings(connection) {
         log::error!("forgetting what was registered with a mount that is gone: {e}");
     }

@@ -13,8 +13,8 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use wasmfs_store::Sha;
 
-use crate::memory::InMemory;
-use crate::mount::Options;
+use crate::backing::memory::InMemory;
+use crate::mount::point::Options;
 
 /// The version of this protocol. A keeper lives on while its workers are
 /// replaced by newer ones, so a change that either side would misunderstand raises it.
@@ -71,7 +71,7 @@ pub(crate) struct Record {
 pub(crate) struct Suspect {
     /// The minor device number of its mount.
     pub(crate) connection: u32,
-    /// The kernel's number of it, without [`crate::journal::RESENT`].
+    /// The kernel's number of it, without [`crate::journal::requests::RESENT`].
     pub(crate) unique: u64,
     /// How many died.
     pub(crate) deaths: u32,

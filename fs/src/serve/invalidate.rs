@@ -19,11 +19,11 @@ use std::time::Instant;
 use fuser::{INodeNo, Notifier, Session};
 use wasmfs_store::{Changes, Store, Untold};
 
-use crate::collect::Probe;
-use crate::connection::Connection;
-use crate::descriptors;
-use crate::fuse::Layer;
-use crate::journal::InHand;
+use crate::fuse::adapter::Layer;
+use crate::fuse::handshake::Connection;
+use crate::ipc::descriptors;
+use crate::journal::requests::InHand;
+use crate::serve::gc::Probe;
 
 /// What the kernel is to be told.
 #[derive(Clone)]

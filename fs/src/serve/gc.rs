@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use wasmfs_store::tree::View;
 use wasmfs_store::{Candidate, Changes, Collected, Compacted, Fate, Key, Policy, Portion, Store};
 
-use crate::notify::News;
-use crate::session::{Mounts, PATIENCE};
+use crate::serve::invalidate::News;
+use crate::serve::mounts::{Mounts, PATIENCE};
 
 /// How long nothing may happen before the policy is carried out, and how far apart its two looks are.
 const QUIET: Duration = Duration::from_secs(60);

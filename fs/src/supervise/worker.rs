@@ -14,18 +14,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SocketType;
 use wasmfs_store::{Sha, Store};
 
-use crate::channel::{
+use crate::backing::memory::{Holder, InMemory};
+use crate::backing::passthrough::{Place, Registrar};
+use crate::error::{Error, Result};
+use crate::fuse::adapter::Layer;
+use crate::fuse::handshake::{Connection, Handshake};
+use crate::ipc::protocol::{
     Channel, KeeperStatus, MAX_DESCRIPTORS, Message, Record, hand_over_held, protocol, unexpected,
 };
-use crate::charge::Charge;
-use crate::connection::{Connection, Handshake};
-use crate::error::{Error, Result};
-use crate::fuse::Layer;
-use crate::memory::{Holder, InMemory};
-use crate::mount::Options;
-use crate::passthrough::{Place, Registrar};
-use crate::session::{Mount, Mounts};
-use crate::{mount, packets};
+use crate::ipc::socket as packets;
+use crate::mount::point as mount;
+use crate::mount::point::Options;
+use crate::serve::mounts::{Mount, Mounts};
+use crate::supervise::handover::Charge;
 
 /// Where a worker can be found by a new keeper, in the store's directory.
 pub(crate) const KEEPER_SOCKET: &str = "keeper.sock";

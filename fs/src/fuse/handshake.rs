@@ -12,10 +12,10 @@ use fuser::{Config, Session, SessionACL};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{DupFlags, Errno, dup3, read, write};
 
-use crate::channel::{Record, packet_pair};
 use crate::error::{Error, Result};
-use crate::fuse::{self, Layer, Terms};
-use crate::mount::{self, mounted_at};
+use crate::fuse::adapter::{self as fuse, Layer, Terms};
+use crate::ipc::protocol::{Record, packet_pair};
+use crate::mount::point::{self as mount, mounted_at};
 
 /// Threads that answer the kernel. Reads wait for the disk; lookups don't.
 const THREADS: usize = 4;
@@ -239,7 +239,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mount::Options;
+    use crate::mount::point::Options;
 
     #[test]
     fn a_kernel_that_can_resend_says_so() {

@@ -7,20 +7,20 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::memory as thrift;
 use super::process::{Child, Death, Program};
-use super::thrift;
-use super::{Keeper, LINGER, PATIENCE, PAUSE, Stage, Worker, detach, forget_backings};
-use crate::backings::{stack_depth, try_passthrough};
-use crate::channel::{
-    Channel, KeeperStatus, Message, Record, hand_over_held, packet_pair, protocol, unexpected,
-};
-use crate::connection::{Connection, read_init};
+use super::run::{Keeper, LINGER, PATIENCE, PAUSE, Stage, Worker, detach, forget_backings};
+use crate::backing::memory::allow_descriptors;
 use crate::error::{Error, IoContext, Result};
 use crate::filesystem::chain;
-use crate::journal::note_deaths;
-use crate::memory::allow_descriptors;
-use crate::mount::{self, Options, mounted_at};
-use crate::worker::remove_door;
+use crate::fuse::handshake::{Connection, read_init};
+use crate::ipc::protocol::{
+    Channel, KeeperStatus, Message, Record, hand_over_held, packet_pair, protocol, unexpected,
+};
+use crate::journal::registrations::{stack_depth, try_passthrough};
+use crate::journal::requests::note_deaths;
+use crate::mount::point::{self as mount, Options, mounted_at};
+use crate::supervise::worker::remove_door;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Signal, geteuid};
 
@@ -344,7 +344,7 @@ impl Keeper<'_> {
                     "reload: process {} looks whether it can serve",
                     successor.process.pid()
                 );
-                successor.deadline = Some(Instant::now() + super::PREPARATION);
+                successor.deadline = Some(Instant::now() + super::run::PREPARATION);
                 (self.reason, self.reload_failed) = (None, None);
                 self.successor = Some(successor);
             }
@@ -432,7 +432,7 @@ impl Keeper<'_> {
             if let Some(mut successor) = prepared {
                 say(&successor, &self.start());
                 successor.stage = Stage::Starting;
-                successor.deadline = Some(Instant::now() + super::PREPARATION);
+                successor.deadline = Some(Instant::now() + super::run::PREPARATION);
                 self.previous = Some(self.program.clone());
                 self.program = successor.program.clone();
                 self.worker = Some(successor);

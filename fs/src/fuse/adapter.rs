@@ -18,13 +18,13 @@ use fuser::{
 use rustix::process::{getegid, geteuid};
 use wasmfs_store::tree::{EntryKind, VersionRecord};
 
+use crate::background::Later;
+use crate::backing::memory::{self, Claim};
+use crate::backing::passthrough::{Opener, Order};
 use crate::error::Error;
 use crate::filesystem::{Attributes, CACHEDIR_TAG_INODE, Filesystem, NAME_MAX, chain};
-use crate::journal::{DEATHS, Held, InHand};
-use crate::later::Later;
-use crate::memory::{self, Claim};
-use crate::passthrough::{Opener, Order};
-use crate::requests::Requests;
+use crate::fuse::operation::Requests;
+use crate::journal::requests::{DEATHS, Held, InHand};
 
 /// How long the kernel keeps names, absent ones too, and attributes.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 use fuser::Session;
 use wasmfs_store::{Changes, Store};
 
-use crate::channel::Suspect;
-use crate::collect::Activity;
-use crate::connection::{Connection, Handshake};
+use crate::background::Later;
+use crate::backing::memory::{Memory, Usage};
+use crate::backing::passthrough::Opener;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::filesystem::{Filesystem, chain};
-use crate::fuse::{Layer, Parts};
-use crate::journal::{InHand, Journal};
-use crate::later::Later;
-use crate::memory::{Memory, Usage};
-use crate::mount::Options;
-use crate::notify::{Ledger, News, Queue, Telling, Ticket};
-use crate::passthrough::Opener;
-use crate::requests::Requests;
+use crate::fuse::adapter::{Layer, Parts};
+use crate::fuse::handshake::{Connection, Handshake};
+use crate::fuse::operation::Requests;
+use crate::ipc::protocol::Suspect;
+use crate::journal::requests::{InHand, Journal};
+use crate::mount::point::Options;
+use crate::serve::gc::Activity;
+use crate::serve::invalidate::{Ledger, News, Queue, Telling, Ticket};
 
 /// How long a commit waits for the kernel to be told of it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ pub struct Mount {
     pub mount_point: PathBuf,
     /// How it was made.
     pub options: Options,
-    /// Its device number; see [`Mounted::device`](crate::mount::Mounted::device).
+    /// Its device number; see [`Mounted::device`](crate::mount::point::Mounted::device).
     pub device: (u32, u32),
     pub(crate) connection: Arc<Connection>,
     queue: Queue,

@@ -8,11 +8,11 @@ use std::path::Path;
 use nix::sys::signal::SigSet;
 use wasmfs_store::Lock;
 
-use crate::channel::{Channel, KeeperStatus, Message, PROTOCOL, Suspect, unexpected};
-use crate::connection::{self, Connection};
+use crate::backing::memory::InMemory;
 use crate::error::{Error, IoContext, Result};
-use crate::journal::Journal;
-use crate::memory::InMemory;
+use crate::fuse::handshake::{self as connection, Connection};
+use crate::ipc::protocol::{Channel, KeeperStatus, Message, PROTOCOL, Suspect, unexpected};
+use crate::journal::requests::Journal;
 
 /// What a keeper gives a worker, before it is to serve.
 pub struct Charge {

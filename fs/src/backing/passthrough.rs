@@ -10,12 +10,12 @@ use fuser::{Errno, FileHandle, FopenFlags, ReplyOpen};
 use wasmfs_store::Store;
 use wasmfs_store::tree::InodeRecord;
 
+use crate::background::Later;
+use crate::backing::memory::{self, Memory};
+use crate::backing::verity;
 use crate::error::{Error, IoContext, Result};
-use crate::fuse::answer;
-use crate::journal::{DEATHS, InHand};
-use crate::later::Later;
-use crate::memory::{self, Memory};
-use crate::verity;
+use crate::fuse::adapter::answer;
+use crate::journal::requests::{DEATHS, InHand};
 
 /// A mount, by its minor device number, and an inode in it.
 pub(crate) type Place = (u32, u64);

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{pread, pwrite};
 
-use crate::channel::Suspect;
+use crate::ipc::protocol::Suspect;
 
 /// Set in the number of a request that is sent again (FUSE_UNIQUE_RESEND, Linux
 /// 6.9, include/uapi/linux/fuse.h).

@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use wasmfs_store::tree::VersionRecord;
 use wasmfs_store::{Sha, Store};
 
+use crate::backing::hugepages as huge;
 use crate::error::{IoContext, Result};
 use crate::filesystem::chain;
-use crate::huge;
 
 /// Bytes that are copied at a time.
 const PIECE: usize = 1 << 20;

@@ -1,0 +1,3 @@
+pub(crate) mod adapter;
+pub(crate) mod handshake;
+pub(crate) mod operation;

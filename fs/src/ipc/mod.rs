@@ -1,0 +1,3 @@
+pub(crate) mod descriptors;
+pub(crate) mod protocol;
+pub(crate) mod socket;

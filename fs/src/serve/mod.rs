@@ -1,0 +1,3 @@
+pub mod gc;
+pub(crate) mod invalidate;
+pub(crate) mod mounts;

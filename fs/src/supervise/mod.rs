@@ -1,0 +1,3 @@
+pub(crate) mod handover;
+pub(crate) mod keeper;
+pub(crate) mod worker;
