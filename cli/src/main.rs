@@ -1,22 +1,13 @@
 //! The `wasmfs` command.
 
-mod access;
-mod batch;
+mod client;
 mod commands;
 mod compile;
 mod control;
-mod external;
-mod failure;
-mod import;
-mod interrupt;
-mod keeper;
-mod links;
-mod output;
+mod daemon;
+mod ingest;
 mod paths;
-mod restore;
-mod scratch;
-mod steady;
-mod worker;
+mod ui;
 
 use std::process::ExitCode;
 
@@ -34,10 +25,10 @@ fn main() -> ExitCode {
         Ok(commands::Outcome::Failed) => ExitCode::FAILURE,
         Ok(commands::Outcome::Partly) => ExitCode::from(PARTLY_OR_USAGE),
         Ok(commands::Outcome::Status(status)) => ExitCode::from(status),
-        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if ui::output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            failure::print(&error);
-            ExitCode::from(if failure::is_usage(&error) { PARTLY_OR_USAGE } else { 1 })
+            ui::diagnostics::print(&error);
+            ExitCode::from(if ui::diagnostics::is_usage(&error) { PARTLY_OR_USAGE } else { 1 })
         }
     }
 }

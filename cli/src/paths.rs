@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::failure::Failure;
+use crate::ui::diagnostics::Failure;
 
 /// The control socket, in the store's directory.
 pub const SOCKET: &str = "control.sock";

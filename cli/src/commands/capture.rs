@@ -15,11 +15,11 @@ use super::{
     import::{print_failures, summary},
     warn_if_not_visible,
 };
-use crate::access::Access;
-use crate::failure::{self, Failure};
-use crate::import::{Import, Imported, import};
-use crate::interrupt::Interrupts;
-use crate::output;
+use crate::client::access::Access;
+use crate::compile::interrupt::Interrupts;
+use crate::ingest::scan::{Import, Imported, import};
+use crate::ui::diagnostics::{self as failure, Failure};
+use crate::ui::output;
 
 /// Run a host with a cache of its own, and take in what it wrote there
 ///

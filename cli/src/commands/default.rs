@@ -4,10 +4,10 @@ use anyhow::Result;
 use wasmfs_store::Key;
 
 use super::{Outcome, warn_if_not_visible};
-use crate::access::Access;
+use crate::client::access::Access;
 use crate::control::changes::SetDefault;
-use crate::failure::Failure;
-use crate::output;
+use crate::ui::diagnostics::Failure;
+use crate::ui::output;
 
 /// Move plain names to another engine
 ///

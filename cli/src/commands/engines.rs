@@ -9,10 +9,10 @@ use wasmfs_store::artifact::{Artifact, inspect};
 use wasmfs_store::artifact::{Difference, Engine};
 
 use super::{Outcome, warn_if_not_visible};
-use crate::access::Access;
+use crate::client::access::Access;
 use crate::control::changes::{Alias, Committed};
-use crate::failure::Failure;
-use crate::output;
+use crate::ui::diagnostics::Failure;
+use crate::ui::output;
 
 /// List the engines that compiled the store's artifacts, and name them
 ///

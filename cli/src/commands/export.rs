@@ -6,10 +6,10 @@ use serde::Serialize;
 use wasmfs_store::archive::{self, Archived};
 
 use super::Outcome;
-use crate::access::Access;
-use crate::batch;
-use crate::failure::Failure;
-use crate::output;
+use crate::client::access::Access;
+use crate::client::batch;
+use crate::ui::diagnostics::Failure;
+use crate::ui::output;
 
 /// Write the whole store to one file, as a backup or for another machine
 ///

@@ -9,11 +9,11 @@ use wasmfs_fs::{Holder, holders};
 use wasmfs_store::{Candidate, Collected, Fate, Key, Sha};
 
 use super::{KeyVersion, Outcome, has_key};
-use crate::access::Access;
+use crate::client::access::Access;
 use crate::control::changes::VersionOf;
 use crate::control::{AskedPolicy, CollectRequest, MountStatus};
-use crate::failure::Failure;
-use crate::output;
+use crate::ui::diagnostics::Failure;
+use crate::ui::output;
 
 /// Give up versions that nobody needs, and free their space
 ///

@@ -6,11 +6,11 @@ use wasmfs_store::Key;
 use wasmfs_store::archive::Archived;
 
 use super::{Outcome, publish, warn_if_not_visible};
-use crate::access::Access;
-use crate::failure::{self, Failure};
-use crate::import::{self, Import, Imported};
-use crate::output;
-use crate::restore;
+use crate::client::access::Access;
+use crate::ingest::restore;
+use crate::ingest::scan::{self as import, Import, Imported};
+use crate::ui::diagnostics::{self as failure, Failure};
+use crate::ui::output;
 
 /// Take in an archive of `wasmfs export`, or the artifacts of an existing cache directory
 ///

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::Outcome;
 use super::mount::OptionArgs;
-use crate::keeper::{self, Service};
+use crate::daemon::keeper::{self, Service};
 
 /// Keeps a mount; started by `wasmfs mount`.
 #[derive(clap::Args, Debug)]

@@ -9,10 +9,10 @@ use serde::Serialize;
 use wasmfs_store::Key;
 
 use super::Outcome;
-use crate::access::{Access, NamedEngine};
-use crate::links;
-use crate::output;
+use crate::client::access::{Access, NamedEngine};
+use crate::ingest::links;
 use crate::paths::default_mount_point;
+use crate::ui::output;
 
 /// Keep a writable directory of symbolic links into the mount
 ///

@@ -4,8 +4,8 @@ use anyhow::Result;
 use wasmfs_store::Key;
 
 use super::Outcome;
-use crate::access::Access;
-use crate::output;
+use crate::client::access::Access;
+use crate::ui::output;
 
 /// How many versions `log` shows of a whole store.
 const LATEST: usize = 100;

@@ -3,8 +3,8 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::Outcome;
-use crate::access::Access;
-use crate::output;
+use crate::client::access::Access;
+use crate::ui::output;
 
 /// List keys, with what their plain names serve
 #[derive(clap::Args, Debug)]

@@ -31,7 +31,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use wasmfs_store::Key;
 
-use crate::access::Access;
+use crate::client::access::Access;
 use crate::control::changes::VersionOf;
 
 /// Share precompiled WebAssembly as immutable files.
@@ -171,7 +171,7 @@ impl fmt::Display for KeyVersion {
 fn has_key(access: &Access, key: &Key) -> Result<bool> {
     match access.versions(key) {
         Ok(_) => Ok(true),
-        Err(e) if crate::failure::is_no_key(&e) => Ok(false),
+        Err(e) if crate::ui::diagnostics::is_no_key(&e) => Ok(false),
         Err(e) => Err(e),
     }
 }
@@ -179,10 +179,10 @@ fn has_key(access: &Access, key: &Key) -> Result<bool> {
 /// Says that a change is committed but that the kernel could not be told yet.
 fn warn_if_not_visible(visible: bool) {
     if !visible {
-        crate::output::note(format_args!(
+        crate::ui::output::note(format_args!(
             "wasmfs: committed, but not visible in the mount yet: a process holds a directory of it"
         ));
-        crate::output::note(format_args!(
+        crate::ui::output::note(format_args!(
             "hint: it will be as soon as that process is answered; nothing needs to be done"
         ));
     }

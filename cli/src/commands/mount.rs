@@ -8,11 +8,11 @@ use wasmfs_fs::mount::Options;
 
 use super::Outcome;
 use crate::control::MountRequest;
-use crate::control::client::{Client, was_lost};
-use crate::failure::Failure;
-use crate::keeper::{Service, become_keeper, start};
-use crate::output;
+use crate::control::transport::{Client, was_lost};
+use crate::daemon::keeper::{Service, become_keeper, start};
 use crate::paths::MountArg;
+use crate::ui::diagnostics::Failure;
+use crate::ui::output;
 
 /// Mount the store, and serve it in the background
 #[derive(clap::Args, Debug)]

@@ -3,10 +3,10 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{KeyVersion, Outcome};
-use crate::access::Access;
+use crate::client::access::Access;
 use crate::control::changes::{Pin, VersionOf};
-use crate::failure::Failure;
-use crate::output;
+use crate::ui::diagnostics::Failure;
+use crate::ui::output;
 
 /// Protect a version from `wasmfs gc`, whatever is published over it
 #[derive(clap::Args, Debug)]

@@ -8,14 +8,14 @@ use serde::Serialize;
 use wasmfs_store::{Key, Published, Status};
 
 use super::{Outcome, warn_if_not_visible};
-use crate::access::Access;
-use crate::batch::{self, Bytes, Input, SourceBytes};
-use crate::compile::{CompileArgs, Compiler, is_source, to_binary};
+use crate::client::access::Access;
+use crate::client::batch::{self, Bytes, Input, SourceBytes};
+use crate::compile::in_process::{CompileArgs, Compiler, is_source, to_binary};
 use crate::control::Terms;
-use crate::failure::{self, Failure};
-use crate::output;
-use crate::scratch::Scratch;
-use crate::steady::{Place, cannot_open};
+use crate::ingest::spool::Scratch;
+use crate::ingest::stable_file::{Place, cannot_open};
+use crate::ui::diagnostics::{self as failure, Failure};
+use crate::ui::output;
 
 /// Publish artifacts; .wasm and .wat files are compiled first
 ///

@@ -8,13 +8,13 @@ use serde::Serialize;
 use wasmfs_store::{Key, KeyInfo, Published, Sha};
 
 use super::{Outcome, warn_if_not_visible};
-use crate::access::Access;
-use crate::batch::{self, Bytes, Input, SourceBytes};
-use crate::compile::{CompileArgs, Compiler};
+use crate::client::access::Access;
+use crate::client::batch::{self, Bytes, Input, SourceBytes};
+use crate::compile::in_process::{CompileArgs, Compiler};
 use crate::control::Terms;
-use crate::failure::{self, Failure};
-use crate::output;
-use crate::scratch::{Scratch, Section};
+use crate::ingest::spool::{Scratch, Section};
+use crate::ui::diagnostics::{self as failure, Failure};
+use crate::ui::output;
 
 /// Compile keys again from their sources, for another wasmtime
 ///

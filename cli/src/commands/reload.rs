@@ -3,9 +3,9 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::Outcome;
-use crate::control::client::Client;
-use crate::failure::Failure;
-use crate::output;
+use crate::control::transport::Client;
+use crate::ui::diagnostics::Failure;
+use crate::ui::output;
 
 /// Replace the running server by the wasmfs that is on disk now; hosts don't notice
 #[derive(clap::Args, Debug)]

@@ -3,9 +3,9 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{KeyVersion, Outcome, warn_if_not_visible};
-use crate::access::Access;
+use crate::client::access::Access;
 use crate::control::changes::Remove;
-use crate::output;
+use crate::ui::output;
 
 /// Take away the names of a key, or of one of its versions
 ///

@@ -4,9 +4,9 @@ use anyhow::Result;
 use wasmfs_store::{Key, Status};
 
 use super::{Outcome, publish, warn_if_not_visible};
-use crate::access::Access;
+use crate::client::access::Access;
 use crate::control::changes::{Rollback, VersionOf};
-use crate::output;
+use crate::ui::output;
 
 /// Publish an earlier version of a key again, as a new version
 #[derive(clap::Args, Debug)]

@@ -3,8 +3,8 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{KeyVersion, Outcome};
-use crate::access::Access;
-use crate::output;
+use crate::client::access::Access;
+use crate::ui::output;
 
 /// Show one version, or the one that a key's plain name serves
 #[derive(clap::Args, Debug)]

@@ -6,9 +6,9 @@ use wasmfs_fs::Usage;
 use wasmfs_fs::mount::Options;
 
 use super::Outcome;
-use crate::control::client::Client;
+use crate::control::transport::Client;
 use crate::control::{KeeperStatus, MountStatus, WorkerStatus};
-use crate::output;
+use crate::ui::output;
 
 /// Show who serves the store, and where it is mounted
 #[derive(clap::Args, Debug)]

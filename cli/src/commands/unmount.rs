@@ -7,10 +7,10 @@ use wasmfs_fs::{Error as FsError, holders};
 use wasmfs_store::Store;
 
 use super::Outcome;
-use crate::control::client::Client;
-use crate::failure;
-use crate::output;
+use crate::control::transport::Client;
 use crate::paths::MountArg;
+use crate::ui::diagnostics as failure;
+use crate::ui::output;
 
 /// How long the server may take to close the store.
 const PATIENCE: Duration = Duration::from_secs(10);

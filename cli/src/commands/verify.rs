@@ -7,12 +7,12 @@ use wasmfs_store::verify::{Course, Finding, Kind, Live, Record, Verified, verify
 use wasmfs_store::{Error as StoreError, Sha, Store};
 
 use super::Outcome;
-use crate::access::Access;
-use crate::batch;
-use crate::control::client::{Client, was_lost};
+use crate::client::access::Access;
+use crate::client::batch;
+use crate::control::transport::{Client, was_lost};
 use crate::control::{Piece, RecordsPage};
-use crate::failure::Failure;
-use crate::output;
+use crate::ui::diagnostics::Failure;
+use crate::ui::output;
 
 /// Check the whole store: history, catalogue, and every byte
 ///

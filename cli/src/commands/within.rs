@@ -11,7 +11,7 @@ use rustix::process::{getegid, geteuid};
 
 use super::Outcome;
 use super::capture::{FAILED, not_run};
-use crate::failure::{self, Failure};
+use crate::ui::diagnostics::{self as failure, Failure};
 
 /// Run a command that sees one directory in the place of another
 #[derive(clap::Args, Debug)]

@@ -12,6 +12,6 @@ use super::Outcome;
 pub struct Args {}
 
 pub fn run(store: &Path, _: Args) -> Result<Outcome> {
-    crate::worker::run(store)?;
+    crate::daemon::worker::run(store)?;
     Ok(Outcome::Done)
 }

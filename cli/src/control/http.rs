@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use wasmfs_store::{Key, Sha};
 
 use super::AskedPolicy;
-use crate::failure::Failure;
+use crate::ui::diagnostics::Failure;
 
 /// The largest JSON request, in bytes: a batch of some 100,000 keys.
 const MAX_REQUEST: usize = 64 << 20;

@@ -31,10 +31,10 @@
 //! An error is a [`Failure`] with a status of 400 or 500.
 
 pub mod changes;
-pub mod client;
 mod http;
 pub mod server;
 pub mod status;
+pub mod transport;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ use wasmfs_fs::mount::Options;
 use wasmfs_store::verify::Record;
 use wasmfs_store::{Key, Policy, Published, Sha, Store};
 
-use crate::failure::Failure;
+use crate::ui::diagnostics::Failure;
 
 /// The version of the protocol.
 pub const PROTOCOL: &str = "4";

@@ -28,7 +28,7 @@ use super::{
     CollectRequest, MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem,
     PublishRequest, RecordsPage, ReloadAnswer, SourceItem, Upload, piece,
 };
-use crate::failure::Failure;
+use crate::ui::diagnostics::Failure;
 
 /// What every connection shares.
 pub struct Server {

@@ -2,8 +2,8 @@
 
 use super::server::Server;
 use super::{KeeperStatus, MountStatus, Status, WorkerStatus};
-use crate::failure::Failure;
 use crate::paths::LOG;
+use crate::ui::diagnostics::Failure;
 
 /// What this server says of itself.
 pub fn status(server: &Server) -> Status {

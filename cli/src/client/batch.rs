@@ -8,12 +8,12 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use wasmfs_store::{Key, Published, Sha};
 
-use crate::access::{Access, HandedSource, Item};
+use crate::client::access::{Access, HandedSource, Item};
 use crate::control::Terms;
-use crate::control::client::was_lost;
-use crate::failure::Failure;
-use crate::scratch::Section;
-use crate::steady::{Place, Steady};
+use crate::control::transport::was_lost;
+use crate::ingest::spool::Section;
+use crate::ingest::stable_file::{Place, Steady};
+use crate::ui::diagnostics::Failure;
 
 /// How often a batch is handed over while servers go away.
 const ATTEMPTS: u32 = 5;

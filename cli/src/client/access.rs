@@ -14,12 +14,12 @@ use wasmfs_store::{
 };
 
 use crate::control::changes::{Change, Committed};
-use crate::control::client::{Client, was_lost};
+use crate::control::transport::{Client, was_lost};
 use crate::control::{
     AskedPolicy, CollectRequest, MountStatus, Piece, PublishAnswer, PublishItem, PublishRequest,
     SourceItem, Terms, piece,
 };
-use crate::failure::Failure;
+use crate::ui::diagnostics::Failure;
 
 /// How long a command waits for another that has the store open.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -12,13 +12,13 @@ use serde::Serialize;
 use wasmfs_store::archive::{self, Archived};
 use wasmfs_store::{Key, KeyInfo, SCRATCH, Sha, Store, VersionInfo};
 
-use crate::access::Access;
-use crate::batch::{self, Bytes, Input, SourceBytes};
+use crate::client::access::Access;
+use crate::client::batch::{self, Bytes, Input, SourceBytes};
 use crate::control::Terms;
 use crate::control::changes::{Alias, Pin, SetDefault};
-use crate::control::client::{Client, was_lost};
-use crate::failure::{self, Failure};
-use crate::scratch::{Scratch, Section};
+use crate::control::transport::{Client, was_lost};
+use crate::ingest::spool::{Scratch, Section};
+use crate::ui::diagnostics::{self as failure, Failure};
 
 /// What a batch takes, in bytes, and how many versions.
 const BATCH: (u64, usize) = (64 << 20, 500);

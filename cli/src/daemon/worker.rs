@@ -15,8 +15,8 @@ use wasmfs_fs::{Charge, Event, Worker};
 use wasmfs_store::Store;
 
 use crate::control::server::{Clients, Server, accept};
-use crate::failure::Failure;
 use crate::paths::SOCKET;
+use crate::ui::diagnostics::Failure;
 
 /// How long commands under way may take to end.
 const GRACE: Duration = Duration::from_secs(3);

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use wasmtime::{Config, Engine, OptLevel, Strategy};
 
-use crate::external::External;
-use crate::failure::Failure;
+use crate::compile::external::External;
+use crate::ui::diagnostics::Failure;
 
 /// The most commands that compile at once: each uses all cores, and may need
 /// gigabytes for a large module.

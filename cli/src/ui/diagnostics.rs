@@ -120,9 +120,9 @@ pub fn print(error: &anyhow::Error) {
 
 /// Prints a message and a hint to standard error.
 pub fn print_failure(message: &str, hint: Option<&str>) {
-    crate::output::note(format_args!("wasmfs: {message}"));
+    crate::ui::output::note(format_args!("wasmfs: {message}"));
     if let Some(hint) = hint {
-        crate::output::note(format_args!("hint: {hint}"));
+        crate::ui::output::note(format_args!("hint: {hint}"));
     }
 }
 

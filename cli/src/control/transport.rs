@@ -27,8 +27,8 @@ use super::{
     CollectRequest, MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishRequest,
     ReloadAnswer, Status, Upload,
 };
-use crate::failure::Failure;
 use crate::paths::{LOG, SOCKET};
+use crate::ui::diagnostics::Failure;
 
 const STATUS: &str = "/v1/status";
 const RELOAD: &str = "/v1/reload";
@@ -225,7 +225,7 @@ impl Client {
                 _ if start.elapsed() >= PATIENCE => return Err(no_answer(&self.dir).into()),
                 Ok(None) => {
                     if !noticed {
-                        crate::output::note(format_args!(
+                        crate::ui::output::note(format_args!(
                             "wasmfs: waiting for the server of the store to answer"
                         ));
                     }

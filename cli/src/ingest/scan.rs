@@ -17,14 +17,14 @@ use walkdir::WalkDir;
 use wasmfs_store::artifact::{NotAnArtifact, inspect};
 use wasmfs_store::{Key, KeyInfo, Published, Sha, Status, VersionInfo};
 
-use crate::access::{Access, NamedEngine};
-use crate::batch::{self, Bytes, Input};
+use crate::client::access::{Access, NamedEngine};
+use crate::client::batch::{self, Bytes, Input};
+use crate::compile::interrupt::Interrupts;
 use crate::control::Terms;
-use crate::failure::Failure;
-use crate::interrupt::Interrupts;
-use crate::links;
-use crate::output;
-use crate::steady::{Place, Stamp, Steady};
+use crate::ingest::links;
+use crate::ingest::stable_file::{Place, Stamp, Steady};
+use crate::ui::diagnostics::Failure;
+use crate::ui::output;
 
 /// How much of a file is read at a time, in bytes.
 const BUFFER: usize = 256 << 10;

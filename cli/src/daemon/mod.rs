@@ -1,0 +1,2 @@
+pub(crate) mod keeper;
+pub(crate) mod worker;

@@ -1,0 +1,2 @@
+pub(crate) mod diagnostics;
+pub(crate) mod output;
