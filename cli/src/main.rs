@@ -1,34 +1,37 @@
 //! The `wasmfs` command.
 
+mod args;
+mod cli;
 mod client;
 mod commands;
 mod compile;
 mod control;
 mod daemon;
 mod ingest;
-mod paths;
+mod names;
 mod ui;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::commands::Cli;
+use crate::cli::{Cli, run};
+use crate::ui::Outcome;
 
 /// Something went in, something didn't; or the command line was wrong.
 const PARTLY_OR_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     // A reader that goes away (`wasmfs ls | head`) ends the command, quietly.
-    match commands::run(Cli::parse()) {
-        Ok(commands::Outcome::Done) => ExitCode::SUCCESS,
-        Ok(commands::Outcome::Failed) => ExitCode::FAILURE,
-        Ok(commands::Outcome::Partly) => ExitCode::from(PARTLY_OR_USAGE),
-        Ok(commands::Outcome::Status(status)) => ExitCode::from(status),
+    match run(Cli::parse()) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Ok(Outcome::Partly) => ExitCode::from(PARTLY_OR_USAGE),
+        Ok(Outcome::Status(status)) => ExitCode::from(status),
         Err(error) if ui::output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            ui::diagnostics::print(&error);
-            ExitCode::from(if ui::diagnostics::is_usage(&error) { PARTLY_OR_USAGE } else { 1 })
+            ui::print_error(&error);
+            ExitCode::from(if ui::is_usage(&error) { PARTLY_OR_USAGE } else { 1 })
         }
     }
 }

@@ -10,9 +10,9 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// Does jobs in the order in which they come, some at a time.
 #[derive(Default)]
-pub(crate) struct Later(OnceLock<Sender<Job>>);
+pub(crate) struct Background(OnceLock<Sender<Job>>);
 
-impl Later {
+impl Background {
     /// Has a job done. If no thread can be had, here and now.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
         if let Err(unsent) = self.0.get_or_init(start).send(Box::new(job)) {
@@ -31,7 +31,7 @@ fn start() -> Sender<Job> {
                 job();
             }
         };
-        if let Err(e) = std::thread::Builder::new().name("later".into()).spawn(run) {
+        if let Err(e) = std::thread::Builder::new().name("background".into()).spawn(run) {
             log::error!("starting a thread: {e}");
         }
     }
@@ -48,11 +48,11 @@ mod tests {
 
     #[test]
     fn every_job_is_done() {
-        let later = Later::default();
+        let background = Background::default();
         let (sender, done) = channel();
         for number in 0..100 {
             let sender = sender.clone();
-            later.run(move || sender.send(number).unwrap());
+            background.run(move || sender.send(number).unwrap());
         }
         let mut numbers: Vec<i32> = done.iter().take(100).collect();
         numbers.sort();

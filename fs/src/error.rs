@@ -90,7 +90,7 @@ pub enum Error {
     Session(#[source] io::Error),
     /// This build would have agreed with the kernel on something else.
     #[error("the mount was made on other terms: FUSE_INIT's {0} differ")]
-    OtherTerms(&'static str),
+    OtherAgreement(&'static str),
     /// Keeper and worker don't understand each other.
     #[error("between keeper and worker")]
     Channel(#[source] io::Error),
@@ -128,6 +128,26 @@ impl Error {
             _ => Errno::EIO,
         }
     }
+
+    /// The same, for a request that is answered with it. It is logged if it is the store's: the
+    /// kernel can't say more than EIO.
+    pub(crate) fn answer(&self) -> Errno {
+        if let Error::Store(_) | Error::Io { .. } = self {
+            log::error!("a request fails: {}", chain(self));
+        }
+        self.errno()
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 pub(crate) trait IoContext<T> {

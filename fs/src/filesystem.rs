@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use wasmfs_store::tree::{EntryKind, InodeRecord, LinkRecord, Space, VersionRecord, View};
-use wasmfs_store::{ENGINES_INODE, RESERVED, ROOT_INODE, Store, VERSIONS_INODE};
+use wasmfs_store::{
+    DirEntry, ENGINES_INODE, EntryKind, Inode, InodeRecord, LinkRecord, RESERVED, ROOT_INODE,
+    Space, Store, VERSIONS_INODE, VersionRecord, View,
+};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 
 /// `.wasmfs`: opens by name and is not listed, since hosts enumerate their cache directories.
-pub const RESERVED_INODE: u64 = 2;
+pub const RESERVED_INODE: Inode = Inode(2);
 /// `CACHEDIR.TAG`: opens by name, and tells backup tools that this is a cache.
-pub const CACHEDIR_TAG_INODE: u64 = 5;
+pub const CACHEDIR_TAG_INODE: Inode = Inode(5);
 /// The name of the tag that marks cache directories (bford.info/cachedir).
 pub const CACHEDIR_TAG: &str = "CACHEDIR.TAG";
 const CACHEDIR_TAG_TEXT: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55\n\
@@ -27,7 +29,7 @@ const XATTR_PREFIX: &str = "user.wasmfs.";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
     /// The inode number.
-    pub inode: u64,
+    pub inode: Inode,
     /// What it is.
     pub kind: EntryKind,
     /// In bytes; 0 for directories, for links the length of what they say.
@@ -36,24 +38,11 @@ pub struct Attributes {
     pub mtime: SystemTime,
 }
 
-/// An entry of a listing, with the place from which a listing goes on after it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The name.
-    pub name: String,
-    /// The inode number it leads to.
-    pub inode: u64,
-    /// What it is.
-    pub kind: EntryKind,
-    /// Where a listing that ends here is taken up again.
-    pub next: u64,
-}
-
 /// The filesystem. Every method can be called from any thread.
 pub struct Filesystem {
     store: Arc<Store>,
     /// Versions of which it is just found out whether they are in use.
-    watched: RwLock<HashMap<u64, AtomicU8>>,
+    watched: RwLock<HashMap<Inode, AtomicU8>>,
 }
 
 /// Nobody has looked for it.
@@ -68,7 +57,7 @@ pub struct Watch<'a>(&'a Filesystem);
 
 impl Watch<'_> {
     /// Dooms a version, unless somebody has looked for it since the watch began: then false.
-    pub fn doom(&self, inode: u64) -> bool {
+    pub fn doom(&self, inode: Inode) -> bool {
         let watched = self.0.watched.read().unwrap_or_else(PoisonError::into_inner);
         watched.get(&inode).is_some_and(|state| {
             state.compare_exchange(UNCLAIMED, DOOMED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
@@ -92,10 +81,10 @@ enum Node {
     Link(LinkRecord),
 }
 
-/// A listing's place after `.`: the number of the root, which no listing has as an entry.
-const AFTER_DOT: u64 = ROOT_INODE;
-/// A listing's place after `..`: the number of `.wasmfs`, which is not listed either.
-const AFTER_DOT_DOT: u64 = RESERVED_INODE;
+/// A listing's cookie after `.`: the number of the root, which no listing has as an entry.
+const AFTER_DOT: Inode = ROOT_INODE;
+/// A listing's cookie after `..`: the number of `.wasmfs`, which is not listed either.
+const AFTER_DOT_DOT: Inode = RESERVED_INODE;
 
 impl Filesystem {
     /// A filesystem over `store`.
@@ -105,14 +94,14 @@ impl Filesystem {
 
     /// Notes from now on who looks for these versions by a name of their own; for one collection
     /// at a time. One that is doomed isn't found, which is nothing for the kernel to remember.
-    pub fn watch(&self, inodes: impl Iterator<Item = u64>) -> Watch<'_> {
+    pub fn watch(&self, inodes: impl Iterator<Item = Inode>) -> Watch<'_> {
         let watched = inodes.map(|inode| (inode, AtomicU8::new(UNCLAIMED))).collect();
         *self.watched.write().unwrap_or_else(PoisonError::into_inner) = watched;
         Watch(self)
     }
 
     /// Whether a version is not to be found; if it is, whoever watches it knows from now on.
-    fn is_doomed(&self, inode: u64) -> bool {
+    fn is_doomed(&self, inode: Inode) -> bool {
         let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
         watched.get(&inode).is_some_and(|state| {
             let claim =
@@ -121,7 +110,7 @@ impl Filesystem {
         })
     }
 
-    fn node(&self, inode: u64) -> Result<Node> {
+    fn node(&self, inode: Inode) -> Result<Node> {
         Ok(match inode {
             RESERVED_INODE => Node::Reserved,
             ENGINES_INODE => Node::Engines,
@@ -138,7 +127,7 @@ impl Filesystem {
     }
 
     /// The attributes of the entry `name` of the directory `parent`.
-    pub fn lookup(&self, parent: u64, name: &str) -> Result<Attributes> {
+    pub fn lookup(&self, parent: Inode, name: &str) -> Result<Attributes> {
         if name.len() > NAME_MAX {
             return Err(Error::NameTooLong);
         }
@@ -168,7 +157,7 @@ impl Filesystem {
 
     /// The attributes of an inode. Those of a version or directory whose names
     /// are gone stay what they were: somebody may hold it.
-    pub fn getattr(&self, inode: u64) -> Result<Attributes> {
+    pub fn getattr(&self, inode: Inode) -> Result<Attributes> {
         let (kind, size, mtime) = match self.node(inode)? {
             Node::Directory { mtime, .. } => (EntryKind::Directory, 0, mtime),
             Node::Engines => (EntryKind::Directory, 0, self.store.engines_mtime()?),
@@ -184,7 +173,7 @@ impl Filesystem {
 
     /// Up to `len` bytes at `offset`; fewer only at the end of the file. Every
     /// byte was checked against the hashes taken at publish.
-    pub fn read(&self, inode: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
+    pub fn read(&self, inode: Inode, offset: u64, len: usize) -> Result<Vec<u8>> {
         match self.node(inode)? {
             Node::File(version) => self
                 .store
@@ -209,7 +198,7 @@ impl Filesystem {
     }
 
     /// The version that an inode is, if it is one.
-    pub(crate) fn version(&self, inode: u64) -> Result<Option<VersionRecord>> {
+    pub(crate) fn version(&self, inode: Inode) -> Result<Option<VersionRecord>> {
         match self.node(inode)? {
             Node::File(version) => Ok(Some(version)),
             _ => Ok(None),
@@ -217,7 +206,7 @@ impl Filesystem {
     }
 
     /// What a symbolic link says. The same for ever.
-    pub fn readlink(&self, inode: u64) -> Result<String> {
+    pub fn readlink(&self, inode: Inode) -> Result<String> {
         match self.node(inode)? {
             Node::Link(link) => Ok(link.target),
             _ => Err(Error::NotALink),
@@ -225,43 +214,34 @@ impl Filesystem {
     }
 
     /// Hands the entries of the directory `inode` to `each` until it returns
-    /// false, from the start (0) or from an earlier entry's `next`. An entry
+    /// false, from the start (0) or from an earlier entry's cookie. An entry
     /// that is there throughout is neither skipped nor repeated, whatever is
     /// published or removed meanwhile.
     pub fn readdir(
         &self,
-        inode: u64,
-        from: u64,
-        mut each: impl FnMut(Entry) -> bool,
+        inode: Inode,
+        from: Inode,
+        mut each: impl FnMut(DirEntry) -> bool,
     ) -> Result<()> {
         let node = self.node(inode)?;
-        let mut emit = |name: &str, inode, kind, next| {
-            each(Entry { name: name.to_owned(), inode, kind, next })
+        let directory = |name: &str, inode, cookie| {
+            let (name, kind) = (name.to_owned(), EntryKind::Directory);
+            DirEntry { name, inode, kind, cookie }
         };
-        if from == 0 && !emit(".", inode, EntryKind::Directory, AFTER_DOT) {
+        if from == Inode(0) && !each(directory(".", inode, AFTER_DOT)) {
             return Ok(());
         }
-        if from <= AFTER_DOT
-            && !emit("..", self.parent(&node)?, EntryKind::Directory, AFTER_DOT_DOT)
-        {
+        if from <= AFTER_DOT && !each(directory("..", self.parent(&node)?, AFTER_DOT_DOT)) {
             return Ok(());
         }
         let after = (from > AFTER_DOT_DOT).then_some(from);
-        let mut from_store = |e: wasmfs_store::tree::Entry| emit(&e.name, e.inode, e.kind, e.place);
         match node {
-            Node::Directory { view, path, .. } => {
-                self.store.list(view, &path, after, from_store)?
-            }
-            Node::Engines => self.store.list_engines(after, from_store)?,
+            Node::Directory { view, path, .. } => self.store.list(view, &path, after, each)?,
+            Node::Engines => self.store.list_engines(after, each)?,
             Node::Reserved => {
                 for (name, inode) in [("versions", VERSIONS_INODE), ("engines", ENGINES_INODE)] {
-                    let entry = wasmfs_store::tree::Entry {
-                        name: name.to_owned(),
-                        inode,
-                        kind: EntryKind::Directory,
-                        place: inode,
-                    };
-                    if after.is_none_or(|after| inode > after) && !from_store(entry) {
+                    let is_next = after.is_none_or(|after| inode > after);
+                    if is_next && !each(directory(name, inode, inode)) {
                         break;
                     }
                 }
@@ -272,7 +252,7 @@ impl Filesystem {
     }
 
     /// The inode number of the directory above.
-    fn parent(&self, node: &Node) -> Result<u64> {
+    fn parent(&self, node: &Node) -> Result<Inode> {
         Ok(match node {
             Node::Directory { view: View::Keys, path, .. } if path.is_empty() => ROOT_INODE,
             Node::Directory { view: View::Versions, path, .. } if path.is_empty() => RESERVED_INODE,
@@ -288,7 +268,7 @@ impl Filesystem {
     }
 
     /// The value of an extended attribute.
-    pub fn getxattr(&self, inode: u64, name: &str) -> Result<Vec<u8>> {
+    pub fn getxattr(&self, inode: Inode, name: &str) -> Result<Vec<u8>> {
         let name = name.strip_prefix(XATTR_PREFIX).ok_or(Error::NoAttribute)?;
         let Node::File(version) = self.node(inode)? else { return Err(Error::NoAttribute) };
         let attributes = self.store.attributes(&version)?;
@@ -297,7 +277,7 @@ impl Filesystem {
     }
 
     /// The names of the extended attributes, each ended by a NUL.
-    pub fn listxattr(&self, inode: u64) -> Result<Vec<u8>> {
+    pub fn listxattr(&self, inode: Inode) -> Result<Vec<u8>> {
         let Node::File(version) = self.node(inode)? else { return Ok(Vec::new()) };
         let attributes = self.store.attributes(&version)?;
         let names = attributes.iter().map(|(name, _)| format!("{XATTR_PREFIX}{name}\0"));
@@ -312,15 +292,4 @@ impl Filesystem {
             source,
         })
     }
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -15,17 +15,11 @@ pub mod mount;
 mod serve;
 mod supervise;
 
-pub use backing::memory::Usage;
+pub use backing::Usage;
 pub use error::{Error, Result};
 pub use filesystem::{
-    Attributes, CACHEDIR_TAG, CACHEDIR_TAG_INODE, Entry, Filesystem, NAME_MAX, RESERVED_INODE,
+    Attributes, CACHEDIR_TAG, CACHEDIR_TAG_INODE, Filesystem, NAME_MAX, RESERVED_INODE,
 };
-pub use ipc::descriptors::close_on_exec;
-pub use ipc::protocol::KeeperStatus;
-pub use ipc::socket::short_path;
-pub use mount::users::{Holder, holders};
-pub use serve::gc;
-pub use serve::mounts::{Mount, Mounts, abort_on_panic};
-pub use supervise::handover::Charge;
-pub use supervise::keeper::run::{Plan, keep};
-pub use supervise::worker::{Event, Worker};
+pub use ipc::{KeeperStatus, close_on_exec, short_path};
+pub use serve::{Mount, Mounts, abort_on_panic, gc};
+pub use supervise::{Event, Handover, Plan, Worker, keep};

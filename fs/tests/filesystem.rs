@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use support::{artifact, open, publish};
 use wasmfs_fs::{CACHEDIR_TAG_INODE, Error, Filesystem, RESERVED_INODE};
+use wasmfs_store::Inode;
 
-fn filesystem() -> (tempfile::TempDir, Filesystem, u64) {
+fn filesystem() -> (tempfile::TempDir, Filesystem, Inode) {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(open(dir.path(), &Default::default()));
     let inode = publish(&store, "dir/key", &artifact(1, 1, 300_000)).version.inode;
@@ -35,22 +36,22 @@ fn reads_end_where_the_file_ends() {
 fn the_wrong_kind_of_inode_is_said_to_be_wrong() {
     let (_dir, filesystem, inode) = filesystem();
     assert!(matches!(filesystem.lookup(inode, "x"), Err(Error::NotADirectory)));
-    assert!(matches!(filesystem.readdir(inode, 0, |_| true), Err(Error::NotADirectory)));
-    assert!(matches!(filesystem.read(1, 0, 1), Err(Error::IsADirectory)));
+    assert!(matches!(filesystem.readdir(inode, Inode(0), |_| true), Err(Error::NotADirectory)));
+    assert!(matches!(filesystem.read(Inode(1), 0, 1), Err(Error::IsADirectory)));
     assert!(matches!(filesystem.read(RESERVED_INODE, 0, 1), Err(Error::IsADirectory)));
-    assert!(matches!(filesystem.getattr(1 << 40), Err(Error::NotFound)));
-    assert!(matches!(filesystem.lookup(1, &"x".repeat(256)), Err(Error::NameTooLong)));
+    assert!(matches!(filesystem.getattr(Inode(1 << 40)), Err(Error::NotFound)));
+    assert!(matches!(filesystem.lookup(Inode(1), &"x".repeat(256)), Err(Error::NameTooLong)));
     assert!(matches!(filesystem.getxattr(inode, "security.capability"), Err(Error::NoAttribute)));
-    assert!(matches!(filesystem.getxattr(1, "user.wasmfs.key"), Err(Error::NoAttribute)));
+    assert!(matches!(filesystem.getxattr(Inode(1), "user.wasmfs.key"), Err(Error::NoAttribute)));
 }
 
 #[test]
 fn a_listing_from_a_place_that_means_nothing_ends() {
     let (_dir, filesystem, inode) = filesystem();
-    for from in [inode, 1 << 40, u64::MAX] {
+    for from in [inode, Inode(1 << 40), Inode(u64::MAX)] {
         let mut names = Vec::new();
         filesystem
-            .readdir(1, from, |entry| {
+            .readdir(Inode(1), from, |entry| {
                 names.push(entry.name);
                 true
             })

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use support::{artifact, key, with_both_limits};
 use wasmfs_fs::{Error, Filesystem};
-use wasmfs_store::tree::EntryKind;
 use wasmfs_store::{
-    Changes, Error as StoreError, InlineLimit, Policy, Portion, Publish, Settings, Store,
+    Changes, EntryKind, Error as StoreError, InlineLimit, Inode, Policy, Portion, Publish,
+    Settings, Store, Version,
 };
 
-const ROOT: u64 = 1;
+const ROOT: Inode = Inode(1);
 const KEYS: [&str; 8] = ["a", "b", "a/x", "a/y/z", "a/y/w", "c/d", "a-b", "a/y"];
 const ENGINES: u8 = 3;
 const ALIASES: [&str; 2] = ["prod", "dev"];
@@ -91,16 +91,16 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 #[derive(Clone, Debug)]
-struct Version {
+struct ModelVersion {
     engine: u8,
     content: u32,
-    inode: u64,
+    inode: Inode,
     removed: bool,
     pinned: bool,
     collected: bool,
 }
 
-impl Version {
+impl ModelVersion {
     fn is_live(&self) -> bool {
         !self.removed && !self.collected
     }
@@ -109,15 +109,15 @@ impl Version {
 #[derive(Clone, Debug, Default)]
 struct Key {
     default: Option<u8>,
-    versions: Vec<Version>,
+    versions: Vec<ModelVersion>,
 }
 
 impl Key {
     fn is_live(&self) -> bool {
-        self.versions.iter().any(Version::is_live)
+        self.versions.iter().any(ModelVersion::is_live)
     }
 
-    fn current(&self, engine: u8) -> Option<&Version> {
+    fn current(&self, engine: u8) -> Option<&ModelVersion> {
         self.versions.iter().rev().find(|v| v.engine == engine && v.is_live())
     }
 }
@@ -128,7 +128,7 @@ struct Model {
     keys: BTreeMap<&'static str, Key>,
     labels: BTreeMap<u8, String>,
     /// The engine and the inode number of each.
-    aliases: BTreeMap<&'static str, (u8, u64)>,
+    aliases: BTreeMap<&'static str, (u8, Inode)>,
 }
 
 impl Model {
@@ -140,7 +140,7 @@ impl Model {
     }
 
     /// Every file of the mount by its path.
-    fn files(&self) -> BTreeMap<String, Version> {
+    fn files(&self) -> BTreeMap<String, ModelVersion> {
         let mut files = BTreeMap::new();
         for (name, key) in &self.keys {
             if let Some(version) = key.default.and_then(|engine| key.current(engine)) {
@@ -163,8 +163,8 @@ impl Model {
 /// directories with theirs and their times.
 #[derive(Default)]
 struct Walk {
-    files: BTreeMap<String, u64>,
-    directories: BTreeMap<String, (u64, std::time::SystemTime)>,
+    files: BTreeMap<String, Inode>,
+    directories: BTreeMap<String, (Inode, std::time::SystemTime)>,
 }
 
 fn walk(filesystem: &Filesystem) -> Walk {
@@ -175,11 +175,11 @@ fn walk(filesystem: &Filesystem) -> Walk {
     found
 }
 
-fn visit(filesystem: &Filesystem, inode: u64, path: &str, found: &mut Walk) {
+fn visit(filesystem: &Filesystem, inode: Inode, path: &str, found: &mut Walk) {
     let mtime = filesystem.getattr(inode).unwrap().mtime;
     found.directories.insert(path.to_owned(), (inode, mtime));
     // One entry at a time, as a reader with the smallest buffer would.
-    let (mut from, mut names) = (0, Vec::new());
+    let (mut from, mut names) = (Inode(0), Vec::new());
     loop {
         let mut entry = None;
         filesystem
@@ -192,7 +192,7 @@ fn visit(filesystem: &Filesystem, inode: u64, path: &str, found: &mut Walk) {
             })
             .unwrap();
         let Some(entry) = entry else { break };
-        from = entry.next;
+        from = entry.cookie;
         if entry.name == "." {
             assert_eq!(entry.inode, inode);
             continue;
@@ -214,7 +214,7 @@ fn visit(filesystem: &Filesystem, inode: u64, path: &str, found: &mut Walk) {
     // All at once gives the same, in order.
     let mut whole = Vec::new();
     filesystem
-        .readdir(inode, 0, |e| {
+        .readdir(inode, Inode(0), |e| {
             whole.push(e.name);
             true
         })
@@ -228,10 +228,10 @@ fn visit(filesystem: &Filesystem, inode: u64, path: &str, found: &mut Walk) {
 
 /// The names that the kernel remembers, absent ones too.
 #[derive(Default)]
-struct KernelCache(HashMap<(u64, String), Option<u64>>);
+struct KernelCache(HashMap<(Inode, String), Option<Inode>>);
 
 impl KernelCache {
-    fn ask(filesystem: &Filesystem, directory: u64, name: &str) -> Option<u64> {
+    fn ask(filesystem: &Filesystem, directory: Inode, name: &str) -> Option<Inode> {
         match filesystem.lookup(directory, name) {
             Ok(attributes) => Some(attributes.inode),
             Err(Error::NotFound) => None,
@@ -243,7 +243,7 @@ impl KernelCache {
     fn fill(
         &mut self,
         filesystem: &Filesystem,
-        directories: &BTreeSet<u64>,
+        directories: &BTreeSet<Inode>,
         names: &BTreeSet<String>,
     ) {
         for directory in directories {
@@ -281,9 +281,9 @@ struct Run<'a> {
     filesystem: Filesystem,
     model: Model,
     cache: KernelCache,
-    directories: BTreeSet<u64>,
+    directories: BTreeSet<Inode>,
     names: BTreeSet<String>,
-    inodes: BTreeSet<u64>,
+    inodes: BTreeSet<Inode>,
 }
 
 impl<'a> Run<'a> {
@@ -343,7 +343,7 @@ impl<'a> Run<'a> {
             Operation::RemoveVersion { key: k, version } => {
                 let model = self.model.keys.entry(KEYS[k]).or_default();
                 let found = model.versions.get_mut(version as usize - 1).filter(|v| v.is_live());
-                match (self.store.remove(&key(KEYS[k]), Some(version)), found) {
+                match (self.store.remove(&key(KEYS[k]), Some(Version(version))), found) {
                     (Ok((_, changes)), Some(found)) => {
                         found.removed = true;
                         changes
@@ -357,7 +357,7 @@ impl<'a> Run<'a> {
                 let found =
                     self.model.keys.get(name).and_then(|m| m.versions.get(version as usize - 1));
                 let found = found.filter(|v| !v.collected);
-                match (self.store.rollback(&key(name), Some(version)), found.cloned()) {
+                match (self.store.rollback(&key(name), Some(Version(version))), found.cloned()) {
                     (Ok((published, changes)), Some(v)) => {
                         assert!(!self.model.conflicts(name));
                         self.publish(name, v.engine, v.content, false, Some(version), &published);
@@ -407,8 +407,8 @@ impl<'a> Run<'a> {
                 let found = model.versions.get_mut(version as usize - 1).filter(|v| !v.collected);
                 let key = key(KEYS[k]);
                 let result = match pinned {
-                    true => self.store.pin(&key, version),
-                    false => self.store.unpin(&key, version),
+                    true => self.store.pin(&key, Version(version)),
+                    false => self.store.unpin(&key, Version(version)),
                 };
                 match (result, found) {
                     (Ok(changed), Some(found)) => {
@@ -423,12 +423,12 @@ impl<'a> Run<'a> {
             Operation::Collect { keep, held } => self.collect(keep, held),
             Operation::Compact => {
                 let last = self.store.last_change();
-                assert_eq!(self.store.compact(last + 1, true).unwrap(), None);
+                assert_eq!(self.store.compact(last.next(), true).unwrap(), None);
                 let compacted = self.store.compact(last, true).unwrap();
                 assert!(compacted.is_some() && self.store.last_change() > last);
                 // Nothing has changed that a kernel would have to be told.
-                let untold = self.store.untold_since(last).unwrap();
-                assert!(untold.files.is_empty() && untold.directories.is_empty());
+                let pending = self.store.pending_invalidations(last).unwrap();
+                assert!(pending.files.is_empty() && pending.directories.is_empty());
                 Changes::default()
             }
             Operation::Reopen { close, rebuild } => {
@@ -453,9 +453,9 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        let found: BTreeSet<u64> = candidates.iter().map(|c| c.inode).collect();
+        let found: BTreeSet<Inode> = candidates.iter().map(|c| c.inode).collect();
         assert_eq!(found, expected);
-        let free: Vec<_> = candidates.into_iter().filter(|c| c.inode % held != 0).collect();
+        let free: Vec<_> = candidates.into_iter().filter(|c| c.inode.get() % held != 0).collect();
         let (collected, changes) = self.store.collect(&free, seen).unwrap();
         assert_eq!(collected.versions, free.len() as u64);
         for version in self.model.keys.values_mut().flat_map(|key| &mut key.versions) {
@@ -535,8 +535,15 @@ impl<'a> Run<'a> {
         if !unchanged {
             assert!(self.inodes.insert(inode), "inode {inode} was given twice");
             let (removed, pinned, collected) = (false, false, false);
-            model.versions.push(Version { engine, content, inode, removed, pinned, collected });
-            assert_eq!(published.version.version, model.versions.len() as u64);
+            model.versions.push(ModelVersion {
+                engine,
+                content,
+                inode,
+                removed,
+                pinned,
+                collected,
+            });
+            assert_eq!(published.version.version, Version(model.versions.len() as u64));
             assert_eq!(published.version.rollback_of.is_some(), rollback_of.is_some());
         }
         if model.default.is_none() || default {
@@ -604,7 +611,7 @@ impl<'a> Run<'a> {
         for (path, (inode, mtime)) in &now.directories {
             let Some((old_inode, old_mtime)) = before.directories.get(path) else { continue };
             assert_eq!(inode, old_inode, "{path:?}");
-            let entries = |walk: &Walk| -> BTreeMap<String, u64> {
+            let entries = |walk: &Walk| -> BTreeMap<String, Inode> {
                 let files = walk.files.iter().map(|(p, i)| (p, *i));
                 let all = files.chain(walk.directories.iter().map(|(p, (i, _))| (p, *i)));
                 all.filter_map(|(p, i)| {

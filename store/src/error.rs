@@ -3,10 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::artifact::Difference;
-use crate::artifact::inspect::NotAnArtifact;
-use crate::types::key::{Key, KeyError};
-use crate::types::sha::Sha;
+use crate::artifact::{Difference, NotAnArtifact};
+use crate::types::{InvalidKey, Key, Sha, Version};
 
 /// What can go wrong in a store. Messages say what was wrong; what to do next
 /// is added by whoever talks to the user.
@@ -85,14 +83,8 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A name that can't be a key.
-    #[error("{name:?} can't be a key: {rule}")]
-    Key {
-        /// The name given.
-        name: String,
-        /// The rule it breaks.
-        #[source]
-        rule: KeyError,
-    },
+    #[error(transparent)]
+    Key(#[from] InvalidKey),
     /// A key would be a directory of another, or the reverse.
     #[error("{key} can't be published: {other} is a key, and a key can't also be a directory")]
     KeyConflict {
@@ -146,7 +138,7 @@ pub enum Error {
         /// The key.
         key: Key,
         /// The newer version.
-        version: u64,
+        version: Version,
         /// Whether its source was kept.
         source_known: bool,
     },
@@ -168,7 +160,7 @@ pub enum Error {
         /// The key.
         key: Key,
         /// The version asked for.
-        version: u64,
+        version: Version,
     },
     /// A rollback with nothing to roll back to.
     #[error("{0} has no earlier version to go back to")]
@@ -200,9 +192,9 @@ pub enum Error {
     /// The catalogue failed, and could not be opened again yet.
     #[error("the catalogue failed, and can't be opened again at the moment")]
     NoCatalogue,
-    /// The catalogue (sled) failed.
+    /// The database under the catalogue failed.
     #[error("the catalogue failed")]
-    Catalogue(#[source] sled::Error),
+    Catalogue(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A record of the catalogue can't be decoded, or one that must exist is missing.
     #[error("the catalogue is inconsistent: {0}")]
     Inconsistent(String),
@@ -251,10 +243,7 @@ pub(crate) fn is_out_of_room(error: &io::Error) -> bool {
 
 /// Whether the disk can't be written: it is full, read-only, or fails.
 pub(crate) fn is_unwritable(error: &io::Error) -> bool {
-    // sled hands errors on as text (sled 0.34.7, `impl Clone for Error`).
-    let failing = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-        || error.to_string().contains("code: 5,");
-    failing || is_out_of_room(error)
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) || is_out_of_room(error)
 }
 
 /// A disk that can't be written can be read all the same.
@@ -269,12 +258,6 @@ fn in_words(differences: &[Difference], engine: &str) -> String {
 
 /// A result with this crate's error.
 pub type Result<T> = std::result::Result<T, Error>;
-
-impl From<sled::Error> for Error {
-    fn from(source: sled::Error) -> Self {
-        Error::Catalogue(source)
-    }
-}
 
 /// Turns an I/O result into this crate's, naming the file and the attempt.
 pub(crate) trait IoContext<T> {

@@ -7,11 +7,11 @@
 //! | --- | --- |
 //! | `settings.json` | the format and the owner's settings |
 //! | `history` | every committed change, one line each: the commit |
-//! | `db/` | the catalogue, a sled database that is derived from the history |
+//! | `db/` | the catalogue, a database that is derived from the history |
 //! | `objects/ab/…` | payloads by sha256 |
 //! | `reserve` | space that is given back to a disk that is full |
 //! | `incoming/` | uploads under way, swept when the store opens |
-//! | `state.json` | whether sled was closed, and in which run of the machine |
+//! | `state.json` | whether the catalogue was closed, and in which run of the machine |
 //! | `lock` | the owner's process number, under a flock |
 #![warn(missing_docs)]
 
@@ -21,29 +21,27 @@ mod disk;
 mod error;
 mod gc;
 mod history;
-mod maintenance;
+pub mod maintenance;
 mod payload;
 mod settings;
+mod state;
 mod store;
 mod types;
 
 pub use catalogue::{
-    Changes, ENGINES_INODE, FIRST_FREE_INODE, ROOT_INODE, SCRATCH, Untold, VERSIONS_INODE,
-    panics_are_caught,
+    Changes, DATABASE_LOG_FILTER, PendingInvalidations, is_database_panic, panics_are_caught,
 };
-pub use disk::lock::Lock;
+pub use disk::{Lock, TEMP_PREFIX};
 pub use error::{Error, Result};
-pub use gc::collect::{Candidate, Collected, Fate, Policy, Portion};
-pub use gc::compact::Compacted;
-pub use maintenance::repair::repair;
-pub use maintenance::{archive, verify};
-pub use payload::staging::{Staged, StagedSource};
-pub use settings::{DEFAULT_INLINE_LIMIT, FORMAT, InlineLimit, Settings, Unlimited};
-pub use store::engines::{EngineInfo, Moved};
-pub use store::open::Store;
-pub use store::publish::{Publish, Published, Source, Status};
-pub use store::queries::{KeyInfo, VersionInfo, rfc3339};
-pub use store::rollback::Removed;
-pub use store::tree;
-pub use types::key::{Key, KeyError, MAX_COMPONENT_LEN, MAX_KEY_LEN, RESERVED};
-pub use types::sha::Sha;
+pub use gc::{Candidate, Collected, Compacted, Fate, Portion};
+pub use payload::{Staged, StagedSource};
+pub use settings::{DEFAULT_INLINE_LIMIT, FORMAT, InlineLimit, Policy, Settings, Unlimited};
+pub use store::{
+    DirEntry, EngineInfo, EntryKind, InodeRecord, KeyInfo, LinkRecord, Moved, Publish, Published,
+    Removed, Source, Space, Status, Store, VersionInfo, VersionRecord, check_engine, rfc3339,
+};
+pub use types::{
+    ENGINES_INODE, EngineNumber, FIRST_FREE_INODE, Inode, InvalidKey, Key, KeyError,
+    MAX_COMPONENT_LEN, MAX_KEY_LEN, RESERVED, ROOT_INODE, Sequence, Sha, VERSIONS_INODE, Version,
+    View,
+};

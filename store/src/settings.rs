@@ -1,31 +1,28 @@
-//! `settings.json`: what a store is, and how its owner wants it; and
-//! `state.json`: whether its catalogue can be trusted.
+//! `settings.json`: what a store is, and how its owner wants it.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::sync_dir;
+use crate::disk::durable::write_json;
 use crate::error::{Error, IoContext, Result};
-use crate::gc::collect::Policy;
 
 /// The format that this crate writes, and the newest it reads. It reads 1 as well, which has no
 /// payloads with blocks of 32 KiB: a store is of format 2 from the first such payload on, so that
 /// programs which don't know them leave it alone.
 pub const FORMAT: u64 = 2;
-/// Payloads up to this size, in bytes, are kept inside sled unless the store's settings say otherwise.
+/// Payloads up to this size, in bytes, are kept inside the catalogue unless the store's settings say otherwise.
 pub const DEFAULT_INLINE_LIMIT: u64 = 16 << 10;
 
-/// The largest payload that is kept inside sled. Larger ones are object files.
+/// The largest payload that is kept inside the catalogue. Larger ones are object files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum InlineLimit {
     /// So many bytes; 0 keeps nothing inside.
     Bytes(u64),
-    /// Everything inside sled: `"unlimited"`.
+    /// Everything inside the catalogue: `"unlimited"`.
     Unlimited(Unlimited),
 }
 
@@ -38,7 +35,7 @@ pub enum Unlimited {
 }
 
 impl InlineLimit {
-    /// Everything inside sled.
+    /// Everything inside the catalogue.
     pub const UNLIMITED: InlineLimit = InlineLimit::Unlimited(Unlimited::Unlimited);
 
     pub(crate) fn admits(self, size: u64) -> bool {
@@ -54,7 +51,7 @@ impl InlineLimit {
 pub struct Settings {
     /// The store's format.
     pub format: u64,
-    /// The largest payload kept inside sled.
+    /// The largest payload kept inside the catalogue.
     #[serde(default = "default_inline_limit")]
     pub inline_limit: InlineLimit,
     /// What is collected by itself while the store is mounted and nothing happens; by default nothing.
@@ -82,26 +79,6 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings { format: FORMAT, inline_limit: default_inline_limit(), collect: None }
     }
-}
-
-/// `state.json`: whether sled can be trusted when the store opens next.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct State {
-    /// The machine's run that wrote this; nothing while sled is not to be trusted.
-    pub(crate) boot_id: Option<String>,
-    /// Whether sled was closed and synced.
-    pub(crate) closed: bool,
-}
-
-impl State {
-    pub(crate) fn is_of_this_boot(&self) -> bool {
-        self.boot_id.is_some() && self.boot_id == boot_id()
-    }
-}
-
-/// What tells this run of the machine from others (random(4)).
-pub(crate) fn boot_id() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().filter(|id| !id.is_empty())
 }
 
 pub(crate) fn read_settings(path: &Path) -> Result<Settings> {
@@ -133,25 +110,39 @@ pub(crate) fn raise_format(path: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn read_state(path: &Path) -> Option<State> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+/// What collection leaves alone, though nobody uses it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// How many versions of each key and engine stay, the newest included; at least 1.
+    #[serde(default = "one")]
+    pub keep: u64,
+    /// How long a version stays after a newer one came or its names were taken away.
+    #[serde(default, with = "duration")]
+    pub older_than: Duration,
 }
 
-/// Writes a small file so that a crash leaves the old one or the new.
-pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|source| Error::Settings { path: path.to_owned(), source })?;
-    text.push(b'\n');
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)
-        .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
-        .at("writing", &new)?;
-    fs::rename(&new, path).at("renaming", &new)?;
-    sync_dir(path.parent().unwrap_or(Path::new("/")))
+fn one() -> u64 {
+    1
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy { keep: one(), older_than: Duration::ZERO }
+    }
+}
+
+/// Durations as people write them: `30d`, `12h 30m`.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_duration(*duration))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        humantime::parse_duration(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
 }

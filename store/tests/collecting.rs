@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use support::*;
-use wasmfs_store::{Error, Fate, Policy, Settings, Store};
+use wasmfs_store::{Error, Fate, Policy, Settings, Store, Version};
 
 fn fates(store: &Store, policy: &Policy) -> Vec<Fate> {
     store.fates(&key("key"), policy).unwrap().into_iter().map(|c| c.fate).collect()
@@ -21,7 +21,7 @@ fn a_version_is_as_old_as_what_took_its_place() {
         publish(&store, "key", &artifact(1, n, 1000));
     }
     // The second never took the first one's place for long.
-    store.remove(&key("key"), Some(2)).unwrap();
+    store.remove(&key("key"), Some(Version(2))).unwrap();
     std::thread::sleep(Duration::from_millis(400));
     publish(&store, "key", &artifact(1, 3, 1000));
     let policy = Policy { older_than: Duration::from_millis(300), ..Policy::default() };
@@ -30,7 +30,7 @@ fn a_version_is_as_old_as_what_took_its_place() {
     assert_eq!(fates(&store, &policy), [Fate::Free, Fate::Free, Fate::Current]);
     let keep = Policy { keep: 2, ..Policy::default() };
     assert_eq!(fates(&store, &keep), [Fate::Newest, Fate::Free, Fate::Current]);
-    store.pin(&key("key"), 2).unwrap();
+    store.pin(&key("key"), Version(2)).unwrap();
     assert_eq!(fates(&store, &Policy::default()), [Fate::Free, Fate::Pinned, Fate::Current]);
 }
 
@@ -44,7 +44,7 @@ fn what_changed_since_it_was_chosen_is_left() {
     let portion = store.collectable(&Policy::default(), None).unwrap();
     assert_eq!(portion.candidates.len(), 2);
     // The second is served again.
-    store.remove(&key("key"), Some(3)).unwrap();
+    store.remove(&key("key"), Some(Version(3))).unwrap();
     let (collected, changes) = store.collect(&portion.candidates, portion.seen).unwrap();
     assert_eq!((collected.versions, changes), (0, Default::default()));
     assert_eq!(store.versions(&key("key")).unwrap().len(), 3);

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use support::disk::{self, Disk};
 use support::*;
-use wasmfs_store::verify::{Course, verify};
-use wasmfs_store::{Error, Policy, Settings, Store};
+use wasmfs_store::maintenance::{Course, verify};
+use wasmfs_store::{Error, Policy, Settings, Store, Version};
 
 /// How often, if the environment doesn't say otherwise.
 fn times(name: &str, otherwise: u64) -> u64 {
@@ -25,7 +25,7 @@ fn times(name: &str, otherwise: u64) -> u64 {
 fn publish_for_ever() {
     let store = Store::open(Path::new(&std::env::var("WASMFS_CRASH_DIR").unwrap())).unwrap();
     let tidy = std::env::var("WASMFS_CRASH_TIDY").is_ok();
-    let start = store.latest(1).unwrap().first().map_or(0, |v| v.inode as u32);
+    let start = store.latest(1).unwrap().first().map_or(0, |v| v.inode.get() as u32);
     for n in start.. {
         let size = [500, 20_000, 200_000][n as usize % 3];
         let published = publish(&store, &format!("key-{}", n % 5), &artifact(1, n, size));
@@ -73,7 +73,7 @@ fn lost(store: &Store, acknowledged: &Acknowledged, tidied: bool) -> usize {
     }
     let mut lost = 0;
     for (name, version, seed, size) in acknowledged {
-        match store.version(&key(name), Some(*version)) {
+        match store.version(&key(name), Some(Version(*version))) {
             Ok(info) => match read(store, info.inode) {
                 Ok(bytes) => assert!(bytes == artifact(1, *seed, *size), "{name}@{version}"),
                 Err(_) => lost += 1,

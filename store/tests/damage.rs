@@ -10,8 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use support::*;
-use wasmfs_store::verify::{Course, Kind, Verified, verify};
-use wasmfs_store::{Error, InlineLimit, Settings, Sha, Store};
+use wasmfs_store::maintenance::{Course, FindingKind, Verified, verify};
+use wasmfs_store::{Error, InlineLimit, Settings, Sha, Store, Version};
 
 /// Trials, if the environment doesn't ask for more.
 fn trials(otherwise: u64) -> u64 {
@@ -30,7 +30,7 @@ impl Random {
     }
 }
 
-type Contents = BTreeMap<(String, u64), (Sha, Vec<u8>)>;
+type Contents = BTreeMap<(String, Version), (Sha, Vec<u8>)>;
 
 /// A store with some of everything, closed; and what is in it.
 fn template(dir: &Path, compacted: bool) -> Contents {
@@ -44,10 +44,10 @@ fn template(dir: &Path, compacted: bool) -> Contents {
         let version = published.version.version;
         contents.insert((name, version), (published.version.sha256, bytes));
     }
-    store.remove(&key("dir-1/key-1"), Some(1)).unwrap();
+    store.remove(&key("dir-1/key-1"), Some(Version(1))).unwrap();
     let engines = store.engines().unwrap();
     store.alias("prod", &engines[1].label).unwrap();
-    store.pin(&key("dir-0/key-0"), 1).unwrap();
+    store.pin(&key("dir-0/key-0"), Version(1)).unwrap();
     if compacted {
         assert!(store.compact(store.last_change(), true).unwrap().is_some());
     }
@@ -157,7 +157,7 @@ fn check(store: &Store, contents: &Contents) -> usize {
 }
 
 /// The versions whose lines are left, with those of their payloads where these are kept inside.
-fn intact_versions(whole: &Path, damaged: &[u8], contents: &Contents) -> Vec<(String, u64)> {
+fn intact_versions(whole: &Path, damaged: &[u8], contents: &Contents) -> Vec<(String, Version)> {
     let original = fs::read(whole.join("history")).unwrap();
     let lines = |text: &[u8]| -> BTreeSet<Vec<u8>> {
         text.split_inclusive(|b| *b == b'\n').map(<[u8]>::to_vec).collect()
@@ -165,7 +165,7 @@ fn intact_versions(whole: &Path, damaged: &[u8], contents: &Contents) -> Vec<(St
     let (original, damaged) = (lines(&original), lines(damaged));
     let left: String =
         original.intersection(&damaged).map(|line| String::from_utf8_lossy(line)).collect();
-    let is_left = |(name, version): &(String, u64), sha: &Sha, bytes: &[u8]| {
+    let is_left = |(name, version): &(String, Version), sha: &Sha, bytes: &[u8]| {
         let line = |op| format!("\"op\":\"{op}\",\"key\":\"{name}\",\"version\":{version},");
         let payload = format!("\"op\":\"payload\",\"sha256\":\"{sha}\"");
         (left.contains(&line("publish")) || left.contains(&line("version")))
@@ -230,13 +230,17 @@ fn nothing_wrong_is_served_and_repair_gets_back_what_is_undamaged() {
         };
         let mut found = found;
         if !found.is_sound() {
-            wasmfs_store::repair(&dir, &mut found).unwrap_or_else(|e| panic!("{context}: {e}"));
+            wasmfs_store::maintenance::repair(&dir, &mut found)
+                .unwrap_or_else(|e| panic!("{context}: {e}"));
         }
         let store = Store::open(&dir).unwrap_or_else(|e| panic!("{context}, repaired: {e}"));
         let right = check(&store, contents);
         let again = verified(&dir, Ok(&store));
         let left = again.findings.iter().filter(|f| {
-            !matches!(f.kind, Kind::PayloadMissing | Kind::PayloadDamaged | Kind::Orphan)
+            !matches!(
+                f.kind,
+                FindingKind::PayloadMissing | FindingKind::PayloadDamaged | FindingKind::Orphan
+            )
         });
         assert_eq!(left.count(), 0, "{context}: {again:#?}");
         // What one damaged file can cost.
@@ -297,7 +301,7 @@ fn every_flipped_byte_of_a_payload_is_refused() {
                 // Another payload in between, so that nothing comes from memory.
                 read(&store, other)?;
                 match store.inode(inode)? {
-                    Some(wasmfs_store::tree::InodeRecord::Version(version)) => {
+                    Some(wasmfs_store::InodeRecord::Version(version)) => {
                         store.read(&version, at as u64 & !4095, 4096)
                     }
                     _ => panic!("no version"),

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use support::disk::Disk;
 use support::*;
-use wasmfs_store::{Error, InlineLimit, Settings, Store};
+use wasmfs_store::{Error, InlineLimit, Inode, Settings, Store};
 
 /// A file system of 64 MB in memory; taken away when it is dropped.
 struct Tmpfs {
@@ -84,13 +84,14 @@ impl Known {
         let bytes = artifact(1, seed, size);
         let name = format!("key-{}", seed % 3);
         let published = try_publish(store, &name, &bytes, false)?;
-        self.0.push((published.version.inode, bytes));
+        self.0.push((published.version.inode.get(), bytes));
         Ok(())
     }
 
     fn check(&self, store: &Store, context: &str) {
         for (inode, bytes) in &self.0 {
-            let read = read(store, *inode).unwrap_or_else(|e| panic!("{context}: {inode}: {e}"));
+            let read =
+                read(store, Inode(*inode)).unwrap_or_else(|e| panic!("{context}: {inode}: {e}"));
             assert!(read == *bytes, "{context}: {inode}");
         }
     }
@@ -137,7 +138,7 @@ fn a_full_disk_refuses_publishes_and_harms_nothing() {
                 // Make room again.
                 let portion = store.collectable(&Default::default(), None).unwrap();
                 store.collect(&portion.candidates, portion.seen).unwrap();
-                known.0.retain(|(inode, _)| store.inode(*inode).unwrap().is_some());
+                known.0.retain(|(inode, _)| store.inode(Inode(*inode)).unwrap().is_some());
             }
         }
         println!("{inline_limit:?}: {refused} refused");
@@ -175,7 +176,7 @@ fn a_disk_that_fills_up_at_any_moment_harms_nothing() {
             if seed % 20 == 0 {
                 for (inode, bytes) in &known.0 {
                     // A read may come while the catalogue is opened again.
-                    if let Ok(read) = read(&store, *inode) {
+                    if let Ok(read) = read(&store, Inode(*inode)) {
                         assert!(read == *bytes);
                     }
                 }
@@ -183,7 +184,7 @@ fn a_disk_that_fills_up_at_any_moment_harms_nothing() {
                 if let Ok(portion) = portion {
                     let _ = store.collect(&portion.candidates, portion.seen);
                 }
-                known.0.retain(|(inode, _)| !matches!(store.inode(*inode), Ok(None)));
+                known.0.retain(|(inode, _)| !matches!(store.inode(Inode(*inode)), Ok(None)));
             }
         }
         stop.store(true, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use std::fs;
 
 use support::{artifact, elf, engine, key, open, publish, try_publish, with_both_limits};
 use wasmfs_store::artifact::Compiler;
-use wasmfs_store::{Error, Publish, Settings, Source, Status, Store};
+use wasmfs_store::{Error, Inode, Publish, Settings, Source, Status, Store, Version};
 
 fn label_of(store: &Store, name: &str) -> String {
     store.version(&key(name), None).unwrap().engine
@@ -83,7 +83,7 @@ fn an_artifact_of_another_engine_is_refused_in_words() {
     assert!(matches!(&unknown.0[0], Err(Error::NoEngine(_))));
     assert_eq!(store.engines().unwrap().len(), 1);
     let own = store.publish(vec![request(&artifact(1, 2, 100), "prod")], false).unwrap();
-    assert_eq!(own.0[0].as_ref().unwrap().version.version, 2);
+    assert_eq!(own.0[0].as_ref().unwrap().version.version, Version(2));
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn plain_names_move_together_and_come_back_after_a_crash_at_any_byte() {
     assert_eq!((moved.moved.len(), moved.unchanged), (150, 0));
     assert_eq!(moved.lacking, [key("only-old")]);
     assert_eq!(changes.names.len(), 150);
-    assert_eq!(store.last_change(), before + 1, "one commit");
+    assert_eq!(store.last_change(), before.next(), "one commit");
     assert!(names.iter().all(|name| label_of(&store, name) == new.label));
     let (again, _) = store.set_default(None, &new.label).unwrap();
     assert_eq!((again.moved.len(), again.unchanged), (0, 150));
@@ -144,7 +144,7 @@ fn a_batch_that_goes_in_together_moves_its_plain_names_with_one_line() {
     for result in results {
         let published = result.unwrap();
         assert!(published.version.served_by_plain_name, "{published:?}");
-        assert!(changes.names.contains(&(1, published.version.key.to_string())));
+        assert!(changes.names.contains(&(Inode(1), published.version.key.to_string())));
     }
     let history = fs::read_to_string(dir.path().join("history")).unwrap();
     let moves: Vec<_> = history.lines().filter(|line| line.contains(r#""op":"default""#)).collect();
@@ -308,27 +308,27 @@ fn what_is_compiled_again_never_undoes_something_newer() {
     // Engine 2 has a newer program already.
     publish(item(2, 2, None)).unwrap();
     let lines = store.last_change();
-    let refused = publish(item(2, 1, Some(1)));
+    let refused = publish(item(2, 1, Some(Version(1))));
     assert_eq!(store.last_change(), lines, "nothing of it is kept");
-    assert!(matches!(refused, Err(Error::Overtaken { version: 2, .. })), "{refused:?}");
+    assert!(matches!(refused, Err(Error::Overtaken { version: Version(2), .. })), "{refused:?}");
     // The plain name got a newer program while it was compiled.
     publish(item(1, 3, None)).unwrap();
-    let refused = publish(item(3, 1, Some(1)));
-    assert!(matches!(refused, Err(Error::Overtaken { version: 3, .. })), "{refused:?}");
+    let refused = publish(item(3, 1, Some(Version(1))));
+    assert!(matches!(refused, Err(Error::Overtaken { version: Version(3), .. })), "{refused:?}");
     // From what is served now it goes in, and again.
-    assert_eq!(publish(item(3, 3, Some(3))).unwrap().version.version, 4);
-    assert_eq!(publish(item(3, 3, Some(3))).unwrap().version.version, 5);
+    assert_eq!(publish(item(3, 3, Some(Version(3)))).unwrap().version.version, Version(4));
+    assert_eq!(publish(item(3, 3, Some(Version(3)))).unwrap().version.version, Version(5));
     // The same bytes undo nothing, whatever is known of theirs.
     let bytes = artifact(4, 1000, 100);
     let bare = Publish::new(key("a"), store.stage(&bytes[..]).unwrap());
-    assert_eq!(publish(bare).unwrap().version.version, 6);
+    assert_eq!(publish(bare).unwrap().version.version, Version(6));
     let same = Publish {
-        recompiled_from: Some(3),
+        recompiled_from: Some(Version(3)),
         ..Publish::new(key("a"), store.stage(&bytes[..]).unwrap())
     };
     assert_eq!(publish(same).unwrap().status, Status::Unchanged);
     let other = Publish {
-        recompiled_from: Some(3),
+        recompiled_from: Some(Version(3)),
         ..Publish::new(key("a"), store.stage(&artifact(4, 1001, 100)[..]).unwrap())
     };
     assert!(publish(other).unwrap_err().to_string().contains("of unknown source"));

@@ -9,7 +9,7 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 
 use support::*;
-use wasmfs_store::{Error, Settings, Store};
+use wasmfs_store::{Error, Inode, Settings, Store, Version};
 
 /// Everything that a store tells of its names.
 fn contents(store: &Store) -> String {
@@ -28,7 +28,7 @@ fn fill(store: &Store) -> String {
         );
     }
     store.remove(&key("dir-1/key-1"), None).unwrap();
-    store.rollback(&key("dir-0/key-0"), Some(1)).unwrap();
+    store.rollback(&key("dir-0/key-0"), Some(Version(1))).unwrap();
     contents(store)
 }
 
@@ -157,7 +157,7 @@ fn a_catalogue_from_before_a_restart_is_rebuilt() {
         assert_eq!(contents(&store), before);
         check_bytes(&store);
         let version = publish(&store, "dir-0/key-0", &artifact(0, 99, 100)).version;
-        assert!(version.version > 2 && version.inode > 16);
+        assert!(version.version > Version(2) && version.inode > Inode(16));
         store.close().unwrap();
         // Nothing of the old one is left.
         let left: Vec<_> =
@@ -222,7 +222,7 @@ fn a_payload_lost_with_the_catalogue_is_an_error_until_it_is_published_again() {
     let inode = published.version.inode;
     assert!(matches!(read(&store, inode), Err(Error::PayloadDamaged { .. })));
     let again = publish(&store, "key", &bytes);
-    assert_eq!((again.version.version, again.version.inode), (1, inode));
+    assert_eq!((again.version.version, again.version.inode), (Version(1), inode));
     assert!(read(&store, inode).unwrap() == bytes);
 }
 
@@ -262,8 +262,7 @@ fn a_flipped_bit_inside_sled_is_an_error_and_never_data() {
     db.insert(chunk, damaged).unwrap();
     drop(db);
     let store = open(dir.path(), &settings);
-    let Some(wasmfs_store::tree::InodeRecord::Version(version)) = store.inode(inode).unwrap()
-    else {
+    let Some(wasmfs_store::InodeRecord::Version(version)) = store.inode(inode).unwrap() else {
         panic!("no version");
     };
     const BLOCK: usize = 32 << 10;
@@ -353,7 +352,7 @@ fn a_catalogue_that_failed_while_it_was_open_is_rebuilt_by_the_next_open() {
     let db = sled::open(dir.path().join("db")).unwrap();
     // The block that the inode's record is in: see `catalogue/packed.rs`.
     let (block, _) =
-        db.get_lt([&b"\x01i"[..], &(inode + 1).to_be_bytes()].concat()).unwrap().unwrap();
+        db.get_lt([&b"\x01i"[..], &inode.next().get().to_be_bytes()].concat()).unwrap().unwrap();
     db.insert(block, &b"\xff\xff\xff"[..]).unwrap();
     drop(db);
     let store = open(dir.path(), &Default::default());

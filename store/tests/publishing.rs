@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use support::*;
 use wasmfs_store::artifact::NotAnArtifact;
-use wasmfs_store::{Error, Status, Store};
+use wasmfs_store::{Error, Inode, Status, Store, Version};
 
 #[test]
 fn versions_and_inodes_count_up_and_survive_removal_and_reopening() {
@@ -21,7 +21,7 @@ fn versions_and_inodes_count_up_and_survive_removal_and_reopening() {
             for n in 0..3 {
                 let bytes = artifact(1, round * 3 + n, 40_000);
                 let published = publish(&store, "a/key", &bytes);
-                assert_eq!(published.version.version, u64::from(round * 3 + n) + 1);
+                assert_eq!(published.version.version, Version(u64::from(round * 3 + n) + 1));
                 assert!(inodes.last().is_none_or(|last| *last < published.version.inode));
                 inodes.push(published.version.inode);
                 assert!(read(&store, published.version.inode).unwrap() == bytes);
@@ -54,11 +54,11 @@ fn equal_bytes_are_stored_once_and_unchanged_when_current() {
         assert_eq!(publish(&store, "a", &one).status, Status::Published);
         let history = fs::read(dir.path().join("history")).unwrap();
         let again = publish(&store, "a", &one);
-        assert_eq!((again.status, again.version.version), (Status::Unchanged, 1));
+        assert_eq!((again.status, again.version.version), (Status::Unchanged, Version(1)));
         assert_eq!(fs::read(dir.path().join("history")).unwrap(), history);
-        assert_eq!(publish(&store, "b", &one).version.version, 1);
-        assert_eq!(publish(&store, "a", &two).version.version, 2);
-        assert_eq!(publish(&store, "a", &one).version.version, 3);
+        assert_eq!(publish(&store, "b", &one).version.version, Version(1));
+        assert_eq!(publish(&store, "a", &two).version.version, Version(2));
+        assert_eq!(publish(&store, "a", &one).version.version, Version(3));
         let expected =
             if settings.inline_limit == wasmfs_store::InlineLimit::UNLIMITED { 0 } else { 2 };
         assert_eq!(objects(), expected);
@@ -76,9 +76,9 @@ fn an_engine_never_moves_anothers_plain_name() {
         assert!(first.version.served_by_plain_name && !other.version.served_by_plain_name);
         assert_eq!(other.default_engine, first.version.engine);
         assert_eq!(other.path, format!(".wasmfs/engines/{}/key", other.version.engine));
-        assert_eq!(store.version(&key("key"), None).unwrap().version, 1);
+        assert_eq!(store.version(&key("key"), None).unwrap().version, Version(1));
         // Also when the default engine's versions are removed, and all of them.
-        store.remove(&key("key"), Some(1)).unwrap();
+        store.remove(&key("key"), Some(Version(1))).unwrap();
         assert!(store.version(&key("key"), None).is_err());
         store.remove(&key("key"), None).unwrap();
         assert!(!publish(&store, "key", &artifact(2, 2, 1000)).version.served_by_plain_name);
@@ -114,22 +114,40 @@ fn removal_serves_what_is_left_and_rollback_makes_new_versions() {
             publish(&store, "key", bytes);
         }
         let serves = || store.version(&key("key"), None).unwrap();
-        let (removed, _) = store.remove(&key("key"), Some(3)).unwrap();
-        assert_eq!((removed.versions, removed.now_serves), (vec![3], Some(2)));
-        assert_eq!(serves().version, 2);
-        assert!(matches!(store.remove(&key("key"), Some(3)), Err(Error::NoVersion { .. })));
+        let (removed, _) = store.remove(&key("key"), Some(Version(3))).unwrap();
+        assert_eq!((removed.versions, removed.now_serves), (vec![Version(3)], Some(Version(2))));
+        assert_eq!(serves().version, Version(2));
+        assert!(matches!(
+            store.remove(&key("key"), Some(Version(3))),
+            Err(Error::NoVersion { .. })
+        ));
 
         let (back, _) = store.rollback(&key("key"), None).unwrap();
-        assert_eq!((back.version.version, back.version.rollback_of), (4, Some(1)));
+        assert_eq!(
+            (back.version.version, back.version.rollback_of),
+            (Version(4), Some(Version(1)))
+        );
         assert!(read(&store, serves().inode).unwrap() == bytes[0]);
         assert!(matches!(store.rollback(&key("key"), None), Err(Error::NoEarlierVersion(_))));
         // A removed version can be brought back by its number.
-        let (third, _) = store.rollback(&key("key"), Some(3)).unwrap();
-        assert_eq!((third.version.version, third.version.rollback_of), (5, Some(3)));
+        let (third, _) = store.rollback(&key("key"), Some(Version(3))).unwrap();
+        assert_eq!(
+            (third.version.version, third.version.rollback_of),
+            (Version(5), Some(Version(3)))
+        );
         // Going back twice goes back two versions.
-        assert_eq!(store.rollback(&key("key"), None).unwrap().0.version.rollback_of, Some(2));
-        assert_eq!(store.rollback(&key("key"), None).unwrap().0.version.rollback_of, Some(1));
-        assert!(matches!(store.rollback(&key("key"), Some(99)), Err(Error::NoVersion { .. })));
+        assert_eq!(
+            store.rollback(&key("key"), None).unwrap().0.version.rollback_of,
+            Some(Version(2))
+        );
+        assert_eq!(
+            store.rollback(&key("key"), None).unwrap().0.version.rollback_of,
+            Some(Version(1))
+        );
+        assert!(matches!(
+            store.rollback(&key("key"), Some(Version(99))),
+            Err(Error::NoVersion { .. })
+        ));
         assert!(matches!(store.rollback(&key("none"), None), Err(Error::NoKey(_))));
     });
 }
@@ -171,7 +189,7 @@ fn one_bad_item_of_a_batch_leaves_the_rest() {
         let good: Vec<bool> = results.iter().map(Result::is_ok).collect();
         assert_eq!(good, [true, false, true, true]);
         assert_eq!(store.keys("").unwrap().len(), 3);
-        assert!(changes.names.contains(&(1, "c".to_owned())));
+        assert!(changes.names.contains(&(Inode(1), "c".to_owned())));
         assert!(!changes.names.iter().any(|(_, name)| name == "b"));
     });
 }

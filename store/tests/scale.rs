@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use support::*;
-use wasmfs_store::tree::View;
+use wasmfs_store::View;
 use wasmfs_store::{Policy, Publish, Settings, Store};
 
 fn setting(name: &str, otherwise: u64) -> u64 {

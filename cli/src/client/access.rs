@@ -10,16 +10,16 @@ use serde::de::DeserializeOwned;
 use wasmfs_fs::gc::{self, Collection, Kept, Tidied};
 use wasmfs_store::{
     EngineInfo, Error as StoreError, Key, KeyInfo, Publish, Sha, Source, Staged, StagedSource,
-    Store, VersionInfo,
+    Store, Version, VersionInfo,
 };
 
 use crate::control::changes::{Change, Committed};
-use crate::control::transport::{Client, was_lost};
 use crate::control::{
     AskedPolicy, CollectRequest, MountStatus, Piece, PublishAnswer, PublishItem, PublishRequest,
     SourceItem, Terms, piece,
 };
-use crate::ui::diagnostics::Failure;
+use crate::control::{Client, was_lost};
+use crate::ui::Failure;
 
 /// How long a command waits for another that has the store open.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -78,7 +78,7 @@ pub struct Item {
     /// What compiled it.
     pub producer: Option<String>,
     /// The version whose source it was compiled from, if that was the store's.
-    pub recompiled_from: Option<u64>,
+    pub recompiled_from: Option<Version>,
 }
 
 impl Access {
@@ -156,7 +156,7 @@ impl Access {
     }
 
     /// One version of a key, or the one its plain name leads to.
-    pub fn version(&self, key: &Key, version: Option<u64>) -> Result<VersionInfo> {
+    pub fn version(&self, key: &Key, version: Option<Version>) -> Result<VersionInfo> {
         let mut query = vec![("key", key.to_string())];
         query.extend(version.map(|version| ("version", version.to_string())));
         self.ask("/v1/version", &query, |store| store.version(key, version))
@@ -276,7 +276,7 @@ impl Access {
     }
 
     /// The versions that are, or were compiled from, a payload.
-    pub fn users(&self, sha256: &Sha) -> Result<Vec<(Key, u64)>> {
+    pub fn users(&self, sha256: &Sha) -> Result<Vec<(Key, Version)>> {
         self.ask("/v1/users", &[("sha256", sha256.hex())], |store| store.users(sha256))
     }
 

@@ -5,15 +5,15 @@ use std::fs::File;
 use std::io::Read;
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
-use wasmfs_store::{Key, Published, Sha};
+use indicatif::ProgressBar;
+use wasmfs_store::{Key, Published, Sha, Version};
 
-use crate::client::access::{Access, HandedSource, Item};
+use super::access::{Access, HandedSource, Item};
+use super::spool::Section;
+use super::stable_file::{Place, Steady};
 use crate::control::Terms;
-use crate::control::transport::was_lost;
-use crate::ingest::spool::Section;
-use crate::ingest::stable_file::{Place, Steady};
-use crate::ui::diagnostics::Failure;
+use crate::control::was_lost;
+use crate::ui::Failure;
 
 /// How often a batch is handed over while servers go away.
 const ATTEMPTS: u32 = 5;
@@ -30,7 +30,7 @@ pub struct Input {
     /// What compiled it.
     pub producer: Option<String>,
     /// The version whose source it was compiled from, if that was the store's.
-    pub recompiled_from: Option<u64>,
+    pub recompiled_from: Option<Version>,
 }
 
 /// The bytes of an artifact.
@@ -174,23 +174,4 @@ fn item(access: &Access, input: &Input, progress: &ProgressBar) -> Result<Item> 
         producer: input.producer.clone(),
         recompiled_from: input.recompiled_from,
     })
-}
-
-/// A bar over `bytes`, if somebody watches and there is something to see.
-pub fn bar(bytes: u64, shown: bool) -> ProgressBar {
-    counting(bytes, shown, "{bar:30} {decimal_bytes}/{decimal_total_bytes} {wide_msg}")
-}
-
-/// A bar over `things`, if somebody watches.
-pub fn count(things: u64) -> ProgressBar {
-    counting(things, true, "{bar:30} {pos}/{len} {wide_msg}")
-}
-
-fn counting(length: u64, shown: bool, template: &str) -> ProgressBar {
-    if !shown || !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        return ProgressBar::hidden();
-    }
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(length).with_style(style)
 }

@@ -10,16 +10,12 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGTERM};
 use wasmfs_store::Key;
 
-use super::{
-    Outcome,
-    import::{print_failures, summary},
-    warn_if_not_visible,
-};
-use crate::client::access::Access;
-use crate::compile::interrupt::Interrupts;
+use super::import::{print_failures, summary};
+use crate::client::Access;
+use crate::compile::Interrupts;
 use crate::ingest::scan::{Import, Imported, import};
-use crate::ui::diagnostics::{self as failure, Failure};
 use crate::ui::output;
+use crate::ui::{Failure, Outcome, print_error, warn_if_not_visible};
 
 /// Run a host with a cache of its own, and take in what it wrote there
 ///
@@ -55,7 +51,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         Ok(Captured::Ran(status, imported)) => (status, imported),
         Ok(Captured::NotRun(error)) => return Ok(not_run(&error)),
         Err(e) => {
-            failure::print(&e);
+            print_error(&e);
             return Ok(Outcome::Status(FAILED));
         }
     };
@@ -78,7 +74,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 pub fn not_run(error: &io::Error) -> Outcome {
     let message = format!("the command can't be run: {error}");
     let hint = "name a program after `--`, as a path or as $PATH has it";
-    failure::print(&Failure::new(message, hint).into());
+    print_error(&Failure::new(message, hint).into());
     let missing = error.kind() == io::ErrorKind::NotFound;
     Outcome::Status(if missing { NOT_FOUND } else { CANNOT_RUN })
 }

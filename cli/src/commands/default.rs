@@ -3,11 +3,10 @@ use std::path::Path;
 use anyhow::Result;
 use wasmfs_store::Key;
 
-use super::{Outcome, warn_if_not_visible};
-use crate::client::access::Access;
+use crate::client::Access;
 use crate::control::changes::SetDefault;
-use crate::ui::diagnostics::Failure;
 use crate::ui::output;
+use crate::ui::{Failure, Outcome, warn_if_not_visible};
 
 /// Move plain names to another engine
 ///

@@ -8,11 +8,10 @@ use wasmfs_store::EngineInfo;
 use wasmfs_store::artifact::{Artifact, inspect};
 use wasmfs_store::artifact::{Difference, Engine};
 
-use super::{Outcome, warn_if_not_visible};
-use crate::client::access::Access;
+use crate::client::Access;
 use crate::control::changes::{Alias, Committed};
-use crate::ui::diagnostics::Failure;
 use crate::ui::output;
+use crate::ui::{Failure, Outcome, warn_if_not_visible};
 
 /// List the engines that compiled the store's artifacts, and name them
 ///

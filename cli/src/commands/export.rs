@@ -3,13 +3,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use wasmfs_store::archive::{self, Archived};
+use wasmfs_store::maintenance::{self as archive, Archived};
 
-use super::Outcome;
-use crate::client::access::Access;
-use crate::client::batch;
-use crate::ui::diagnostics::Failure;
+use crate::client::Access;
 use crate::ui::output;
+use crate::ui::progress;
+use crate::ui::{Failure, Outcome};
 
 /// Write the whole store to one file, as a backup or for another machine
 ///
@@ -82,7 +81,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 }
 
 fn write(store: &Path, access: &Access, out: impl Write, zstd: bool) -> Result<Archived> {
-    let bar = batch::bar(0, true);
+    let bar = progress::bar(0, true);
     let mut progress = |done, total: Option<u64>| {
         bar.set_length(total.unwrap_or(done));
         bar.set_position(done);

@@ -5,15 +5,15 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Serialize;
 use wasmfs_fs::gc::{Collection, Kept, Tidied};
-use wasmfs_fs::{Holder, holders};
-use wasmfs_store::{Candidate, Collected, Fate, Key, Sha};
+use wasmfs_fs::mount::{MountUser, mount_users};
+use wasmfs_store::{Candidate, Collected, Fate, Inode, Key, Sha, Version};
 
-use super::{KeyVersion, Outcome, has_key};
-use crate::client::access::Access;
+use crate::args::{KeyVersion, has_key};
+use crate::client::Access;
 use crate::control::changes::VersionOf;
 use crate::control::{AskedPolicy, CollectRequest, MountStatus};
-use crate::ui::diagnostics::Failure;
 use crate::ui::output;
+use crate::ui::{Failure, Outcome};
 
 /// Give up versions that nobody needs, and free their space
 ///
@@ -157,7 +157,7 @@ fn why(access: &Access, what: &str, policy: AskedPolicy, json: bool) -> Result<O
     };
     match what.parse::<Sha>() {
         Ok(sha256) if !is_key => {
-            let mut users: BTreeMap<Key, BTreeSet<u64>> = BTreeMap::new();
+            let mut users: BTreeMap<Key, BTreeSet<Version>> = BTreeMap::new();
             for (key, version) in access.users(&sha256)? {
                 users.entry(key).or_default().insert(version);
             }
@@ -180,7 +180,7 @@ fn why(access: &Access, what: &str, policy: AskedPolicy, json: bool) -> Result<O
         .map(|kept| {
             // Only what nothing else keeps is kept by whoever uses it.
             let asked = if kept.in_use { &mounts[..] } else { &[] };
-            Why { used_by: users(asked, kept.candidate.inode), kept }
+            Why { used_by: users(asked, Inode(kept.candidate.inode.get())), kept }
         })
         .collect();
     if json {
@@ -224,7 +224,7 @@ fn of_key(access: &Access, of: VersionOf, policy: AskedPolicy) -> Result<Vec<Kep
     Ok(kept)
 }
 
-fn users(mounts: &[MountStatus], inode: u64) -> Vec<Process> {
-    let holders = mounts.iter().flat_map(|mount| holders((0, mount.connection), Some(inode)));
-    holders.map(|Holder { pid, command, how, .. }| Process { pid, command, how }).collect()
+fn users(mounts: &[MountStatus], inode: Inode) -> Vec<Process> {
+    let holders = mounts.iter().flat_map(|mount| mount_users((0, mount.connection), Some(inode)));
+    holders.map(|MountUser { pid, command, how, .. }| Process { pid, command, how }).collect()
 }

@@ -3,14 +3,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 use wasmfs_store::Key;
-use wasmfs_store::archive::Archived;
+use wasmfs_store::maintenance::Archived;
 
-use super::{Outcome, publish, warn_if_not_visible};
-use crate::client::access::Access;
+use crate::client::Access;
 use crate::ingest::restore;
 use crate::ingest::scan::{self as import, Import, Imported};
-use crate::ui::diagnostics::{self as failure, Failure};
 use crate::ui::output;
+use crate::ui::{Failure, Outcome, print_failure, print_published, warn_if_not_visible};
 
 /// Take in an archive of `wasmfs export`, or the artifacts of an existing cache directory
 ///
@@ -72,7 +71,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     } else {
         for taken in &report.imported.imported {
             if let Some(published) = &taken.published {
-                publish::print_published(published)?;
+                print_published(published)?;
             }
         }
         for left in &report.imported.left {
@@ -134,7 +133,7 @@ fn archive(store: &Path, args: Args) -> Result<Outcome> {
     }
     for failed in &report.failed {
         let message = format!("{}@{}: {}", failed.key, failed.version, failed.error);
-        failure::print_failure(&message, failed.hint.as_deref());
+        print_failure(&message, failed.hint.as_deref());
     }
     warn_if_not_visible(report.visible);
     Ok(match (report.failed.len(), report.added + report.unchanged) {
@@ -163,7 +162,7 @@ pub fn summary(report: &Imported) -> String {
 pub fn print_failures(dir: &Path, report: &Imported) {
     for failed in &report.failed {
         let message = format!("{}: {}", dir.join(&failed.path).display(), failed.error);
-        failure::print_failure(&message, failed.hint.as_deref());
+        print_failure(&message, failed.hint.as_deref());
     }
 }
 

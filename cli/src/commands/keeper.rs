@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::Outcome;
-use super::mount::OptionArgs;
+use crate::args::OptionArgs;
 use crate::daemon::keeper::{self, Service};
+use crate::ui::Outcome;
 
 /// Keeps a mount; started by `wasmfs mount`.
 #[derive(clap::Args, Debug)]

@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use wasmfs_store::Key;
 
-use super::Outcome;
-use crate::client::access::{Access, NamedEngine};
+use crate::args::default_mount_point;
+use crate::client::{Access, NamedEngine};
 use crate::ingest::links;
-use crate::paths::default_mount_point;
+use crate::ui::Outcome;
 use crate::ui::output;
 
 /// Keep a writable directory of symbolic links into the mount

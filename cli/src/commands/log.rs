@@ -3,8 +3,8 @@ use std::path::Path;
 use anyhow::Result;
 use wasmfs_store::Key;
 
-use super::Outcome;
-use crate::client::access::Access;
+use crate::client::Access;
+use crate::ui::Outcome;
 use crate::ui::output;
 
 /// How many versions `log` shows of a whole store.

@@ -2,8 +2,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::Outcome;
-use crate::client::access::Access;
+use crate::client::Access;
+use crate::ui::Outcome;
 use crate::ui::output;
 
 /// List keys, with what their plain names serve

@@ -2,11 +2,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{KeyVersion, Outcome};
-use crate::client::access::Access;
+use crate::args::KeyVersion;
+use crate::client::Access;
 use crate::control::changes::{Pin, VersionOf};
-use crate::ui::diagnostics::Failure;
 use crate::ui::output;
+use crate::ui::{Failure, Outcome};
 
 /// Protect a version from `wasmfs gc`, whatever is published over it
 #[derive(clap::Args, Debug)]

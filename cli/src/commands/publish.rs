@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use wasmfs_store::{Key, Published, Status};
+use wasmfs_store::{InvalidKey, Key, Published};
 
-use super::{Outcome, warn_if_not_visible};
-use crate::client::access::Access;
+use crate::client::Access;
 use crate::client::batch::{self, Bytes, Input, SourceBytes};
-use crate::compile::in_process::{CompileArgs, Compiler, is_source, to_binary};
+use crate::client::spool::Scratch;
+use crate::client::stable_file::{Place, cannot_open};
+use crate::compile::{CompileArgs, Compiler, is_source, to_binary};
 use crate::control::Terms;
-use crate::ingest::spool::Scratch;
-use crate::ingest::stable_file::{Place, cannot_open};
-use crate::ui::diagnostics::{self as failure, Failure};
 use crate::ui::output;
+use crate::ui::progress;
+use crate::ui::{Failure, Outcome, print_failure, print_published, warn_if_not_visible};
 
 /// Publish artifacts; .wasm and .wat files are compiled first
 ///
@@ -79,7 +79,7 @@ pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
         access.close()?;
     }
     let bytes = args.files.iter().filter_map(|file| file.metadata().ok()).map(|m| m.len()).sum();
-    let progress = batch::bar(bytes, args.files.len() > 1);
+    let progress = progress::bar(bytes, args.files.len() > 1);
     // Compiling takes long; the store is nobody's meanwhile.
     let mut inputs = Vec::new();
     {
@@ -133,7 +133,7 @@ fn report(args: &Args, results: Vec<Result<Published, Failure>>, visible: bool) 
     for report in &reports {
         if let Some(error) = &report.error {
             let message = format!("{}: {error}", report.file.display());
-            failure::print_failure(&message, report.hint.as_deref());
+            print_failure(&message, report.hint.as_deref());
         }
     }
     warn_if_not_visible(visible);
@@ -142,33 +142,6 @@ fn report(args: &Args, results: Vec<Result<Published, Failure>>, visible: bool) 
         (0, _) => Outcome::Failed,
         _ => Outcome::Partly,
     })
-}
-
-/// Prints what came of a publish; rollback prints the same.
-pub fn print_published(published: &Published) -> Result<()> {
-    let v = &published.version;
-    let unchanged = if published.status == Status::Unchanged { "  unchanged" } else { "" };
-    let line = [
-        format!("{}@{}", v.key, v.version),
-        v.engine.clone(),
-        v.sha256.hex(),
-        output::size(v.size) + unchanged,
-    ];
-    output::table(&[line])?;
-    if !v.served_by_plain_name {
-        let (key, engine) = (&v.key, &published.default_engine);
-        match published.plain_name_serves {
-            Some(other) => output::line(format_args!(
-                "  hosts that open {key} still get @{other}, of engine {engine}"
-            ))?,
-            None => output::line(format_args!(
-                "  nothing is served at {key}: it belongs to engine {engine}, which has no version left"
-            ))?,
-        }
-        output::line(format_args!("  this version is served at {}", published.path))?;
-        output::line(format_args!("  `wasmfs default {key} {}` moves {key} to it", v.engine))?;
-    }
-    Ok(())
 }
 
 /// The key of each file, or why it can't have one.
@@ -209,7 +182,8 @@ fn key_of(file: &Path, prefix: Option<&Key>) -> Result<Key> {
     let name = file.file_name().with_context(|| format!("{} has no file name", file.display()))?;
     let Some(name) = name.to_str() else {
         let rule = wasmfs_store::KeyError::NotUtf8;
-        return Err(wasmfs_store::Error::Key { name: name.to_string_lossy().into(), rule }.into());
+        let invalid = InvalidKey { name: name.to_string_lossy().into(), rule };
+        return Err(wasmfs_store::Error::from(invalid).into());
     };
     let stem = name.strip_suffix(".wasm").or_else(|| name.strip_suffix(".wat"));
     let name = stem.map_or(name.to_owned(), |stem| format!("{stem}.cwasm"));

@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use wasmfs_store::{Key, KeyInfo, Published, Sha};
+use wasmfs_store::{Key, KeyInfo, Published, Sha, Version};
 
-use super::{Outcome, warn_if_not_visible};
-use crate::client::access::Access;
+use crate::client::Access;
 use crate::client::batch::{self, Bytes, Input, SourceBytes};
-use crate::compile::in_process::{CompileArgs, Compiler};
+use crate::client::spool::{Scratch, Section};
+use crate::compile::{CompileArgs, Compiler};
 use crate::control::Terms;
-use crate::ingest::spool::{Scratch, Section};
-use crate::ui::diagnostics::{self as failure, Failure};
 use crate::ui::output;
+use crate::ui::progress;
+use crate::ui::{Failure, Outcome, print_failure, warn_if_not_visible};
 
 /// Compile keys again from their sources, for another wasmtime
 ///
@@ -55,7 +55,7 @@ struct Report {
 
 /// What to compile for a key.
 struct Job {
-    version: u64,
+    version: Version,
     sha256: Sha,
     source: Section,
 }
@@ -83,7 +83,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let move_names = args.default && !failed;
     let terms = Terms { default: move_names, engine: args.engine.clone(), together: move_names };
     let mut access = Access::open(store)?;
-    let progress = batch::bar(inputs.iter().flatten().map(Input::len).sum(), true);
+    let progress = progress::bar(inputs.iter().flatten().map(Input::len).sum(), true);
     let (results, visible) = batch::publish(&mut access, &inputs, &terms, &progress)?;
     access.close()?;
     progress.finish_and_clear();
@@ -115,7 +115,7 @@ fn jobs(access: &Access, args: &Args, scratch: &mut Scratch) -> Result<Vec<(Key,
 
 /// The version that the plain name serves, or the newest if it serves none, and its source.
 /// Never that of another version, which is another program.
-fn source_of(info: &KeyInfo) -> Result<(u64, Sha)> {
+fn source_of(info: &KeyInfo) -> Result<(Version, Sha)> {
     let newest = || info.engines.iter().max_by_key(|version| version.version);
     let of = info.serves.as_ref().or_else(newest);
     of.and_then(|of| Some((of.version, of.source?))).ok_or_else(|| {
@@ -129,7 +129,7 @@ fn compile_all(
     compiler: &Compiler,
     scratch: Scratch,
 ) -> Vec<Result<Input>> {
-    let progress = batch::count(jobs.len() as u64);
+    let progress = progress::count(jobs.len() as u64);
     let (next, scratch) = (AtomicUsize::new(0), Mutex::new(scratch));
     let done: Mutex<Vec<(usize, Result<Input>)>> = Mutex::default();
     std::thread::scope(|scope| {
@@ -207,7 +207,7 @@ fn report(
     for report in &reports {
         if let Some(error) = &report.error {
             let message = format!("{}: {error}", report.key);
-            failure::print_failure(&message, report.hint.as_deref());
+            print_failure(&message, report.hint.as_deref());
         }
     }
     if args.default && good < all {

@@ -2,10 +2,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::Outcome;
-use crate::control::transport::Client;
-use crate::ui::diagnostics::Failure;
+use crate::control::Client;
 use crate::ui::output;
+use crate::ui::{Failure, Outcome};
 
 /// Replace the running server by the wasmfs that is on disk now; hosts don't notice
 #[derive(clap::Args, Debug)]

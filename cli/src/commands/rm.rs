@@ -2,10 +2,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{KeyVersion, Outcome, warn_if_not_visible};
-use crate::client::access::Access;
+use crate::args::KeyVersion;
+use crate::client::Access;
 use crate::control::changes::Remove;
 use crate::ui::output;
+use crate::ui::{Outcome, warn_if_not_visible};
 
 /// Take away the names of a key, or of one of its versions
 ///

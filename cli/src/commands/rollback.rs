@@ -1,19 +1,19 @@
 use std::path::Path;
 
 use anyhow::Result;
-use wasmfs_store::{Key, Status};
+use wasmfs_store::{Key, Status, Version};
 
-use super::{Outcome, publish, warn_if_not_visible};
-use crate::client::access::Access;
+use crate::client::Access;
 use crate::control::changes::{Rollback, VersionOf};
 use crate::ui::output;
+use crate::ui::{Outcome, print_published, warn_if_not_visible};
 
 /// Publish an earlier version of a key again, as a new version
 #[derive(clap::Args, Debug)]
 pub struct Args {
     key: Key,
     /// The version to bring back [default: the one before what the plain name serves]
-    version: Option<u64>,
+    version: Option<Version>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -26,7 +26,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     if args.json {
         output::json(&answer)?;
     } else {
-        publish::print_published(&answer.outcome)?;
+        print_published(&answer.outcome)?;
         if let (Status::Published, Some(of)) =
             (answer.outcome.status, answer.outcome.version.rollback_of)
         {

@@ -2,8 +2,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{KeyVersion, Outcome};
-use crate::client::access::Access;
+use crate::args::KeyVersion;
+use crate::client::Access;
+use crate::ui::Outcome;
 use crate::ui::output;
 
 /// Show one version, or the one that a key's plain name serves

@@ -5,9 +5,9 @@ use serde::Serialize;
 use wasmfs_fs::Usage;
 use wasmfs_fs::mount::Options;
 
-use super::Outcome;
-use crate::control::transport::Client;
+use crate::control::Client;
 use crate::control::{KeeperStatus, MountStatus, WorkerStatus};
+use crate::ui::Outcome;
 use crate::ui::output;
 
 /// Show who serves the store, and where it is mounted

@@ -2,15 +2,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use wasmfs_fs::Error as FsError;
+use wasmfs_fs::mount::mount_users;
 use wasmfs_fs::mount::{FS_TYPE, mounted_at, unmount};
-use wasmfs_fs::{Error as FsError, holders};
 use wasmfs_store::Store;
 
-use super::Outcome;
-use crate::control::transport::Client;
-use crate::paths::MountArg;
-use crate::ui::diagnostics as failure;
+use crate::args::MountArg;
+use crate::control::Client;
 use crate::ui::output;
+use crate::ui::{Outcome, print_error};
 
 /// How long the server may take to close the store.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         // The store's own mount, wherever it is.
         None => {
             let status = Client::status_of(store).unwrap_or_else(|error| {
-                failure::print(&error);
+                print_error(&error);
                 None
             });
             let attached = status.and_then(|status| status.mount_point());
@@ -43,8 +43,8 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     };
     match unmount(&mount_point, args.lazy) {
         Err(FsError::Busy(path)) => {
-            let users = holders(mounted.device, None);
-            failure::print(&FsError::Busy(path).into());
+            let users = mount_users(mounted.device, None);
+            print_error(&FsError::Busy(path).into());
             for user in &users {
                 output::note(format_args!(
                     "  process {} ({}): {} {}",

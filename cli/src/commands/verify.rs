@@ -3,16 +3,15 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
-use wasmfs_store::verify::{Course, Finding, Kind, Live, Record, Verified, verify};
+use wasmfs_store::maintenance::{Course, Finding, FindingKind, Live, Record, Verified, verify};
 use wasmfs_store::{Error as StoreError, Sha, Store};
 
-use super::Outcome;
-use crate::client::access::Access;
-use crate::client::batch;
-use crate::control::transport::{Client, was_lost};
+use crate::client::Access;
+use crate::control::{Client, was_lost};
 use crate::control::{Piece, RecordsPage};
-use crate::ui::diagnostics::Failure;
 use crate::ui::output;
+use crate::ui::progress;
+use crate::ui::{Failure, Outcome};
 
 /// Check the whole store: history, catalogue, and every byte
 ///
@@ -39,7 +38,7 @@ struct Report {
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     // Whoever is served comes first.
     let _ = rustix::process::nice(10);
-    let bar = batch::bar(0, true);
+    let bar = progress::bar(0, true);
     let mut progress = |done: u64, total: u64| {
         bar.set_length(total);
         bar.set_position(done);
@@ -78,7 +77,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     bar.finish_and_clear();
     let found_sound = verified.is_sound();
     if args.repair && !found_sound {
-        wasmfs_store::repair(store, &mut verified)?;
+        wasmfs_store::maintenance::repair(store, &mut verified)?;
     }
     let report = Report { sound: verified.is_sound(), verified };
     if args.json {
@@ -101,7 +100,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 
 /// Whether only what is lost is left.
 fn is_all_done(verified: &Verified) -> bool {
-    verified.findings.iter().all(|f| f.kind == Kind::Orphan || f.repaired.is_some())
+    verified.findings.iter().all(|f| f.kind == FindingKind::Orphan || f.repaired.is_some())
 }
 
 /// Why a store can't be opened, if that is something to be repaired; else the error.

@@ -9,9 +9,9 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::process::{getegid, geteuid};
 
-use super::Outcome;
 use super::capture::{FAILED, not_run};
-use crate::ui::diagnostics::{self as failure, Failure};
+
+use crate::ui::{Failure, Outcome, print_error};
 
 /// Run a command that sees one directory in the place of another
 #[derive(clap::Args, Debug)]
@@ -28,7 +28,7 @@ pub fn run(args: Args) -> Result<Outcome> {
     if let Err(error) = enter(&args.place, &args.shown) {
         let hint =
             "the host can still be run by itself, and its cache imported: `wasmfs import DIR`";
-        failure::print(&Failure::new(format!("{error:#}"), hint).into());
+        print_error(&Failure::new(format!("{error:#}"), hint).into());
         return Ok(Outcome::Status(FAILED));
     }
     let Some((program, rest)) = args.command.split_first() else {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::Outcome;
+use crate::ui::Outcome;
 
 /// Serves a store for a keeper, at the other end of standard input.
 #[derive(clap::Args, Debug)]

@@ -13,8 +13,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use crate::compile::interrupt::{Interrupts, interrupted};
-use crate::ui::diagnostics::Failure;
+use super::interrupt::{Interrupts, interrupted};
+
+use crate::ui::Failure;
 
 /// A line that is longer is passed on in parts, in bytes.
 const LONGEST_LINE: usize = 64 << 10;

@@ -10,8 +10,9 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use wasmtime::{Config, Engine, OptLevel, Strategy};
 
-use crate::compile::external::External;
-use crate::ui::diagnostics::Failure;
+use super::external::External;
+
+use crate::ui::Failure;
 
 /// The most commands that compile at once: each uses all cores, and may need
 /// gigabytes for a large module.

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::low_level::{emulate_default_handler, pipe};
 
-use crate::ui::diagnostics::Failure;
+use crate::ui::Failure;
 
 /// While one lives, the signals that end a program wait. When the last is dropped, a signal
 /// that was not taken does what it does, so that whoever waits for this process sees that it was

@@ -1,3 +1,8 @@
-pub(crate) mod external;
-pub(crate) mod in_process;
-pub(crate) mod interrupt;
+//! Compiling: in this process, or with a wasmtime of the host's own.
+
+mod external;
+mod in_process;
+mod interrupt;
+
+pub use in_process::{CompileArgs, Compiler, is_source, to_binary};
+pub use interrupt::Interrupts;

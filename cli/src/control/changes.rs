@@ -3,7 +3,7 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use wasmfs_store::{Changes, EngineInfo, Key, Moved, Published, Removed, Result, Store};
+use wasmfs_store::{Changes, EngineInfo, Key, Moved, Published, Removed, Result, Store, Version};
 
 /// A change of the store.
 pub trait Change: Serialize + DeserializeOwned + Send + 'static {
@@ -38,7 +38,7 @@ pub struct VersionOf {
     /// The key.
     pub key: Key,
     /// The version.
-    pub version: Option<u64>,
+    pub version: Option<Version>,
 }
 
 /// Publish an earlier version again.
@@ -97,7 +97,7 @@ pub struct Pin {
     /// The key.
     pub key: Key,
     /// The version.
-    pub version: u64,
+    pub version: Version,
     /// Whether it is protected.
     pub pinned: bool,
 }
@@ -123,8 +123,8 @@ impl Change for Pin {
 
     fn apply(&self, store: &Store) -> Result<(Pinned, Changes)> {
         let changed = match self.pinned {
-            true => store.pin(&self.key, self.version)?,
-            false => store.unpin(&self.key, self.version)?,
+            true => store.pin(&self.key, Version(self.version.get()))?,
+            false => store.unpin(&self.key, Version(self.version.get()))?,
         };
         Ok((Pinned { pin: self.clone(), changed }, Changes::default()))
     }

@@ -15,8 +15,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use wasmfs_store::{Key, Sha};
 
-use super::AskedPolicy;
-use crate::ui::diagnostics::Failure;
+use super::messages::AskedPolicy;
+
+use crate::ui::Failure;
 
 /// The largest JSON request, in bytes: a batch of some 100,000 keys.
 const MAX_REQUEST: usize = 64 << 20;
@@ -74,7 +75,8 @@ impl Query {
     }
 
     pub(super) fn key(&self) -> Result<Key> {
-        Ok(Key::new(self.text("key").unwrap_or_default())?)
+        let key = Key::new(self.text("key").unwrap_or_default());
+        Ok(key.map_err(wasmfs_store::Error::from)?)
     }
 
     pub(super) fn sha(&self, name: &str) -> Result<Sha> {

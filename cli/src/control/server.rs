@@ -18,23 +18,24 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 use wasmfs_fs::{Mounts, Worker};
-use wasmfs_store::verify::Live;
-use wasmfs_store::{Publish, Source, Staged, StagedSource, Store};
+use wasmfs_store::maintenance::Live;
+use wasmfs_store::{Publish, Source, Staged, StagedSource, Store, Version};
 
 use super::changes::{Alias, Change, Committed, Pin, Remove, Rollback, SetDefault};
 use super::http::{Answer, Query, blocking, json, read, stream};
-use super::status::status;
-use super::{
+use super::messages::{
     CollectRequest, MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem,
-    PublishRequest, RecordsPage, ReloadAnswer, SourceItem, Upload, piece,
+    PublishRequest, RecordsPage, ReloadAnswer, SourceItem, Status, Upload, piece,
 };
-use crate::ui::diagnostics::Failure;
+use super::status::status;
+
+use crate::ui::Failure;
 
 /// What every connection shares.
 pub struct Server {
-    pub(super) worker: Arc<Worker>,
+    worker: Arc<Worker>,
     /// When this process began to serve, since 1970.
-    pub(super) since: Duration,
+    since: Duration,
     /// Whoever waits for what comes of a reload.
     reload: Mutex<Option<oneshot::Sender<Result<(), Failure>>>>,
 }
@@ -45,7 +46,11 @@ impl Server {
         Server { worker, since, reload: Mutex::default() }
     }
 
-    pub(super) fn mounts(&self) -> &Mounts {
+    fn status(&self) -> Status {
+        status(&self.worker, self.since)
+    }
+
+    fn mounts(&self) -> &Mounts {
         self.worker.mounts()
     }
 
@@ -163,7 +168,7 @@ impl Connection {
         let query = Query::of(&request);
         let route = (request.method().clone(), request.uri().path().to_owned());
         match (&route.0, route.1.as_str()) {
-            (&Method::GET, "/v1/status") => json(&status(&self.server)),
+            (&Method::GET, "/v1/status") => json(&self.server.status()),
             (&Method::GET, "/v1/keys") => {
                 let prefix = query.text("prefix").unwrap_or_default();
                 self.store(move |store| json(&store.keys(&prefix)?)).await
@@ -173,7 +178,7 @@ impl Connection {
                 self.store(move |store| json(&store.versions(&key)?)).await
             }
             (&Method::GET, "/v1/version") => {
-                let (key, version) = (query.key()?, query.number("version")?);
+                let (key, version) = (query.key()?, query.number("version")?.map(Version));
                 self.store(move |store| json(&store.version(&key, version)?)).await
             }
             (&Method::GET, "/v1/latest") => {
@@ -234,7 +239,7 @@ impl Connection {
                 let MountRequest { mount_point, options } = read(request).await?;
                 blocking(move || {
                     self.server.worker.mount(&mount_point, options)?;
-                    json(&status(&self.server))
+                    json(&self.server.status())
                 })
                 .await
             }

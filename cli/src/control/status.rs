@@ -1,15 +1,17 @@
 //! What a server says of itself.
 
-use super::server::Server;
-use super::{KeeperStatus, MountStatus, Status, WorkerStatus};
-use crate::paths::LOG;
-use crate::ui::diagnostics::Failure;
+use std::time::Duration;
 
-/// What this server says of itself.
-pub fn status(server: &Server) -> Status {
-    let worker = &server.worker;
-    let requests = server.mounts().requests();
-    let mounts = server.mounts().all().into_iter().map(|mount| MountStatus {
+use wasmfs_fs::Worker;
+
+use super::messages::{KeeperStatus, MountStatus, Status, WorkerStatus};
+use crate::names::LOG;
+use crate::ui::Failure;
+
+/// What the server of `worker`, which began to serve at `since`, says of itself.
+pub fn status(worker: &Worker, since: Duration) -> Status {
+    let requests = worker.mounts().requests();
+    let mounts = worker.mounts().all().into_iter().map(|mount| MountStatus {
         mount_point: mount.mount_point.clone(),
         attached: mount.is_attached(),
         options: mount.options,
@@ -17,7 +19,7 @@ pub fn status(server: &Server) -> Status {
     });
     let log = std::fs::read_link("/proc/self/fd/2").ok();
     Status {
-        store: server.mounts().store().dir().to_owned(),
+        store: worker.mounts().store().dir().to_owned(),
         mounts: mounts.collect(),
         keeper: worker.keeper().map(|keeper| KeeperStatus {
             pid: keeper.pid,
@@ -28,13 +30,13 @@ pub fn status(server: &Server) -> Status {
         worker: WorkerStatus {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            since: wasmfs_store::rfc3339(u64::try_from(server.since.as_nanos()).unwrap_or(0)),
+            since: wasmfs_store::rfc3339(u64::try_from(since.as_nanos()).unwrap_or(0)),
             replacements: worker.replacements(),
             last_pause_ms: worker.last_pause_us().map(|us| us as f64 / 1000.0),
             resident_bytes: resident_bytes(),
             requests: requests.into_iter().map(|(kind, n)| (kind.to_owned(), n)).collect(),
         },
-        in_memory: server.mounts().in_memory(),
+        in_memory: worker.mounts().in_memory(),
         log: log.filter(|path| path.file_name().is_some_and(|name| name == LOG)),
     }
 }

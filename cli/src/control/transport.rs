@@ -23,25 +23,26 @@ use wasmfs_fs::gc::{Collection, Tidied};
 use wasmfs_fs::short_path;
 
 use super::changes::{Change, Committed};
-use super::{
+use super::messages::{
     CollectRequest, MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishRequest,
     ReloadAnswer, Status, Upload,
 };
-use crate::paths::{LOG, SOCKET};
-use crate::ui::diagnostics::Failure;
+use crate::names::{LOG, SOCKET};
+use crate::ui::Failure;
+use crate::ui::output::note;
 
 const STATUS: &str = "/v1/status";
 const RELOAD: &str = "/v1/reload";
 /// How much of a file is handed over at a time, in bytes.
-const PIECE: usize = 256 << 10;
+const UPLOAD_PIECE: usize = 256 << 10;
 
 /// How long a server that is just being replaced may take to answer: it may
 /// have to rebuild its catalogue.
-const PATIENCE: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a question is asked while servers go away.
 const ATTEMPTS: u32 = 10;
 /// After this time the user is told what is waited for.
-const NOTICE: Duration = Duration::from_secs(2);
+const NOTICE_AFTER: Duration = Duration::from_secs(2);
 
 /// A connection to a server.
 pub struct Client {
@@ -76,7 +77,7 @@ fn lost(error: hyper::Error) -> Failure {
 fn no_answer(dir: &Path) -> Failure {
     let log = dir.join(LOG);
     Failure::new(
-        format!("the server of the store does not answer (within {PATIENCE:?})"),
+        format!("the server of the store does not answer (within {ANSWER_TIMEOUT:?})"),
         format!("it may be stopped, or unable to start; its last words are in {}", log.display()),
     )
 }
@@ -218,16 +219,15 @@ impl Client {
         let start = Instant::now();
         let mut noticed = false;
         loop {
-            let answer = self.answer_within(NOTICE.min(PATIENCE.saturating_sub(start.elapsed())));
+            let answer = self
+                .answer_within(NOTICE_AFTER.min(ANSWER_TIMEOUT.saturating_sub(start.elapsed())));
             match answer {
                 Ok(Some(status)) => return Ok(Some(status)),
                 Err(e) if !was_lost(&e) => return Err(e),
-                _ if start.elapsed() >= PATIENCE => return Err(no_answer(&self.dir).into()),
+                _ if start.elapsed() >= ANSWER_TIMEOUT => return Err(no_answer(&self.dir).into()),
                 Ok(None) => {
                     if !noticed {
-                        crate::ui::output::note(format_args!(
-                            "wasmfs: waiting for the server of the store to answer"
-                        ));
+                        note(format_args!("wasmfs: waiting for the server of the store to answer"));
                     }
                     noticed = true;
                 }
@@ -265,7 +265,7 @@ impl Client {
         source: bool,
     ) -> Result<Upload> {
         let error = Arc::default();
-        let body = ReadBody { from, buf: vec![0; PIECE], error: Arc::clone(&error) };
+        let body = ReadBody { from, buf: vec![0; UPLOAD_PIECE], error: Arc::clone(&error) };
         let path = if source { "/v1/uploads?of=source" } else { "/v1/uploads" };
         let answer = self.send(Method::POST, path, body.boxed());
         // The upload was cut short then; whatever the server made of it is not published.

@@ -15,9 +15,9 @@ use wasmfs_fs::mount::Options;
 use wasmfs_fs::{Error as FsError, Plan, keep};
 use wasmfs_store::{Error as StoreError, Lock, Store};
 
-use crate::control::transport::Client;
-use crate::paths::{LOG, SOCKET};
-use crate::ui::diagnostics::Failure;
+use crate::control::Client;
+use crate::names::{LOG, SOCKET};
+use crate::ui::Failure;
 
 /// How long a keeper waits for a command that has the store open.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,2 +1,4 @@
-pub(crate) mod keeper;
-pub(crate) mod worker;
+//! The processes behind a mount: the keeper's and the worker's.
+
+pub mod keeper;
+pub mod worker;

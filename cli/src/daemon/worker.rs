@@ -11,12 +11,12 @@ use rustix::io::fcntl_dupfd_cloexec;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use wasmfs_fs::{Charge, Event, Worker};
+use wasmfs_fs::{Event, Handover, Worker};
 use wasmfs_store::Store;
 
-use crate::control::server::{Clients, Server, accept};
-use crate::paths::SOCKET;
-use crate::ui::diagnostics::Failure;
+use crate::control::{Clients, Server, accept};
+use crate::names::SOCKET;
+use crate::ui::Failure;
 
 /// How long commands under way may take to end.
 const GRACE: Duration = Duration::from_secs(3);
@@ -29,12 +29,12 @@ pub fn run(dir: &Path) -> Result<()> {
     let socket = fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).context("the keeper's channel")?;
     let null = OpenOptions::new().read(true).open("/dev/null").context("opening /dev/null")?;
     rustix::stdio::dup2_stdin(null).context("leaving standard input")?;
-    let mut charge = Charge::take(socket)?;
-    let store = match open(dir, &mut charge) {
+    let mut handover = Handover::take(socket)?;
+    let store = match open(dir, &mut handover) {
         Ok(Some(store)) => Arc::new(store),
         Ok(None) => return Ok(()),
         Err(error) => {
-            charge.failed(Failure::of(&error).encode());
+            handover.failed(Failure::of(&error).encode());
             return Err(error);
         }
     };
@@ -43,30 +43,30 @@ pub fn run(dir: &Path) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     log::info!("wasmfs {version}: process {} serves {}", std::process::id(), dir.display());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(dir, charge, store.clone()));
+    let result = runtime.block_on(serve(dir, handover, store.clone()));
     runtime.shutdown_timeout(GRACE);
     let closed = close(store);
     result.and(closed)
 }
 
 /// Opens the store, once nobody else has it; `None` if there is no more need.
-fn open(dir: &Path, charge: &mut Charge) -> Result<Option<Store>> {
-    if charge.is_successor {
-        charge.check()?;
+fn open(dir: &Path, handover: &mut Handover) -> Result<Option<Store>> {
+    if handover.is_successor {
+        handover.check()?;
         Store::check(dir)?;
     }
-    if !charge.wait()? {
+    if !handover.wait()? {
         return Ok(None);
     }
-    Ok(Some(Store::open_locked(dir, charge.lock(dir)?)?))
+    Ok(Some(Store::open_locked(dir, handover.lock(dir)?)?))
 }
 
-async fn serve(dir: &Path, charge: Charge, store: Arc<Store>) -> Result<()> {
+async fn serve(dir: &Path, handover: Handover, store: Arc<Store>) -> Result<()> {
     let (events, mut heard) = mpsc::unbounded_channel();
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let listener = std::os::unix::net::UnixListener::from(charge.listener()?);
+    let listener = std::os::unix::net::UnixListener::from(handover.listener()?);
     listener.set_nonblocking(true).context("listening for commands")?;
-    let worker = Worker::start(charge, store, move |event| {
+    let worker = Worker::start(handover, store, move |event| {
         // Nobody listens any more when the worker ends anyway.
         let _ = events.send(event);
     })?;

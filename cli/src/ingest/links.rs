@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, OFlags, RenameFlags, readlinkat, renameat_with, symlin
 use rustix::io::Errno;
 use wasmfs_store::{Key, RESERVED, Sha};
 
-use crate::ingest::stable_file::{Stamp, open_within};
+use crate::client::stable_file::{Stamp, open_within};
 
 /// What a link is called, with the number of the process, before it is put in its place.
 pub const ASIDE: &str = ".wasmfs-link.";

@@ -1,5 +1,6 @@
-pub(crate) mod links;
-pub(crate) mod restore;
-pub(crate) mod scan;
-pub(crate) mod spool;
-pub(crate) mod stable_file;
+//! What comes into a store from elsewhere: artifacts of a cache directory, archives, and the links
+//! that lead back.
+
+pub mod links;
+pub mod restore;
+pub mod scan;

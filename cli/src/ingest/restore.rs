@@ -9,16 +9,17 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use wasmfs_store::archive::{self, Archived};
-use wasmfs_store::{Key, KeyInfo, SCRATCH, Sha, Store, VersionInfo};
+use wasmfs_store::maintenance::{self as archive, Archived};
+use wasmfs_store::{Key, KeyInfo, Sha, Store, TEMP_PREFIX, Version, VersionInfo};
 
-use crate::client::access::Access;
+use crate::client::Access;
 use crate::client::batch::{self, Bytes, Input, SourceBytes};
+use crate::client::spool::{Scratch, Section};
 use crate::control::Terms;
 use crate::control::changes::{Alias, Pin, SetDefault};
-use crate::control::transport::{Client, was_lost};
-use crate::ingest::spool::{Scratch, Section};
-use crate::ui::diagnostics::{self as failure, Failure};
+use crate::control::{Client, was_lost};
+use crate::ui::progress;
+use crate::ui::{Failure, is_no_key};
 
 /// What a batch takes, in bytes, and how many versions.
 const BATCH: (u64, usize) = (64 << 20, 500);
@@ -53,7 +54,7 @@ pub struct NotAdded {
     /// The key.
     pub key: Key,
     /// Its version in the archive.
-    pub version: u64,
+    pub version: Version,
     /// Why.
     pub error: String,
     /// What to do next.
@@ -76,7 +77,7 @@ fn take(dir: &Path, from: impl Read) -> Result<Restored> {
         true => Box::new(zstd::Decoder::with_buffer(from).context("decompressing")?),
         false => Box::new(from),
     };
-    let bar = batch::bar(0, true);
+    let bar = progress::bar(0, true);
     let mut progress = |done, _: Option<u64>| {
         bar.set_length(done);
         bar.set_position(done);
@@ -87,7 +88,7 @@ fn take(dir: &Path, from: impl Read) -> Result<Restored> {
         return Ok(Restored { archived, exact: true, visible: true, ..Restored::default() });
     }
     // A store of its own first, in this one's directory: then it can be asked for everything.
-    let place = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(dir);
+    let place = tempfile::Builder::new().prefix(TEMP_PREFIX).tempdir_in(dir);
     let place = place.with_context(|| format!("making a directory in {}", dir.display()))?;
     let copy = place.path().join("store");
     let archived = archive::restore(&copy, plain, &mut progress)?;
@@ -118,7 +119,7 @@ impl<'a> Merge<'a> {
 
     fn run(mut self, access: &mut Access) -> Result<Restored> {
         let keys = self.theirs.keys("")?;
-        let bar = batch::count(keys.len() as u64);
+        let bar = progress::count(keys.len() as u64);
         for key in &keys {
             bar.inc(1);
             let ours = ours(access, &key.key)?;
@@ -275,7 +276,7 @@ fn ours(access: &Access, key: &Key) -> Result<Vec<VersionInfo>> {
             versions.retain(|version| !version.removed);
             Ok(versions)
         }
-        Err(e) if failure::is_no_key(&e) => Ok(Vec::new()),
+        Err(e) if is_no_key(&e) => Ok(Vec::new()),
         Err(e) => Err(e),
     }
 }

@@ -15,16 +15,17 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 use wasmfs_store::artifact::{NotAnArtifact, inspect};
-use wasmfs_store::{Key, KeyInfo, Published, Sha, Status, VersionInfo};
+use wasmfs_store::{InvalidKey, Key, KeyInfo, Published, Sha, Status, VersionInfo, check_engine};
 
-use crate::client::access::{Access, NamedEngine};
 use crate::client::batch::{self, Bytes, Input};
-use crate::compile::interrupt::Interrupts;
+use crate::client::stable_file::{Place, Stamp, Steady};
+use crate::client::{Access, NamedEngine};
+use crate::compile::Interrupts;
 use crate::control::Terms;
 use crate::ingest::links;
-use crate::ingest::stable_file::{Place, Stamp, Steady};
-use crate::ui::diagnostics::Failure;
+use crate::ui::Failure;
 use crate::ui::output;
+use crate::ui::progress;
 
 /// How much of a file is read at a time, in bytes.
 const BUFFER: usize = 256 << 10;
@@ -118,7 +119,7 @@ pub fn import(access: &mut Access, what: &Import<'_>) -> Result<Imported> {
     let files = files(what.dir, &mut report)?;
     let known = known(access, what)?;
 
-    let progress = batch::count(files.len() as u64);
+    let progress = progress::count(files.len() as u64);
     let (mut new, mut inputs) = (Vec::new(), Vec::new());
     for path in files {
         progress.set_message(path.display().to_string());
@@ -162,7 +163,7 @@ fn publish(
     report: &mut Imported,
 ) -> Result<()> {
     let sizes = new.iter().map(|(path, ..)| what.dir.join(path).metadata().map_or(0, |m| m.len()));
-    let progress: ProgressBar = batch::bar(sizes.sum(), true);
+    let progress: ProgressBar = progress::bar(sizes.sum(), true);
     let engine = what.engine.as_ref().map(|engine| engine.info.label.clone());
     let terms = Terms { engine, ..Terms::default() };
     let (results, visible) = batch::publish(access, inputs, &terms, &progress)?;
@@ -254,7 +255,7 @@ fn key_of(path: &Path, prefix: Option<&Key>) -> Result<Key> {
     let Some(name) = path.to_str() else {
         let rule = wasmfs_store::KeyError::NotUtf8;
         let name = path.to_string_lossy().into_owned();
-        return Err(wasmfs_store::Error::Key { name, rule }.into());
+        return Err(wasmfs_store::Error::from(InvalidKey { name, rule }).into());
     };
     Ok(Key::new(match prefix {
         Some(prefix) => format!("{prefix}/{name}"),
@@ -288,7 +289,7 @@ fn look(
         }
     };
     if let Some(wanted) = &what.engine {
-        artifact.check_engine(&wanted.info.engine, wanted.called)?;
+        check_engine(&artifact, &wanted.info.engine, wanted.called)?;
     }
     let Some(known) = known else { return Ok(Look::New { stamp }) };
     let mut sha256 = Sha256::new();

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use wasmfs_fs::Error as FsError;
-use wasmfs_store::Error as StoreError;
+use wasmfs_store::{Error as StoreError, InvalidKey};
+
+use super::output::note;
 
 /// An error in words, with a hint. It can cross the control socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -76,9 +78,10 @@ impl Failure {
         }
         let hint = chain.clone().find_map(|cause| {
             let store = cause.downcast_ref::<StoreError>().and_then(store_hint);
+            let key = || cause.downcast_ref::<InvalidKey>().map(|_| OTHER_NAME.to_owned());
             let fs = || cause.downcast_ref::<FsError>().and_then(fs_hint);
             let io = || cause.downcast_ref::<io::Error>().map(|e| io_hint(None, e));
-            store.or_else(fs).or_else(io)
+            store.or_else(key).or_else(fs).or_else(io)
         });
         let again =
             chain.clone().any(|cause| matches!(cause.downcast_ref(), Some(FsError::Ending)));
@@ -113,16 +116,16 @@ fn one_line(chain: anyhow::Chain<'_>) -> String {
 }
 
 /// Prints an error and its hint to standard error.
-pub fn print(error: &anyhow::Error) {
+pub fn print_error(error: &anyhow::Error) {
     let failure = Failure::of(error);
     print_failure(&failure.message, failure.hint.as_deref());
 }
 
 /// Prints a message and a hint to standard error.
 pub fn print_failure(message: &str, hint: Option<&str>) {
-    crate::ui::output::note(format_args!("wasmfs: {message}"));
+    note(format_args!("wasmfs: {message}"));
     if let Some(hint) = hint {
-        crate::ui::output::note(format_args!("hint: {hint}"));
+        note(format_args!("hint: {hint}"));
     }
 }
 
@@ -138,6 +141,8 @@ pub fn is_no_key(error: &anyhow::Error) -> bool {
 pub fn is_usage(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Failure>().is_some_and(|failure| failure.usage)
 }
+
+const OTHER_NAME: &str = "choose another name with --key or --prefix";
 
 fn store_hint(error: &StoreError) -> Option<String> {
     Some(match error {
@@ -158,7 +163,7 @@ fn store_hint(error: &StoreError) -> Option<String> {
             "correct the file; {\"format\": 1, \"inline_limit\": 16384} is what a new store has"
                 .into()
         }
-        StoreError::Key { .. } => "choose another name with --key or --prefix".into(),
+        StoreError::Key(_) => OTHER_NAME.into(),
         StoreError::KeyConflict { .. } => {
             "choose another name with --key or --prefix, or `wasmfs rm` the other key".into()
         }
@@ -282,7 +287,7 @@ fn fs_hint(error: &FsError) -> Option<String> {
         FsError::Ending => "try again".into(),
         FsError::Unguarded => "`wasmfs mount` guards it again".into(),
         FsError::Reloading => "wait until it is done (`wasmfs status`)".into(),
-        FsError::OtherTerms(_) => {
+        FsError::OtherAgreement(_) => {
             "this wasmfs can't take over what another made: when nobody uses the mount, \
              `wasmfs unmount` and `wasmfs mount` start it"
                 .into()

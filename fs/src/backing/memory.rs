@@ -8,22 +8,22 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
-use wasmfs_store::tree::VersionRecord;
+use wasmfs_store::VersionRecord;
 use wasmfs_store::{Sha, Store};
 
-use crate::backing::hugepages as huge;
+use super::hugepages;
+use crate::error::chain;
 use crate::error::{IoContext, Result};
-use crate::filesystem::chain;
 
 /// Bytes that are copied at a time.
-const PIECE: usize = 1 << 20;
+const COPY_PIECE: usize = 1 << 20;
 /// The most payloads: each takes a descriptor of keeper and worker.
-const MOST: usize = 1000;
+const MAX_PAYLOADS: usize = 1000;
 
 /// A payload in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +46,8 @@ pub struct Usage {
     pub without_room: usize,
 }
 
-/// Who else holds payloads.
-pub(crate) trait Holder: Send + Sync {
+/// Who else holds payloads, and so outlives this process with them.
+pub(crate) trait PayloadKeeper: Send + Sync {
     /// Holds a payload.
     fn hold(&self, payload: InMemory, file: &File);
     /// Holds these no longer.
@@ -65,12 +65,12 @@ struct Slot {
 /// The payloads that are in memory.
 pub(crate) struct Memory {
     store: Arc<Store>,
-    state: Mutex<State>,
-    holder: OnceLock<Weak<dyn Holder>>,
+    state: Mutex<MemoryState>,
+    keeper: Arc<dyn PayloadKeeper>,
 }
 
 #[derive(Default)]
-struct State {
+struct MemoryState {
     /// Who has payloads in memory.
     claims: usize,
     budget: u64,
@@ -99,7 +99,7 @@ impl Drop for Claim {
         state.claims -= 1;
         if state.claims == 0 {
             let gone: Vec<Sha> = state.slots.keys().copied().collect();
-            *state = State::default();
+            *state = MemoryState::default();
             drop(state);
             self.0.let_go(&gone);
         }
@@ -107,18 +107,11 @@ impl Drop for Claim {
 }
 
 impl Memory {
-    pub(crate) fn new(store: Arc<Store>) -> Memory {
-        Memory { store, state: Mutex::default(), holder: OnceLock::new() }
+    pub(crate) fn new(store: Arc<Store>, keeper: Arc<dyn PayloadKeeper>) -> Memory {
+        Memory { store, state: Mutex::default(), keeper }
     }
 
-    /// Says who else holds payloads, once.
-    pub(crate) fn set_holder(&self, holder: Weak<dyn Holder>) {
-        if self.holder.set(holder).is_err() {
-            log::error!("there are two who hold payloads");
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, MemoryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -131,7 +124,7 @@ impl Memory {
             state.without_room.clear();
             // The rest is for everything else.
             let half = allow_descriptors() / 2;
-            state.most = usize::try_from(half).unwrap_or(MOST).min(MOST);
+            state.most = usize::try_from(half).unwrap_or(MAX_PAYLOADS).min(MAX_PAYLOADS);
         }
         Claim(self.clone())
     }
@@ -204,10 +197,8 @@ impl Memory {
             Ok(file) => {
                 let file = slot.file.get_or_init(|| Arc::new(file)).clone();
                 let payload = InMemory { sha256: version.sha256, size: version.size };
-                if let Some(holder) = self.holder.get().and_then(Weak::upgrade)
-                    && self.lists(version, slot)
-                {
-                    holder.hold(payload, &file);
+                if self.lists(version, slot) {
+                    self.keeper.hold(payload, &file);
                 }
                 Some(file)
             }
@@ -251,12 +242,10 @@ impl Memory {
     }
 
     fn let_go(&self, gone: &[Sha]) {
-        if let Some(holder) = self.holder.get().and_then(Weak::upgrade) {
-            // What is there again by now is held.
-            let held: HashSet<Sha> = self.lock().slots.keys().copied().collect();
-            let gone: Vec<Sha> = gone.iter().filter(|sha| !held.contains(*sha)).copied().collect();
-            holder.let_go(&gone);
-        }
+        // What is there again by now is held.
+        let held: HashSet<Sha> = self.lock().slots.keys().copied().collect();
+        let gone: Vec<Sha> = gone.iter().filter(|sha| !held.contains(*sha)).copied().collect();
+        self.keeper.let_go(&gone);
     }
 
     /// Lets go of payloads that the store doesn't have any more.
@@ -296,14 +285,14 @@ pub(crate) fn sealed(store: &Store, version: &VersionRecord) -> Result<File> {
     let mut file = File::from(memfd_create("wasmfs-payload", flags).at("making", here)?);
     let mut at = 0;
     while at < version.size {
-        let bytes = store.read(version, at, PIECE)?;
+        let bytes = store.read(version, at, COPY_PIECE)?;
         if bytes.is_empty() {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof)).at("filling", here);
         }
         file.write_all(&bytes).at("writing", here)?;
         at += bytes.len() as u64;
     }
-    huge::gather(&file, version.size);
+    hugepages::collapse(&file, version.size);
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
     fcntl_add_seals(&file, seals).at("sealing", here)?;
     Ok(file)

@@ -4,123 +4,123 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fuser::{Errno, FileHandle, FopenFlags, ReplyOpen};
-use wasmfs_store::Store;
-use wasmfs_store::tree::InodeRecord;
+use wasmfs_store::{Inode, InodeRecord, Store};
 
-use crate::background::Later;
-use crate::backing::memory::{self, Memory};
-use crate::backing::verity;
+use super::memory::{self, Memory};
+use super::verity;
+use crate::background::Background;
 use crate::error::{Error, IoContext, Result};
-use crate::fuse::adapter::answer;
-use crate::journal::requests::{DEATHS, InHand};
+use crate::fault;
+use crate::journal::{DEATHS, InFlightRequests};
 
-/// A mount, by its minor device number, and an inode in it.
-pub(crate) type Place = (u32, u64);
+/// An inode of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct MountInode {
+    /// The connection's name under `/sys/fs/fuse/connections`: the minor device number.
+    pub(crate) connection: u32,
+    pub(crate) inode: Inode,
+}
 
 /// An open that has to be answered.
 #[derive(Clone, Copy)]
-pub(crate) struct Order {
-    pub(crate) place: Place,
+pub(crate) struct OpenRequest {
+    pub(crate) at: MountInode,
     /// Whether its payload is to be in memory, if there is room.
     pub(crate) in_memory: bool,
 }
 
+/// What came of having a file registered: the kernel's number, or why there is none.
+pub(crate) type Registered = std::result::Result<u32, String>;
+
 /// Who registers files with the kernel.
 pub(crate) trait Registrar: Send + Sync {
-    /// Has a file registered for an inode, and [`Opener::registered`] hear of it.
-    fn register(&self, place: Place, file: OwnedFd);
+    /// Registers a file for an inode; `None` if somebody else does, who has
+    /// [`Opener::registered`] called.
+    fn register(&self, at: MountInode, file: OwnedFd) -> Option<Registered>;
     /// Takes that back.
-    fn unregister(&self, place: Place);
+    fn unregister(&self, at: MountInode);
 }
 
 /// Opens files of every mount that passes them through.
 pub(crate) struct Opener {
     store: Arc<Store>,
-    in_hand: Arc<InHand>,
+    in_flight: Arc<InFlightRequests>,
     memory: Arc<Memory>,
-    state: Mutex<State>,
-    later: Arc<Later>,
-    registrar: OnceLock<Weak<dyn Registrar>>,
+    state: Mutex<Opens>,
+    background: Arc<Background>,
+    registrar: Arc<dyn Registrar>,
 }
 
 #[derive(Default)]
-struct State {
+struct Opens {
     /// What is registered.
-    ids: HashMap<Place, u32>,
+    ids: HashMap<MountInode, u32>,
     /// Who waits for what is being checked or registered.
-    waiting: HashMap<Place, Vec<ReplyOpen>>,
+    waiting: HashMap<MountInode, Vec<ReplyOpen>>,
 }
 
 impl Opener {
     /// Knows what is registered already.
     pub(crate) fn new(
         store: Arc<Store>,
-        in_hand: Arc<InHand>,
+        in_flight: Arc<InFlightRequests>,
         memory: Arc<Memory>,
-        later: Arc<Later>,
-        ids: HashMap<Place, u32>,
+        background: Arc<Background>,
+        registrar: Arc<dyn Registrar>,
+        ids: HashMap<MountInode, u32>,
     ) -> Opener {
-        let state = Mutex::new(State { ids, waiting: HashMap::new() });
-        Opener { store, in_hand, memory, state, later, registrar: OnceLock::new() }
+        let state = Mutex::new(Opens { ids, waiting: HashMap::new() });
+        Opener { store, in_flight, memory, state, background, registrar }
     }
 
-    /// Says who registers files, once.
-    pub(crate) fn set_registrar(&self, registrar: Weak<dyn Registrar>) {
-        if self.registrar.set(registrar).is_err() {
-            log::error!("there are two who register files");
-        }
-    }
-
-    fn registrar(&self) -> Option<Arc<dyn Registrar>> {
-        self.registrar.get().and_then(Weak::upgrade)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Opens> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a version's inode, at once if it is registered.
-    pub(crate) fn open(self: &Arc<Self>, order: Order, reply: ReplyOpen) {
-        let place = order.place;
+    pub(crate) fn open(self: &Arc<Self>, request: OpenRequest, reply: ReplyOpen) {
+        let at = request.at;
         let mut state = self.lock();
-        if let Some(id) = state.ids.get(&place) {
+        if let Some(id) = state.ids.get(&at) {
             // With the lock held: what is registered stays so until it is answered.
             return pass_through(reply, *id);
         }
-        let waiting = state.waiting.entry(place).or_default();
+        let waiting = state.waiting.entry(at).or_default();
         waiting.push(reply);
         let first = waiting.len() == 1;
         drop(state);
         if first {
             let opener = self.clone();
-            self.later.run(move || opener.check(order));
+            self.background.run(move || opener.check(request));
         }
     }
 
     /// Checks what is behind an inode, and has it registered.
-    fn check(&self, Order { place, in_memory }: Order) {
-        let Some(_held) = self.in_hand.take_inode(place.0, place.1) else {
-            log::error!("a check of inode {} has killed {DEATHS} workers", place.1);
-            return self.refuse(place, Errno::EIO);
+    fn check(&self, OpenRequest { at, in_memory }: OpenRequest) {
+        let inode = at.inode;
+        let Some(_in_flight) = self.in_flight.take_inode(at.connection, inode) else {
+            log::error!("a check of inode {inode} has killed {DEATHS} workers");
+            return self.refuse(at, Errno::EIO);
         };
-        crate::fault::strike("check", place.1);
-        match self.checked(place.1, in_memory) {
-            Ok(file) => match self.registrar() {
-                Some(registrar) => registrar.register(place, file),
-                None => self.refuse(place, Errno::EIO),
-            },
+        fault::strike("check", inode);
+        match self.checked(inode, in_memory) {
+            Ok(file) => {
+                if let Some(result) = self.registrar.register(at, file) {
+                    self.registered(at, result);
+                }
+            }
             Err(e) => {
-                log::error!("inode {} can't be opened", place.1);
-                self.refuse(place, answer(&e));
+                log::error!("inode {inode} can't be opened");
+                self.refuse(at, e.answer());
             }
         }
     }
 
     /// A file with all the bytes of a version, each of which was checked.
-    fn checked(&self, inode: u64, in_memory: bool) -> Result<OwnedFd> {
+    fn checked(&self, inode: Inode, in_memory: bool) -> Result<OwnedFd> {
         let Some(InodeRecord::Version(version)) = self.store.inode(inode)? else {
             return Err(Error::NotFound);
         };
@@ -140,45 +140,43 @@ impl Opener {
     }
 
     /// What came of having a file registered.
-    pub(crate) fn registered(&self, place: Place, result: std::result::Result<u32, String>) {
+    pub(crate) fn registered(&self, at: MountInode, result: Registered) {
         match result {
             Ok(id) => {
                 let mut state = self.lock();
-                state.ids.insert(place, id);
-                for reply in state.waiting.remove(&place).into_iter().flatten() {
+                state.ids.insert(at, id);
+                for reply in state.waiting.remove(&at).into_iter().flatten() {
                     pass_through(reply, id);
                 }
             }
             Err(why) => {
-                log::error!("inode {} can't be opened: {why}", place.1);
-                self.refuse(place, Errno::EIO);
+                log::error!("inode {} can't be opened: {why}", at.inode);
+                self.refuse(at, Errno::EIO);
             }
         }
     }
 
-    fn refuse(&self, place: Place, errno: Errno) {
-        let waiting = self.lock().waiting.remove(&place);
+    fn refuse(&self, at: MountInode, errno: Errno) {
+        let waiting = self.lock().waiting.remove(&at);
         waiting.into_iter().flatten().for_each(|reply| reply.error(errno));
     }
 
     /// Takes back what is registered for an inode that the kernel doesn't know any more, in
     /// whichever mount.
-    pub(crate) fn unregister(&self, inode: u64) {
+    pub(crate) fn unregister(&self, inode: Inode) {
         let mut state = self.lock();
-        let places: Vec<_> = state.ids.extract_if(|(_, of), _| *of == inode).collect();
+        let registered: Vec<_> = state.ids.extract_if(|at, _| at.inode == inode).collect();
         drop(state);
-        for (place, _) in places {
-            if let Some(registrar) = self.registrar() {
-                registrar.unregister(place);
-            }
+        for (at, _) in registered {
+            self.registrar.unregister(at);
         }
     }
 
     /// Forgets a mount: another may get its number.
     pub(crate) fn forget_mount(&self, connection: u32) {
         let mut state = self.lock();
-        state.ids.retain(|(of, _), _| *of != connection);
-        state.waiting.retain(|(of, _), _| *of != connection);
+        state.ids.retain(|at, _| at.connection != connection);
+        state.waiting.retain(|at, _| at.connection != connection);
     }
 }
 

@@ -1,43 +1,45 @@
 //! The thin layer that turns fuser's calls into the filesystem's, and says how
 //! long the kernel may keep the answers: for ever, since
-//! [`crate::notify`] takes back what a commit changes.
+//! [`crate::serve`] takes back what a commit changes.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
-    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 use rustix::process::{getegid, geteuid};
-use wasmfs_store::tree::{EntryKind, VersionRecord};
+use wasmfs_store::{EntryKind, Inode, VersionRecord};
 
-use crate::background::Later;
-use crate::backing::memory::{self, Claim};
-use crate::backing::passthrough::{Opener, Order};
+use super::negotiate::{Agreement, negotiate};
+use super::operation::{Operation, RequestCounts};
+use super::read_only::refuse_changes;
+use crate::background::Background;
+use crate::backing::{Claim, MountInode, OpenRequest, Opener, read_memory};
 use crate::error::Error;
-use crate::filesystem::{Attributes, CACHEDIR_TAG_INODE, Filesystem, NAME_MAX, chain};
-use crate::fuse::operation::Requests;
-use crate::journal::requests::{DEATHS, Held, InHand};
+use crate::filesystem::{Attributes, CACHEDIR_TAG_INODE, Filesystem, NAME_MAX};
+use crate::journal::{DEATHS, InFlight, InFlightRequests};
 
 /// How long the kernel keeps names, absent ones too, and attributes.
-const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const KEEP_FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Inode numbers are never given twice, so one generation does.
 const GENERATION: Generation = Generation(0);
 const BLOCK_SIZE: u32 = 4096;
 
 /// One mount's layer over the filesystem.
-pub(crate) struct Layer {
+pub(crate) struct Adapter {
     parts: Parts,
     /// The connection's name under `/sys/fs/fuse/connections`.
     connection: u32,
-    terms: Terms,
+    agreement: Agreement,
     uid: u32,
     gid: u32,
 }
@@ -45,40 +47,35 @@ pub(crate) struct Layer {
 /// What it works with, which every mount of a store shares.
 pub(crate) struct Parts {
     pub(crate) filesystem: Arc<Filesystem>,
-    pub(crate) in_hand: Arc<InHand>,
+    pub(crate) in_flight: Arc<InFlightRequests>,
     pub(crate) opener: Arc<Opener>,
     /// Where payloads are served from, if this mount has them in memory.
     pub(crate) memory: Option<Arc<Claim>>,
-    pub(crate) later: Arc<Later>,
-    pub(crate) requests: Arc<Requests>,
+    pub(crate) background: Arc<Background>,
+    pub(crate) requests: Arc<RequestCounts>,
 }
 
-/// What may be agreed with the kernel. A mount that was made on fewer terms is
-/// served on those.
-#[derive(Clone, Copy)]
-pub(crate) struct Terms {
-    /// The kernel keeps what links say: FUSE_CACHE_SYMLINKS.
-    pub(crate) keep_links: bool,
-    /// How many filesystems may lie one upon the other for files to be passed through; 0 if
-    /// none are: FUSE_PASSTHROUGH. Then every open is a request.
-    pub(crate) stack_depth: u32,
-}
-
-impl Layer {
-    pub(crate) fn new(parts: Parts, connection: u32, terms: Terms) -> Layer {
+impl Adapter {
+    pub(crate) fn new(parts: Parts, connection: u32, agreement: Agreement) -> Adapter {
         let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-        Layer { parts, connection, terms, uid, gid }
+        Adapter { parts, connection, agreement, uid, gid }
     }
 
     /// Takes a request in hand that the store has to answer; `None` if it has
     /// killed too many workers.
-    fn take(&self, request: &Request, what: &str, inode: INodeNo) -> Option<Held<'_>> {
-        self.parts.requests.count(what);
-        let held = self.parts.in_hand.take(self.connection, request.unique().0);
+    fn take(
+        &self,
+        request: &Request,
+        operation: Operation,
+        inode: INodeNo,
+    ) -> Option<InFlight<'_>> {
+        self.parts.requests.count(operation);
+        let held = self.parts.in_flight.take(self.connection, request.unique().0);
         match &held {
-            Some(_) => crate::fault::strike(what, inode.0),
+            Some(_) => crate::fault::strike(operation.name(), Inode(inode.0)),
             None => log::error!(
-                "{what} of inode {inode} has killed {DEATHS} workers: it is answered with an error"
+                "{} of inode {inode} has killed {DEATHS} workers: it is answered with an error",
+                operation.name()
             ),
         }
         held
@@ -94,10 +91,10 @@ impl Layer {
         if let Some(known) = memory.known(&version) {
             return filesystem.answer_read_from(known.as_deref(), &version, wanted, reply);
         }
-        let (memory, in_hand) = (memory.clone(), self.parts.in_hand.clone());
+        let (memory, in_flight) = (memory.clone(), self.parts.in_flight.clone());
         let connection = self.connection;
-        self.parts.later.run(move || {
-            let Some(_held) = in_hand.take_inode(connection, wanted.inode) else {
+        self.parts.background.run(move || {
+            let Some(_held) = in_flight.take_inode(connection, wanted.inode) else {
                 log::error!(
                     "putting inode {} into memory has killed {DEATHS} workers",
                     wanted.inode
@@ -112,7 +109,7 @@ impl Layer {
     fn attr(&self, attributes: &Attributes) -> FileAttr {
         let Attributes { inode, kind, size, mtime } = *attributes;
         FileAttr {
-            ino: INodeNo(inode),
+            ino: INodeNo(inode.0),
             size,
             blocks: size.div_ceil(512),
             atime: mtime,
@@ -140,7 +137,7 @@ impl Layer {
 /// What a read asks for.
 #[derive(Clone, Copy)]
 struct Wanted {
-    inode: u64,
+    inode: Inode,
     offset: u64,
     len: usize,
 }
@@ -160,7 +157,7 @@ impl Filesystem {
     ) {
         match file {
             Some(file) => {
-                answer_bytes(memory::read(file, version.size, wanted.offset, wanted.len), reply);
+                answer_bytes(read_memory(file, version.size, wanted.offset, wanted.len), reply);
             }
             None => self.answer_read(wanted, reply),
         }
@@ -170,7 +167,7 @@ impl Filesystem {
 fn answer_bytes(bytes: Result<Vec<u8>, Error>, reply: ReplyData) {
     match bytes {
         Ok(bytes) => reply.data(&bytes),
-        Err(e) => reply.error(answer(&e)),
+        Err(e) => reply.error(e.answer()),
     }
 }
 
@@ -203,68 +200,43 @@ fn absent() -> FileAttr {
     }
 }
 
-/// Agrees with the kernel, and serves nothing.
-pub(crate) struct Negotiator(pub(crate) Terms);
-
-impl fuser::Filesystem for Negotiator {
+impl fuser::Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config, self.0);
-        Ok(())
-    }
-}
-
-fn negotiate(config: &mut KernelConfig, terms: Terms) {
-    // Never AUTO_INVAL_DATA or WRITEBACK_CACHE: pages are only ever read in. What a link
-    // says can be kept, since an inode always says the same.
-    let wanted = [
-        Some(InitFlags::FUSE_NO_OPEN_SUPPORT),
-        Some(InitFlags::FUSE_PARALLEL_DIROPS),
-        terms.keep_links.then_some(InitFlags::FUSE_CACHE_SYMLINKS),
-        (terms.stack_depth > 0).then_some(InitFlags::FUSE_PASSTHROUGH),
-    ];
-    if let Err(most) = config.set_max_stack_depth(terms.stack_depth) {
-        log::error!("no more than {most} filesystems can lie one upon the other");
-    }
-    for wanted in wanted.into_iter().flatten() {
-        if config.add_capabilities(wanted).is_err() {
-            log::warn!("this kernel has no {wanted:?}");
-        }
-    }
-}
-
-impl fuser::Filesystem for Layer {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config, self.terms);
+        negotiate(config, self.agreement);
         Ok(())
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let Some(_held) = self.take(req, "lookup", parent) else { return reply.error(Errno::EIO) };
+        let Some(_held) = self.take(req, Operation::Lookup, parent) else {
+            return reply.error(Errno::EIO);
+        };
         // Every name of the store is UTF-8.
         let found = match name.to_str() {
-            Some(name) => self.parts.filesystem.lookup(parent.0, name),
+            Some(name) => self.parts.filesystem.lookup(Inode(parent.0), name),
             None => Err(Error::NotFound),
         };
         match found {
-            Ok(attributes) => reply.entry(&FOR_EVER, &self.attr(&attributes), GENERATION),
-            Err(Error::NotFound) => reply.entry(&FOR_EVER, &absent(), GENERATION),
-            Err(e) => reply.error(answer(&e)),
+            Ok(attributes) => reply.entry(&KEEP_FOREVER, &self.attr(&attributes), GENERATION),
+            Err(Error::NotFound) => reply.entry(&KEEP_FOREVER, &absent(), GENERATION),
+            Err(e) => reply.error(e.answer()),
         }
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let Some(_held) = self.take(req, "getattr", ino) else { return reply.error(Errno::EIO) };
-        match self.parts.filesystem.getattr(ino.0) {
-            Ok(attributes) => reply.attr(&FOR_EVER, &self.attr(&attributes)),
-            Err(e) => reply.error(answer(&e)),
+        let Some(_held) = self.take(req, Operation::Getattr, ino) else {
+            return reply.error(Errno::EIO);
+        };
+        match self.parts.filesystem.getattr(Inode(ino.0)) {
+            Ok(attributes) => reply.attr(&KEEP_FOREVER, &self.attr(&attributes)),
+            Err(e) => reply.error(e.answer()),
         }
     }
 
     /// Unless files are passed through: ENOSYS, once. From then on the kernel opens files by
     /// itself, keeps their pages, and sends neither OPEN nor RELEASE (fs/fuse/file.c, `no_open`).
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if self.terms.stack_depth == 0 {
-            self.parts.requests.count("open");
+        if self.agreement.stack_depth == 0 {
+            self.parts.requests.count(Operation::Open);
             return reply.error(Errno::ENOSYS);
         }
         // Should root remount: the kernel would open what is registered in the same way, and ask
@@ -272,13 +244,15 @@ impl fuser::Filesystem for Layer {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
-        let Some(_held) = self.take(req, "open", ino) else { return reply.error(Errno::EIO) };
-        if ino.0 == CACHEDIR_TAG_INODE {
+        let Some(_held) = self.take(req, Operation::Open, ino) else {
+            return reply.error(Errno::EIO);
+        };
+        if Inode(ino.0) == CACHEDIR_TAG_INODE {
             return reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
         }
         let in_memory = self.parts.memory.is_some();
-        let order = Order { place: (self.connection, ino.0), in_memory };
-        self.parts.opener.open(order, reply);
+        let at = MountInode { connection: self.connection, inode: Inode(ino.0) };
+        self.parts.opener.open(OpenRequest { at, in_memory }, reply);
     }
 
     fn release(
@@ -291,12 +265,12 @@ impl fuser::Filesystem for Layer {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.parts.requests.count("release");
+        self.parts.requests.count(Operation::Release);
         reply.ok();
     }
 
     fn flush(&self, _r: &Request, _i: INodeNo, _f: FileHandle, _l: LockOwner, reply: ReplyEmpty) {
-        self.parts.requests.count("flush");
+        self.parts.requests.count(Operation::Flush);
         reply.error(Errno::ENOSYS);
     }
 
@@ -311,8 +285,10 @@ impl fuser::Filesystem for Layer {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let Some(_held) = self.take(req, "read", ino) else { return reply.error(Errno::EIO) };
-        let wanted = Wanted { inode: ino.0, offset, len: size as usize };
+        let Some(_held) = self.take(req, Operation::Read, ino) else {
+            return reply.error(Errno::EIO);
+        };
+        let wanted = Wanted { inode: Inode(ino.0), offset, len: size as usize };
         match &self.parts.memory {
             None => self.parts.filesystem.answer_read(wanted, reply),
             Some(memory) => self.read_in_memory(memory, wanted, reply),
@@ -322,7 +298,7 @@ impl fuser::Filesystem for Layer {
     /// Flags 0, not ENOSYS: with ENOSYS the kernel caches listings and can't be
     /// told of a name it never saw.
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.parts.requests.count("opendir");
+        self.parts.requests.count(Operation::Opendir);
         reply.opened(FileHandle(0), FopenFlags::empty());
     }
 
@@ -334,13 +310,16 @@ impl fuser::Filesystem for Layer {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let Some(_held) = self.take(req, "readdir", ino) else { return reply.error(Errno::EIO) };
-        let listed = self.parts.filesystem.readdir(ino.0, offset, |entry| {
-            !reply.add(INodeNo(entry.inode), entry.next, file_type(entry.kind), &entry.name)
+        let Some(_held) = self.take(req, Operation::Readdir, ino) else {
+            return reply.error(Errno::EIO);
+        };
+        let listed = self.parts.filesystem.readdir(Inode(ino.0), Inode(offset), |entry| {
+            let (inode, cookie) = (INodeNo(entry.inode.0), entry.cookie.0);
+            !reply.add(inode, cookie, file_type(entry.kind), &entry.name)
         });
         match listed {
             Ok(()) => reply.ok(),
-            Err(e) => reply.error(answer(&e)),
+            Err(e) => reply.error(e.answer()),
         }
     }
 
@@ -352,12 +331,14 @@ impl fuser::Filesystem for Layer {
         _o: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.parts.requests.count("releasedir");
+        self.parts.requests.count(Operation::Releasedir);
         reply.ok();
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        let Some(_held) = self.take(req, "statfs", ino) else { return reply.error(Errno::EIO) };
+        let Some(_held) = self.take(req, Operation::Statfs, ino) else {
+            return reply.error(Errno::EIO);
+        };
         match self.parts.filesystem.statfs() {
             Ok(space) => {
                 let blocks = |bytes: u64| bytes / u64::from(BLOCK_SIZE);
@@ -372,22 +353,26 @@ impl fuser::Filesystem for Layer {
                     BLOCK_SIZE,
                 );
             }
-            Err(e) => reply.error(answer(&e)),
+            Err(e) => reply.error(e.answer()),
         }
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let Some(_held) = self.take(req, "getxattr", ino) else { return reply.error(Errno::EIO) };
+        let Some(_held) = self.take(req, Operation::Getxattr, ino) else {
+            return reply.error(Errno::EIO);
+        };
         let value = match name.to_str() {
-            Some(name) => self.parts.filesystem.getxattr(ino.0, name),
+            Some(name) => self.parts.filesystem.getxattr(Inode(ino.0), name),
             None => Err(Error::NoAttribute),
         };
         answer_xattr(value, size, reply);
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let Some(_held) = self.take(req, "listxattr", ino) else { return reply.error(Errno::EIO) };
-        answer_xattr(self.parts.filesystem.listxattr(ino.0), size, reply);
+        let Some(_held) = self.take(req, Operation::Listxattr, ino) else {
+            return reply.error(Errno::EIO);
+        };
+        answer_xattr(self.parts.filesystem.listxattr(Inode(ino.0)), size, reply);
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
@@ -395,10 +380,12 @@ impl fuser::Filesystem for Layer {
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        let Some(_held) = self.take(req, "readlink", ino) else { return reply.error(Errno::EIO) };
-        match self.parts.filesystem.readlink(ino.0) {
+        let Some(_held) = self.take(req, Operation::Readlink, ino) else {
+            return reply.error(Errno::EIO);
+        };
+        match self.parts.filesystem.readlink(Inode(ino.0)) {
             Ok(target) => reply.data(target.as_bytes()),
-            Err(e) => reply.error(answer(&e)),
+            Err(e) => reply.error(e.answer()),
         }
     }
 
@@ -437,178 +424,30 @@ impl fuser::Filesystem for Layer {
         reply.ok();
     }
 
-    // Whatever would change something is EROFS here too: root can remount read-write.
-
-    fn setattr(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
-        _size: Option<u64>,
-        _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        reply.error(Errno::EROFS);
+    refuse_changes! {
+        setattr(
+            INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<TimeOrNow>,
+            Option<TimeOrNow>, Option<SystemTime>, Option<FileHandle>, Option<SystemTime>,
+            Option<SystemTime>, Option<SystemTime>, Option<BsdFileFlags>
+        ) -> ReplyAttr;
+        mknod(INodeNo, &OsStr, u32, u32, u32) -> ReplyEntry;
+        mkdir(INodeNo, &OsStr, u32, u32) -> ReplyEntry;
+        unlink(INodeNo, &OsStr) -> ReplyEmpty;
+        rmdir(INodeNo, &OsStr) -> ReplyEmpty;
+        symlink(INodeNo, &OsStr, &Path) -> ReplyEntry;
+        rename(INodeNo, &OsStr, INodeNo, &OsStr, RenameFlags) -> ReplyEmpty;
+        link(INodeNo, INodeNo, &OsStr) -> ReplyEntry;
+        write(
+            INodeNo, FileHandle, u64, &[u8], WriteFlags, OpenFlags, Option<LockOwner>
+        ) -> ReplyWrite;
+        setxattr(INodeNo, &OsStr, &[u8], i32, u32) -> ReplyEmpty;
+        removexattr(INodeNo, &OsStr) -> ReplyEmpty;
+        create(INodeNo, &OsStr, u32, u32, i32) -> ReplyCreate;
+        fallocate(INodeNo, FileHandle, u64, u64, i32) -> ReplyEmpty;
+        copy_file_range(
+            INodeNo, FileHandle, u64, INodeNo, FileHandle, u64, u64, CopyFileRangeFlags
+        ) -> ReplyWrite;
     }
-
-    fn mknod(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn mkdir(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn symlink(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _link_name: &OsStr,
-        _target: &std::path::Path,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn rename(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _newparent: INodeNo,
-        _newname: &OsStr,
-        _flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn link(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _newparent: INodeNo,
-        _newname: &OsStr,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn write(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn setxattr(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn create(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _flags: i32,
-        reply: ReplyCreate,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn fallocate(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        reply.error(Errno::EROFS);
-    }
-}
-
-/// The errno of an error, which is logged if it is the store's: the kernel can't say more than EIO.
-pub(crate) fn answer(error: &Error) -> Errno {
-    if let Error::Store(_) | Error::Io { .. } = error {
-        log::error!("a request fails: {}", chain(error));
-    }
-    error.errno()
 }
 
 /// The protocol of getxattr(2): size 0 asks for the length.
@@ -617,6 +456,6 @@ fn answer_xattr(value: Result<Vec<u8>, Error>, size: u32, reply: ReplyXattr) {
         Ok(value) if size == 0 => reply.size(value.len() as u32),
         Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
         Ok(value) => reply.data(&value),
-        Err(e) => reply.error(answer(&e)),
+        Err(e) => reply.error(e.answer()),
     }
 }

@@ -1,3 +1,19 @@
-pub(crate) mod descriptors;
-pub(crate) mod protocol;
-pub(crate) mod socket;
+//! What processes say to each other: sockets in the store's directory, and the channel between
+//! keeper and worker with its messages and descriptors.
+//!
+//! It knows what is said, and not what follows from it. Whoever changes a message so that the other
+//! side would misunderstand it raises [`PROTOCOL`].
+
+mod descriptors;
+mod protocol;
+mod socket;
+
+pub use descriptors::close_on_exec;
+pub(crate) use descriptors::keep_only;
+pub use protocol::KeeperStatus;
+pub(crate) use protocol::{
+    Channel, MAX_DESCRIPTORS, Message, MountRecord, PROTOCOL, hand_over_held, packet_pair,
+    protocol, unexpected,
+};
+pub use socket::short_path;
+pub(crate) use socket::{accept, check_peer, listen, reach};

@@ -11,10 +11,11 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
-use wasmfs_store::Sha;
+use wasmfs_store::{Inode, Sha};
 
-use crate::backing::memory::InMemory;
-use crate::mount::point::Options;
+use crate::backing::InMemory;
+use crate::journal::Suspect;
+use crate::mount::Options;
 
 /// The version of this protocol. A keeper lives on while its workers are
 /// replaced by newer ones, so a change that either side would misunderstand raises it.
@@ -50,7 +51,7 @@ pub struct KeeperStatus {
 
 /// What a mount is, apart from its descriptor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub(crate) struct MountRecord {
     pub(crate) mount_point: PathBuf,
     #[serde(flatten)]
     pub(crate) options: Options,
@@ -66,24 +67,14 @@ pub(crate) struct Record {
     pub(crate) reply: Option<Vec<u8>>,
 }
 
-/// A request that was in the hands of workers when they died.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Suspect {
-    /// The minor device number of its mount.
-    pub(crate) connection: u32,
-    /// The kernel's number of it, without [`crate::journal::requests::RESENT`].
-    pub(crate) unique: u64,
-    /// How many died.
-    pub(crate) deaths: u32,
-}
-
 /// Everything that keeper and worker say to each other.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Message {
     /// The first message, either way: what goes with being in charge. With the
     /// store's lock, the control socket's listener and the journal; `connections`
     /// messages of that kind follow.
-    Charge {
+    #[serde(rename = "Charge")]
+    Handover {
         protocol: u32,
         connections: usize,
         replacements: u64,
@@ -93,7 +84,7 @@ pub(crate) enum Message {
         successor: bool,
     },
     /// A mount, with its `/dev/fuse`; for the request of this number, if there was one.
-    Connection { record: Record, request: Option<u64> },
+    Connection { record: MountRecord, request: Option<u64> },
 
     /// Payloads that are in memory, each with its file, to be held.
     Held { payloads: Vec<InMemory> },
@@ -108,7 +99,7 @@ pub(crate) enum Message {
     /// A mount that was asked for can't be had, for a reason in the caller's words.
     MountFailed { request: u64, why: String },
     /// What is registered for an inode, or why nothing is.
-    Backed { connection: u32, inode: u64, id: std::result::Result<u32, String> },
+    Backed { connection: u32, inode: Inode, id: std::result::Result<u32, String> },
     /// A reload is not possible, for a reason in the caller's words.
     ReloadFailed { why: String },
     /// End the commands under way, for a successor; serve the mounts until killed.
@@ -143,9 +134,9 @@ pub(crate) enum Message {
         options: Options,
     },
     /// Register a file, which comes with it, for an inode of a mount, please.
-    Back { connection: u32, inode: u64 },
+    Back { connection: u32, inode: Inode },
     /// Take the registration for an inode back, please: nobody knows the inode any more.
-    Unback { connection: u32, inode: u64 },
+    Unback { connection: u32, inode: Inode },
     /// Replace this worker by what is on disk now, please.
     Reload,
     /// The commands have ended.
@@ -239,7 +230,7 @@ mod tests {
         let (a, b) = packet_pair().unwrap();
         let (a, b) = (Channel::from(a), Channel::from(b));
         let init = vec![7; 104];
-        let record = Record {
+        let record = MountRecord {
             mount_point: format!("/{}", "long/".repeat(800)).into(),
             options: Options { allow_other: true, ..Options::default() },
             device: (0, 77),

@@ -1,4 +1,4 @@
-//! Backing files. With FUSE passthrough the pages of a file in the mount are those of another
+//! Registrations of backing files. With FUSE passthrough the pages of a file in the mount are those of another
 //! file, which was registered with the connection; whoever serves the mount has no part in it.
 //!
 //! While somebody has an inode open, the kernel takes one registration for it and no other
@@ -17,52 +17,53 @@ use fuser::BackingId;
 use rustix::fs::{FsWord, fstatfs};
 use rustix::io::{Errno, pread, pwrite};
 use rustix::ioctl::{Setter, ioctl, opcode};
+use wasmfs_store::Inode;
 
+use super::requests::Journal;
 use crate::error::{Error, Result};
-use crate::journal::requests::Journal;
 
 /// Where the records begin, behind everything else in the journal.
-const RECORDS: u64 = 32 << 10;
+const FIRST_RECORD: u64 = 32 << 10;
 const RECORD: usize = 24;
 /// Records that are read at a time.
-const PORTION: usize = 512;
+const RECORDS_AT_ONCE: usize = 512;
 /// `FUSE_DEV_IOC_BACKING_CLOSE` (include/uapi/linux/fuse.h, Linux 6.9).
 const BACKING_CLOSE: rustix::ioctl::Opcode = opcode::write::<u32>(229, 2);
 /// `OVERLAYFS_SUPER_MAGIC` (include/uapi/linux/magic.h).
 const OVERLAYFS: FsWord = 0x794c_7630;
 
-struct Record {
+struct Registration {
     place: u64,
     connection: u32,
-    inode: u64,
+    inode: Inode,
     id: u32,
 }
 
 impl Journal {
     /// Calls `each` with every record, free ones too, until it returns false; where the next would be.
-    fn each_backing(&self, mut each: impl FnMut(Record) -> bool) -> io::Result<u64> {
-        let mut place = RECORDS;
-        let mut portion = [0; PORTION * RECORD];
+    fn each_registration(&self, mut each: impl FnMut(Registration) -> bool) -> io::Result<u64> {
+        let mut place = FIRST_RECORD;
+        let mut some = [0; RECORDS_AT_ONCE * RECORD];
         loop {
-            let read = pread(self.as_fd(), &mut portion, place)?;
-            let (records, _) = portion[..read].as_chunks::<RECORD>();
+            let read = pread(self.as_fd(), &mut some, place)?;
+            let (records, _) = some[..read].as_chunks::<RECORD>();
             for record in records {
                 let (numbers, _) = record.as_chunks::<8>();
                 let number = |at: usize| numbers.get(at).map_or(0, |n| u64::from_ne_bytes(*n));
                 let [connection, id] =
                     [number(0), number(2)].map(|n| u32::try_from(n).unwrap_or(0));
-                if !each(Record { place, connection, inode: number(1), id }) {
+                if !each(Registration { place, connection, inode: Inode(number(1)), id }) {
                     return Ok(place);
                 }
                 place += RECORD as u64;
             }
-            if records.len() < PORTION {
+            if records.len() < RECORDS_AT_ONCE {
                 return Ok(place);
             }
         }
     }
 
-    fn put_backing(&self, place: u64, numbers: [u64; 3]) -> io::Result<()> {
+    fn put_registration(&self, place: u64, numbers: [u64; 3]) -> io::Result<()> {
         let record = numbers.map(u64::to_ne_bytes).concat();
         match pwrite(self.as_fd(), &record, place)? {
             RECORD => Ok(()),
@@ -71,9 +72,9 @@ impl Journal {
     }
 
     /// What is registered with every connection: numbers by connection and inode.
-    pub(crate) fn backings(&self) -> io::Result<HashMap<(u32, u64), u32>> {
+    pub(crate) fn registrations(&self) -> io::Result<HashMap<(u32, Inode), u32>> {
         let mut found = HashMap::new();
-        self.each_backing(|record| {
+        self.each_registration(|record| {
             if record.id != 0 {
                 found.insert((record.connection, record.inode), record.id);
             }
@@ -83,9 +84,9 @@ impl Journal {
     }
 
     /// The record of an inode, else the first free one; and the number in it.
-    fn backing(&self, connection: u32, inode: u64) -> io::Result<(u64, Option<u32>)> {
+    fn registration(&self, connection: u32, inode: Inode) -> io::Result<(u64, Option<u32>)> {
         let (mut free, mut found) = (None, None);
-        let end = self.each_backing(|record| {
+        let end = self.each_registration(|record| {
             if record.id == 0 {
                 free.get_or_insert(record.place);
             } else if (record.connection, record.inode) == (connection, inode) {
@@ -101,16 +102,16 @@ impl Journal {
         &self,
         connection: u32,
         device: BorrowedFd<'_>,
-        inode: u64,
+        inode: Inode,
         file: BorrowedFd<'_>,
     ) -> io::Result<u32> {
         let _alone = writing();
-        let (place, known) = self.backing(connection, inode)?;
+        let (place, known) = self.registration(connection, inode)?;
         if let Some(id) = known {
             return Ok(id);
         }
         let id = BackingId::create_raw(device, file)?;
-        let noted = self.put_backing(place, [connection.into(), inode, id.into()]);
+        let noted = self.put_registration(place, [connection.into(), inode.get(), id.into()]);
         noted.inspect_err(|_| close(device, id))?;
         Ok(id)
     }
@@ -120,27 +121,27 @@ impl Journal {
         &self,
         connection: u32,
         device: BorrowedFd<'_>,
-        inode: u64,
+        inode: Inode,
     ) -> io::Result<()> {
         let _alone = writing();
-        if let (place, Some(id)) = self.backing(connection, inode)? {
-            self.put_backing(place, [0; 3])?;
+        if let (place, Some(id)) = self.registration(connection, inode)? {
+            self.put_registration(place, [0; 3])?;
             close(device, id);
         }
         Ok(())
     }
 
     /// Forgets the registrations of a connection that is gone, whose number another may get.
-    pub(crate) fn forget_backings(&self, connection: u32) -> io::Result<()> {
+    pub(crate) fn forget_registrations(&self, connection: u32) -> io::Result<()> {
         let _alone = writing();
         let mut gone = Vec::new();
-        self.each_backing(|record| {
+        self.each_registration(|record| {
             if record.connection == connection && record.id != 0 {
                 gone.push(record.place);
             }
             true
         })?;
-        gone.into_iter().try_for_each(|place| self.put_backing(place, [0; 3]))
+        gone.into_iter().try_for_each(|place| self.put_registration(place, [0; 3]))
     }
 }
 
@@ -195,25 +196,25 @@ mod tests {
     #[test]
     fn records_are_found_reused_and_forgotten() {
         let journal = Journal::create().unwrap();
-        assert!(journal.backings().unwrap().is_empty());
-        let many = 3 * PORTION as u64;
+        assert!(journal.registrations().unwrap().is_empty());
+        let many = 3 * RECORDS_AT_ONCE as u64;
         for inode in 0..many {
-            let (place, known) = journal.backing(7, inode).unwrap();
+            let (place, known) = journal.registration(7, Inode(inode)).unwrap();
             assert_eq!(known, None);
-            journal.put_backing(place, [7 + inode % 2, inode, inode + 1]).unwrap();
+            journal.put_registration(place, [7 + inode % 2, inode, inode + 1]).unwrap();
         }
-        assert_eq!(journal.backings().unwrap().len(), many as usize);
-        let (place, known) = journal.backing(8, 1025).unwrap();
+        assert_eq!(journal.registrations().unwrap().len(), many as usize);
+        let (place, known) = journal.registration(8, Inode(1025)).unwrap();
         assert_eq!(known, Some(1026));
-        assert_eq!(journal.backing(7, 1025).unwrap().1, None);
-        journal.put_backing(place, [0; 3]).unwrap();
-        assert_eq!(journal.backing(8, 1025).unwrap(), (place, None));
-        journal.forget_backings(8).unwrap();
-        let left = journal.backings().unwrap();
+        assert_eq!(journal.registration(7, Inode(1025)).unwrap().1, None);
+        journal.put_registration(place, [0; 3]).unwrap();
+        assert_eq!(journal.registration(8, Inode(1025)).unwrap(), (place, None));
+        journal.forget_registrations(8).unwrap();
+        let left = journal.registrations().unwrap();
         assert_eq!(left.len(), many as usize / 2);
         assert!(left.keys().all(|(connection, _)| *connection == 7));
-        // What is noted of requests in hand is apart.
-        assert_eq!(journal.take_in_hand().unwrap(), []);
-        assert_eq!(journal.backings().unwrap(), left);
+        // What is noted of requests in flight is apart.
+        assert_eq!(journal.take_in_flight().unwrap(), []);
+        assert_eq!(journal.registrations().unwrap(), left);
     }
 }

@@ -1,5 +1,5 @@
 //! What outlives a worker, though it is the worker that knows it: which
-//! requests it has in hand, and up to which commit the kernel was told.
+//! requests it has in flight, and up to which commit the kernel was told.
 //!
 //! A memory file that the keeper makes and every worker writes. Numbers are in
 //! the machine's byte order: it never leaves the machine.
@@ -18,8 +18,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{pread, pwrite};
+use wasmfs_store::{Inode, Sequence};
 
-use crate::ipc::protocol::Suspect;
+use super::suspects::Suspect;
 
 /// Set in the number of a request that is sent again (FUSE_UNIQUE_RESEND, Linux
 /// 6.9, include/uapi/linux/fuse.h).
@@ -30,11 +31,8 @@ const INODE: u64 = 1 << 62;
 /// A request that has killed so many workers is not tried again.
 pub(crate) const DEATHS: u32 = 3;
 const SLOT: u64 = 16;
-/// Threads that can have a request in hand: four a mount.
+/// Threads that can have a request in flight: four a mount.
 const SLOTS: u64 = 1024;
-/// How many suspects are remembered.
-const SUSPECTS: usize = 256;
-
 /// The memory file.
 #[derive(Debug)]
 pub(crate) struct Journal(OwnedFd);
@@ -57,14 +55,14 @@ impl Journal {
     }
 
     /// The last commit that the kernel knows of.
-    pub(crate) fn told(&self) -> Option<u64> {
+    pub(crate) fn told(&self) -> Option<Sequence> {
         let mut number = [0; 8];
         let read = pread(&self.0, &mut number, 0).ok()?;
-        if read < 8 { None } else { u64::from_ne_bytes(number).checked_sub(1) }
+        if read < 8 { None } else { u64::from_ne_bytes(number).checked_sub(1).map(Sequence) }
     }
 
-    pub(crate) fn set_told(&self, commit: u64) -> io::Result<()> {
-        pwrite(&self.0, &(commit + 1).to_ne_bytes(), 0)?;
+    pub(crate) fn set_told(&self, commit: Sequence) -> io::Result<()> {
+        pwrite(&self.0, &commit.next().get().to_ne_bytes(), 0)?;
         Ok(())
     }
 
@@ -76,9 +74,9 @@ impl Journal {
         let _ = pwrite(&self.0, &record, (slot + 1) * SLOT);
     }
 
-    /// The requests in hand, as pairs of connection and number, which are
+    /// The requests in flight, as pairs of connection and number, which are
     /// forgotten: their worker is dead.
-    pub(crate) fn take_in_hand(&self) -> io::Result<Vec<(u32, u64)>> {
+    pub(crate) fn take_in_flight(&self) -> io::Result<Vec<(u32, u64)>> {
         let mut slots = [0; (SLOT * SLOTS) as usize];
         let read = pread(&self.0, &mut slots, SLOT)?;
         let mut found = Vec::new();
@@ -98,28 +96,11 @@ impl Journal {
     }
 }
 
-/// Notes another death for each request that was in hand.
-pub(crate) fn note_deaths(suspects: &mut Vec<Suspect>, in_hand: &[(u32, u64)]) {
-    for (connection, unique) in in_hand {
-        let known =
-            suspects.iter_mut().find(|s| (s.connection, s.unique) == (*connection, *unique));
-        match known {
-            Some(suspect) => suspect.deaths += 1,
-            None => {
-                if suspects.len() == SUSPECTS {
-                    suspects.remove(0);
-                }
-                suspects.push(Suspect { connection: *connection, unique: *unique, deaths: 1 });
-            }
-        }
-    }
-}
-
-/// A worker's side: notes what its threads have in hand.
+/// A worker's side: notes what its threads have in flight.
 ///
-/// Requests that were in hand at a death are tried again one at a time, so that
+/// Requests that were in flight at a death are tried again one at a time, so that
 /// only the one that does it can be there at every death.
-pub(crate) struct InHand {
+pub(crate) struct InFlightRequests {
     journal: Journal,
     suspects: Vec<Suspect>,
     alone: Mutex<()>,
@@ -132,24 +113,24 @@ thread_local! {
     static OWN_SLOT: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// A request in hand; it is answered when this is dropped.
-pub(crate) struct Held<'a> {
-    in_hand: &'a InHand,
+/// A request in flight; it is answered when this is dropped.
+pub(crate) struct InFlight<'a> {
+    requests: &'a InFlightRequests,
     slot: u64,
     _alone: Option<std::sync::MutexGuard<'a, ()>>,
 }
 
-impl Drop for Held<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.in_hand.journal.set(self.slot, 0, 0);
+        self.requests.journal.set(self.slot, 0, 0);
     }
 }
 
-impl InHand {
-    pub(crate) fn new(journal: Journal, suspects: Vec<Suspect>) -> InHand {
+impl InFlightRequests {
+    pub(crate) fn new(journal: Journal, suspects: Vec<Suspect>) -> InFlightRequests {
         let (alone, alone_with_inode) = (Mutex::new(()), Mutex::new(()));
         let next_slot = AtomicU64::new(0);
-        InHand { journal, suspects, alone, alone_with_inode, next_slot }
+        InFlightRequests { journal, suspects, alone, alone_with_inode, next_slot }
     }
 
     pub(crate) fn suspects(&self) -> &[Suspect] {
@@ -160,15 +141,15 @@ impl InHand {
         &self.journal
     }
 
-    /// Takes a request in hand; `None` if it has killed too many workers.
-    pub(crate) fn take(&self, connection: u32, unique: u64) -> Option<Held<'_>> {
+    /// Takes a request in flight; `None` if it has killed too many workers.
+    pub(crate) fn take(&self, connection: u32, unique: u64) -> Option<InFlight<'_>> {
         self.take_alone(connection, unique, &self.alone)
     }
 
-    /// Takes work on a whole inode in hand, whoever asked for it; `None` if that has killed too
+    /// Takes work on a whole inode in flight, whoever asked for it; `None` if that has killed too
     /// many workers.
-    pub(crate) fn take_inode(&self, connection: u32, inode: u64) -> Option<Held<'_>> {
-        self.take_alone(connection, inode | INODE | RESENT, &self.alone_with_inode)
+    pub(crate) fn take_inode(&self, connection: u32, inode: Inode) -> Option<InFlight<'_>> {
+        self.take_alone(connection, inode.get() | INODE | RESENT, &self.alone_with_inode)
     }
 
     fn take_alone<'a>(
@@ -176,7 +157,7 @@ impl InHand {
         connection: u32,
         unique: u64,
         one_at_a_time: &'a Mutex<()>,
-    ) -> Option<Held<'a>> {
+    ) -> Option<InFlight<'a>> {
         let mut alone = None;
         if unique & RESENT != 0 {
             let unique = unique & !RESENT;
@@ -194,12 +175,13 @@ impl InHand {
             slot % SLOTS
         });
         self.journal.set(slot, connection, unique);
-        Some(Held { in_hand: self, slot, _alone: alone })
+        Some(InFlight { requests: self, slot, _alone: alone })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::suspects::note_deaths;
     use super::*;
 
     fn copy(journal: &Journal) -> Journal {
@@ -207,23 +189,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_hand_outlives_its_holder() {
+    fn what_is_in_flight_outlives_its_holder() {
         let journal = Journal::create().unwrap();
         assert_eq!(journal.told(), None);
-        let in_hand = InHand::new(copy(&journal), Vec::new());
-        in_hand.journal().set_told(0).unwrap();
-        assert_eq!(journal.told(), Some(0));
-        let held = in_hand.take(7, 12).unwrap();
+        let in_flight = InFlightRequests::new(copy(&journal), Vec::new());
+        in_flight.journal().set_told(Sequence(0)).unwrap();
+        assert_eq!(journal.told(), Some(Sequence(0)));
+        let held = in_flight.take(7, 12).unwrap();
         std::thread::scope(|scope| {
-            scope.spawn(|| drop(in_hand.take(7, 14)));
-            scope.spawn(|| std::mem::forget(in_hand.take(9, 16 | RESENT)));
+            scope.spawn(|| drop(in_flight.take(7, 14)));
+            scope.spawn(|| std::mem::forget(in_flight.take(9, 16 | RESENT)));
         });
-        let mut found = journal.take_in_hand().unwrap();
+        let mut found = journal.take_in_flight().unwrap();
         found.sort();
         assert_eq!(found, [(7, 12), (9, 16)]);
         drop(held);
-        assert_eq!(journal.take_in_hand().unwrap(), []);
-        assert_eq!(journal.told(), Some(0));
+        assert_eq!(journal.take_in_flight().unwrap(), []);
+        assert_eq!(journal.told(), Some(Sequence(0)));
     }
 
     #[test]
@@ -232,20 +214,11 @@ mod tests {
         for death in 1..=3 {
             note_deaths(&mut suspects, &[(7, 12), (7, 100 + death)]);
         }
-        let in_hand = InHand::new(Journal::create().unwrap(), suspects);
-        assert!(in_hand.take(7, 12 | RESENT).is_none());
+        let in_flight = InFlightRequests::new(Journal::create().unwrap(), suspects);
+        assert!(in_flight.take(7, 12 | RESENT).is_none());
         // Of another mount, or another time around: not the same request.
-        assert!(in_hand.take(8, 12 | RESENT).is_some());
-        assert!(in_hand.take(7, 12).is_some());
-        assert!(in_hand.take(7, 101 | RESENT).is_some());
-    }
-
-    #[test]
-    fn suspects_are_bounded() {
-        let mut suspects = Vec::new();
-        for unique in 0..2 * SUSPECTS as u64 {
-            note_deaths(&mut suspects, &[(1, unique)]);
-        }
-        assert_eq!(suspects.len(), SUSPECTS);
+        assert!(in_flight.take(8, 12 | RESENT).is_some());
+        assert!(in_flight.take(7, 12).is_some());
+        assert!(in_flight.take(7, 101 | RESENT).is_some());
     }
 }

@@ -1,6 +1,14 @@
-//! Mounting and unmounting, and who uses a mount.
+//! Mounts as the kernel has them: making, finding and removing them, and who uses them.
+//!
+//! A mount is made always `ro,nosuid,nodev` and never `noexec`. Nothing here serves one. It uses
+//! nothing of this crate's but errors.
 
-pub(crate) mod point;
-pub(crate) mod users;
+mod fusermount;
+mod point;
+mod table;
+mod users;
 
-pub use point::{FS_TYPE, Mounted, Options, absolute, mount, mounted_at, prepare, unmount};
+pub(crate) use point::detach;
+pub use point::{Options, absolute, mount, prepare, unmount};
+pub use table::{FS_TYPE, Mounted, mounted_at};
+pub use users::{MountUser, mount_users};

@@ -1,29 +1,19 @@
-//! Mounting and unmounting: as root by mount(2), else through `fusermount3`.
+//! Mount points: readied, mounted and unmounted, as root by mount(2), else through `fusermount3`.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::fs::{self, OpenOptions};
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
-    recvmsg, socketpair,
-};
-
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, IoContext, Result};
-use crate::filesystem::chain;
-
-/// The type that a mount shows in `/proc/self/mountinfo`.
-pub const FS_TYPE: &str = "fuse.wasmfs";
+use super::fusermount;
+use super::table::{FS_TYPE, mounted_at};
+use crate::error::{Error, IoContext, Result, chain};
 
 /// How a mount is made, which it stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,18 +26,6 @@ pub struct Options {
     /// Whether payloads are served from memory alone, and how many bytes they may take there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_memory: Option<u64>,
-}
-
-/// What is mounted at a path, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mounted {
-    /// Where.
-    pub mount_point: PathBuf,
-    /// The file system type.
-    pub fs_type: String,
-    /// The device number, major and minor; for FUSE the minor is the
-    /// connection's name under `/sys/fs/fuse/connections`.
-    pub device: (u32, u32),
 }
 
 /// Makes `path` absolute and resolves its symbolic links, as far as it exists.
@@ -70,50 +48,6 @@ pub fn absolute(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Ok(path)
-}
-
-/// The topmost mount at exactly `path`, which must be absolute.
-pub fn mounted_at(path: &Path) -> Result<Option<Mounted>> {
-    let table = Path::new("/proc/self/mountinfo");
-    let text = fs::read(table).at("reading", table)?;
-    let lines = text.split(|&b| b == b'\n').rev();
-    Ok(lines.filter_map(parse_mountinfo).find(|m| m.mount_point == path))
-}
-
-fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
-    let mut fields = line.split(|&b| b == b' ');
-    let device = std::str::from_utf8(fields.nth(2)?).ok()?;
-    let (major, minor) = device.split_once(':')?;
-    let mount_point = unescape(fields.nth(1)?);
-    fields.by_ref().find(|field| *field == b"-")?;
-    Some(Mounted {
-        mount_point: PathBuf::from(OsStr::from_bytes(&mount_point)),
-        fs_type: String::from_utf8_lossy(fields.next()?).into_owned(),
-        device: (major.parse().ok()?, minor.parse().ok()?),
-    })
-}
-
-/// Undoes the octal escapes of mountinfo (`\040` is a space).
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, tail @ ..] = rest {
-        let escaped = (*first == b'\\')
-            .then(|| std::str::from_utf8(tail.get(..3)?).ok())
-            .flatten()
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match escaped {
-            Some(byte) => {
-                out.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    out
 }
 
 /// Readies a mount point: made if missing, cleared if a dead mount of ours is
@@ -156,7 +90,7 @@ pub fn mount(mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
             result => return result,
         }
     }
-    mount_by_fusermount(mount_point, allow_other)
+    fusermount::mount(mount_point, allow_other)
 }
 
 fn mount_directly(mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
@@ -176,39 +110,6 @@ fn mount_directly(mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
     Ok(fuse.into())
 }
 
-fn mount_by_fusermount(mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .at("making a socket pair for", mount_point)?;
-    fcntl_setfd(&theirs, FdFlags::empty()).at("making a socket pair for", mount_point)?;
-    let mut options =
-        String::from("ro,nosuid,nodev,default_permissions,fsname=wasmfs,subtype=wasmfs");
-    if allow_other {
-        options.push_str(",allow_other");
-    }
-    let mut command = Command::new("fusermount3");
-    command.env("_FUSE_COMMFD", theirs.as_raw_fd().to_string()).args(["-o", &options, "--"]);
-    run_fusermount(command.arg(mount_point), mount_point)?;
-    drop(theirs);
-    receive_descriptor(&ours).at("receiving /dev/fuse for", mount_point)
-}
-
-fn receive_descriptor(socket: &OwnedFd) -> io::Result<OwnedFd> {
-    let mut byte = [0];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut parts = [IoSliceMut::new(&mut byte)];
-    recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message
-            && let Some(descriptor) = descriptors.next()
-        {
-            return Ok(descriptor);
-        }
-    }
-    Err(io::Error::other("fusermount3 sent no descriptor"))
-}
-
 /// Unmounts `mount_point`. With `lazy` it disappears at once, and whoever has
 /// something of it open or mapped is served on.
 pub fn unmount(mount_point: &Path, lazy: bool) -> Result<()> {
@@ -220,53 +121,12 @@ pub fn unmount(mount_point: &Path, lazy: bool) -> Result<()> {
             result => return result.at("unmounting", mount_point),
         }
     }
-    let mut command = Command::new("fusermount3");
-    command.arg("-u");
-    if lazy {
-        command.arg("-z");
-    }
-    run_fusermount(command.arg("--").arg(mount_point), mount_point)
+    fusermount::unmount(mount_point, lazy)
 }
 
 /// Unmounts lazily where nobody could be told of an error but the log.
 pub(crate) fn detach(mount_point: &Path) {
     if let Err(e) = unmount(mount_point, true) {
         log::error!("unmounting {}: {}", mount_point.display(), chain(&e));
-    }
-}
-
-fn run_fusermount(command: &mut Command, mount_point: &Path) -> Result<()> {
-    // English messages, since two of them are told apart below.
-    let command = command.env("LC_ALL", "C").stdin(Stdio::null());
-    let output = command.output().map_err(Error::NoFusermount)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(if message.contains("only allowed if 'user_allow_other' is set") {
-        Error::AllowOtherForbidden
-    } else if message.ends_with("Device or resource busy") {
-        Error::Busy(mount_point.to_owned())
-    } else {
-        Error::Fusermount(message)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mountinfo_is_read_with_its_escapes() {
-        let line = b"36 35 0:48 / /mnt/a\\040b ro,nosuid shared:1 master:2 - fuse.wasmfs wasmfs ro";
-        let mounted = parse_mountinfo(line).unwrap();
-        assert_eq!(mounted.mount_point, Path::new("/mnt/a b"));
-        assert_eq!((mounted.fs_type.as_str(), mounted.device), (FS_TYPE, (0, 48)));
-        assert_eq!(parse_mountinfo(b""), None);
-    }
-
-    #[test]
-    fn only_whole_escapes_are_undone() {
-        assert_eq!(unescape(b"a\\134b\\04"), b"a\\b\\04");
     }
 }

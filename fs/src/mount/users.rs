@@ -7,10 +7,11 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use wasmfs_store::Inode;
 
 /// A process that uses a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub struct MountUser {
     /// The process.
     pub pid: u32,
     /// Its command name.
@@ -23,8 +24,8 @@ pub struct Holder {
 
 /// The processes that use the file system with this device number, or one inode
 /// of it; for each the first use found.
-pub fn holders(device: (u32, u32), inode: Option<u64>) -> Vec<Holder> {
-    let mut found: Vec<Holder> = fs::read_dir("/proc")
+pub fn mount_users(device: (u32, u32), inode: Option<Inode>) -> Vec<MountUser> {
+    let mut found: Vec<MountUser> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
@@ -32,17 +33,17 @@ pub fn holders(device: (u32, u32), inode: Option<u64>) -> Vec<Holder> {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let (how, path) = first_use(&entry.path(), device, inode)?;
             let command = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            Some(Holder { pid, command: command.trim_end().to_owned(), how, path })
+            Some(MountUser { pid, command: command.trim_end().to_owned(), how, path })
         })
         .collect();
-    found.sort_by_key(|holder| holder.pid);
+    found.sort_by_key(|user| user.pid);
     found
 }
 
 fn first_use(
     process: &Path,
     device: (u32, u32),
-    inode: Option<u64>,
+    inode: Option<Inode>,
 ) -> Option<(&'static str, String)> {
     let target = |link: &Path| {
         fs::read_link(link).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
@@ -64,7 +65,7 @@ fn first_use(
         let mut fields = line.split_ascii_whitespace();
         let on = fields.nth(3)? == number;
         let this = fields.next()?;
-        if !on || inode.is_some_and(|inode| this.parse() != Ok(inode)) {
+        if !on || inode.is_some_and(|inode| this.parse() != Ok(inode.get())) {
             return None;
         }
         // What was superseded shows as deleted.
@@ -74,9 +75,9 @@ fn first_use(
 }
 
 /// Asks what the kernel knows already, never the server behind the file.
-fn is_on(link: &Path, device: (u32, u32), inode: Option<u64>) -> bool {
+fn is_on(link: &Path, device: (u32, u32), inode: Option<Inode>) -> bool {
     statx(CWD.as_fd(), link, AtFlags::STATX_DONT_SYNC, StatxFlags::empty()).is_ok_and(|stat| {
         (stat.stx_dev_major, stat.stx_dev_minor) == device
-            && inode.is_none_or(|inode| stat.stx_ino == inode)
+            && inode.is_none_or(|inode| stat.stx_ino == inode.get())
     })
 }

@@ -9,23 +9,20 @@
 //! it only after a commit of its key, and then it is not given up.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use wasmfs_store::tree::View;
-use wasmfs_store::{Candidate, Changes, Collected, Compacted, Fate, Key, Policy, Portion, Store};
+use wasmfs_store::{
+    Candidate, Changes, Collected, Compacted, Fate, Inode, Key, Policy, Portion, Store, View,
+};
 
-use crate::serve::invalidate::News;
-use crate::serve::mounts::{Mounts, PATIENCE};
+use super::invalidate::{Invalidation, Probe};
+use super::mounts::Mounts;
 
-/// How long nothing may happen before the policy is carried out, and how far apart its two looks are.
-const QUIET: Duration = Duration::from_secs(60);
-/// Requests a minute that are as good as nothing: somebody who looks around.
-const FEW: u64 = 100;
-/// How often the policy is carried out.
-const INTERVAL: Duration = Duration::from_secs(3600);
+/// How long the kernel is waited for when it is asked what is in use.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What came of looking at some keys.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -88,19 +85,6 @@ pub fn tidy_unmounted(store: &Store) -> wasmfs_store::Result<Tidied> {
     Ok(Tidied { orphans, compacted, shrunk: store.shrink()? })
 }
 
-/// What the kernel is asked, and its answer.
-#[derive(Default)]
-pub(crate) struct Probe {
-    /// Names to drop first: the inode number of their directory, and the name in it.
-    pub(crate) names: BTreeSet<(u64, String)>,
-    /// The inodes that it is asked for.
-    pub(crate) inodes: Vec<u64>,
-    /// Those that it knows.
-    pub(crate) known: Mutex<HashSet<u64>>,
-    /// Nobody waits for the answer any more.
-    pub(crate) void: AtomicBool,
-}
-
 impl Mounts {
     /// Gives up versions that neither the store keeps nor anybody uses, of some keys after
     /// `after`; or says which it would. Only those `among` some inode numbers, if they are given.
@@ -109,16 +93,16 @@ impl Mounts {
         policy: &Policy,
         after: Option<&str>,
         dry_run: bool,
-        among: Option<&HashSet<u64>>,
+        among: Option<&HashSet<Inode>>,
     ) -> wasmfs_store::Result<Collection> {
-        let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.lock_collection();
         let Portion { mut candidates, seen, next } = self.store().collectable(policy, after)?;
         candidates.retain(|candidate| among.is_none_or(|among| among.contains(&candidate.inode)));
         if candidates.is_empty() {
             return Ok(Collection { next, ..Collection::default() });
         }
         // What made these candidates is told before they are asked for.
-        self.wait_for_news();
+        self.wait_until_queued();
         let watch = self.filesystem().watch(candidates.iter().map(|candidate| candidate.inode));
         let Some(known) = self.ask_kernel(&candidates)? else {
             return Ok(Collection { unanswered: true, ..Collection::default() });
@@ -139,10 +123,10 @@ impl Mounts {
 
     /// What becomes of each version of a key, oldest first.
     pub fn fates(&self, key: &Key, policy: &Policy) -> wasmfs_store::Result<Vec<Kept>> {
-        let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.lock_collection();
         let fates = self.store().fates(key, policy)?;
         let free: Vec<_> = fates.iter().filter(|c| c.fate == Fate::Free).cloned().collect();
-        self.wait_for_news();
+        self.wait_until_queued();
         let known = self.ask_kernel(&free)?;
         let in_use = |c: &Candidate| {
             c.fate == Fate::Free && known.as_ref().is_none_or(|known| known.contains(&c.inode))
@@ -151,7 +135,7 @@ impl Mounts {
     }
 
     /// Which candidates the kernel knows; nothing if it could not be asked in time.
-    fn ask_kernel(&self, candidates: &[Candidate]) -> wasmfs_store::Result<Option<HashSet<u64>>> {
+    fn ask_kernel(&self, candidates: &[Candidate]) -> wasmfs_store::Result<Option<HashSet<Inode>>> {
         if candidates.is_empty() {
             return Ok(Some(HashSet::new()));
         }
@@ -162,11 +146,13 @@ impl Mounts {
         }
         let inodes = candidates.iter().map(|candidate| candidate.inode).collect();
         let probe = Arc::new(Probe { names, inodes, ..Probe::default() });
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PROBE_TIMEOUT;
         let mounts = self.all();
-        let tellings: Vec<_> =
-            mounts.iter().map(|mount| mount.tell(News::Probe(probe.clone()), None)).collect();
-        if !tellings.iter().all(|telling| telling.wait(deadline)) {
+        let asked: Vec<_> = mounts
+            .iter()
+            .map(|mount| mount.push(Invalidation::Probe(probe.clone()), None))
+            .collect();
+        if !asked.iter().all(|answer| answer.wait(deadline)) {
             probe.void.store(true, Ordering::Relaxed);
             log::warn!("nothing is collected: a lookup in the mount is not answered");
             return Ok(None);
@@ -177,7 +163,7 @@ impl Mounts {
 
     /// Removes what no version has, and compacts what is due.
     pub fn tidy(&self) -> wasmfs_store::Result<Tidied> {
-        let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.lock_collection();
         let orphans = self.store().collect_orphans()?;
         self.memory().sweep()?;
         self.settle()?;
@@ -189,84 +175,5 @@ impl Mounts {
     /// Has the journal say that the kernel knows of everything, if it does.
     fn settle(&self) -> wasmfs_store::Result<()> {
         self.commit(|_| Ok(((), Changes::default()))).map(drop)
-    }
-
-    /// Carries out the policy of the store's settings, when nothing else happens.
-    pub(crate) fn start_policy(self: &Arc<Self>, policy: Policy) -> std::io::Result<()> {
-        let mounts = Arc::downgrade(self);
-        let run = move || carry_out(&mounts, &policy);
-        std::thread::Builder::new().name("policy".into()).spawn(run).map(drop)
-    }
-}
-
-fn carry_out(mounts: &Weak<Mounts>, policy: &Policy) {
-    let mut activity = None;
-    let mut last_run: Option<Instant> = None;
-    loop {
-        std::thread::sleep(QUIET);
-        let Some(now) = mounts.upgrade().map(|mounts| mounts.activity()) else { return };
-        let quiet = activity.is_some_and(|before| now.is_near(before));
-        activity = Some(now);
-        if !quiet || last_run.is_some_and(|last| last.elapsed() < INTERVAL) {
-            continue;
-        }
-        last_run = Some(Instant::now());
-        match look_twice(mounts, policy) {
-            Ok(None) => {}
-            Ok(Some(Collected { versions, payloads, bytes })) => {
-                log::info!("collected {versions} versions and {payloads} payloads of {bytes} bytes")
-            }
-            Err(e) => log::error!("collecting: {}", crate::filesystem::chain(&e)),
-        }
-    }
-}
-
-/// Gives up what is unused now and a minute later; nothing if there is nothing. Whoever ends the
-/// server need not wait for this longer than for one portion.
-fn look_twice(mounts: &Weak<Mounts>, policy: &Policy) -> wasmfs_store::Result<Option<Collected>> {
-    let mut unused = HashSet::new();
-    each_portion(mounts, policy, true, None, |looked| {
-        unused.extend(looked.versions.iter().map(|version| version.inode));
-    })?;
-    if unused.is_empty() {
-        return Ok(None);
-    }
-    std::thread::sleep(QUIET);
-    let mut total = Collected::default();
-    each_portion(mounts, policy, false, Some(&unused), |done| total.add(&done.collected))?;
-    let Some(mounts) = mounts.upgrade() else { return Ok(None) };
-    total.add(&mounts.tidy()?.orphans);
-    Ok(Some(total))
-}
-
-fn each_portion(
-    mounts: &Weak<Mounts>,
-    policy: &Policy,
-    dry_run: bool,
-    among: Option<&HashSet<u64>>,
-    mut each: impl FnMut(&Collection),
-) -> wasmfs_store::Result<()> {
-    let mut after: Option<String> = None;
-    while let Some(mounts) = mounts.upgrade() {
-        let portion = mounts.collect(policy, after.as_deref(), dry_run, among)?;
-        each(&portion);
-        after = portion.next;
-        if after.is_none() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// How much has happened.
-#[derive(Clone, Copy)]
-pub(crate) struct Activity {
-    pub(crate) requests: u64,
-    pub(crate) changes: u64,
-}
-
-impl Activity {
-    fn is_near(self, before: Activity) -> bool {
-        self.changes == before.changes && self.requests - before.requests < FEW
     }
 }

@@ -1,4 +1,4 @@
-//! Telling the kernel what a commit changed.
+//! Invalidation: what a commit changed is taken out of the kernel's caches.
 //!
 //! The kernel holds a directory's inode lock through a lookup until the answer
 //! is there, and takes the same lock to drop a name (fs/fuse/dir.c,
@@ -7,48 +7,59 @@
 //! notification from a handler, or under a lock that a handler waits for,
 //! would never end. Hence a thread of its own, with a queue, for each mount.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use fuser::{INodeNo, Notifier, Session};
-use wasmfs_store::{Changes, Store, Untold};
+use wasmfs_store::{Changes, Inode, PendingInvalidations};
 
-use crate::fuse::adapter::Layer;
-use crate::fuse::handshake::Connection;
-use crate::ipc::descriptors;
-use crate::journal::requests::InHand;
-use crate::serve::gc::Probe;
+use super::ledger::Ticket;
+use crate::fuse::{Adapter, Connection};
+use crate::ipc::keep_only;
 
-/// What the kernel is to be told.
+/// What the kernel is asked, and its answer.
+#[derive(Default)]
+pub(crate) struct Probe {
+    /// Names to drop first: the inode number of their directory, and the name in it.
+    pub(crate) names: BTreeSet<(Inode, String)>,
+    /// The inodes that it is asked for.
+    pub(crate) inodes: Vec<Inode>,
+    /// Those that it knows.
+    pub(crate) known: Mutex<HashSet<Inode>>,
+    /// Nobody waits for the answer any more.
+    pub(crate) void: AtomicBool,
+}
+
+/// What the kernel is to invalidate.
 #[derive(Clone)]
-pub(crate) enum News {
+pub(crate) enum Invalidation {
     /// What a commit changed.
     Changes(Changes),
-    /// What commits may have changed, of which a dead worker may not have told.
-    Untold(Arc<Untold>),
+    /// What commits may have changed, of which a dead worker may not have told the kernel.
+    Pending(Arc<PendingInvalidations>),
     /// Nothing new: names are dropped to find out what is in use.
     Probe(Arc<Probe>),
 }
 
-/// News to tell, and whom to tell that it was done.
-struct Order {
-    news: News,
+/// An invalidation, and whom to tell that it was done.
+struct Job {
+    invalidation: Invalidation,
     done: Sender<()>,
     ticket: Option<Arc<Ticket>>,
 }
 
 /// The queue of one mount.
 #[derive(Clone)]
-pub(crate) struct Queue(Sender<Order>);
+pub(crate) struct Queue(Sender<Job>);
 
-/// An order under way.
-pub(crate) struct Telling(Receiver<()>);
+/// The word that an invalidation was done, which somebody may wait for.
+pub(crate) struct Acknowledgment(Receiver<()>);
 
 impl Queue {
     /// Starts the thread of a mount.
@@ -57,40 +68,45 @@ impl Queue {
     /// answer, and it can't end before. So it has descriptors of its own, none
     /// but those it needs: what the process had open is closed without it.
     pub(crate) fn start(
-        session: &Session<Layer>,
+        session: &Session<Adapter>,
         connection: Arc<Connection>,
         journal: BorrowedFd<'_>,
     ) -> io::Result<Queue> {
         let (notifier, session) = (session.notifier(), session.as_fd().as_raw_fd());
-        let (sender, orders) = channel::<Order>();
+        let (sender, jobs) = channel::<Job>();
         let kept = [connection.device.as_raw_fd(), session, journal.as_raw_fd()];
         std::thread::Builder::new().name("notify".into()).spawn(move || {
-            if let Err(e) = descriptors::keep_only(&kept) {
+            if let Err(e) = keep_only(&kept) {
                 log::warn!("the notifying thread keeps what this process has open: {e}");
             }
-            for order in orders {
-                match &order.news {
-                    News::Changes(changes) => tell(&notifier, changes),
-                    News::Untold(untold) => tell_untold(&notifier, &connection, untold),
-                    News::Probe(asked) => probe(&notifier, &connection, asked),
+            for job in jobs {
+                match &job.invalidation {
+                    Invalidation::Changes(changes) => invalidate(&notifier, changes),
+                    Invalidation::Pending(pending) => expire(&notifier, &connection, pending),
+                    Invalidation::Probe(asked) => probe(&notifier, &connection, asked),
                 }
-                drop(order.ticket);
+                drop(job.ticket);
                 // Nobody waits any more: a slow kernel was waited for long enough.
-                let _ = order.done.send(());
+                let _ = job.done.send(());
             }
         })?;
         Ok(Queue(sender))
     }
 
-    pub(crate) fn tell(&self, news: News, ticket: Option<Arc<Ticket>>) -> Telling {
+    /// Has an invalidation be sent to the kernel, after all that was queued before.
+    pub(crate) fn push(
+        &self,
+        invalidation: Invalidation,
+        ticket: Option<Arc<Ticket>>,
+    ) -> Acknowledgment {
         let (done, wait) = channel();
         // A mount that ended has no queue; then `done` is dropped, and waiting ends at once.
-        let _ = self.0.send(Order { news, done, ticket });
-        Telling(wait)
+        let _ = self.0.send(Job { invalidation, done, ticket });
+        Acknowledgment(wait)
     }
 }
 
-impl Telling {
+impl Acknowledgment {
     /// Waits until the kernel was told, and says whether it was before `deadline`.
     pub(crate) fn wait(&self, deadline: Instant) -> bool {
         use std::sync::mpsc::RecvTimeoutError::Timeout;
@@ -103,23 +119,23 @@ fn log(what: &dyn std::fmt::Display, result: io::Result<()>) {
     match result {
         // The mount is gone, and with it what it cached.
         Err(e) if e.raw_os_error() == Some(libc::ENODEV) => {}
-        Err(e) => log::warn!("telling the kernel of {what}: {e}"),
+        Err(e) => log::warn!("invalidating {what} in the kernel: {e}"),
         Ok(()) => {}
     }
 }
 
-fn drop_entry(notifier: &Notifier, directory: u64, name: &str) {
-    let result = notifier.inval_entry(INodeNo(directory), OsStr::new(name));
+fn drop_entry(notifier: &Notifier, directory: Inode, name: &str) {
+    let result = notifier.inval_entry(INodeNo(directory.get()), OsStr::new(name));
     log(&format_args!("{name:?} in directory {directory}"), result);
 }
 
 /// Drops a directory's attributes. A negative offset touches no page.
-fn drop_attributes(notifier: &Notifier, directory: u64) {
-    let result = notifier.inval_inode(INodeNo(directory), -1, 0);
+fn drop_attributes(notifier: &Notifier, directory: Inode) {
+    let result = notifier.inval_inode(INodeNo(directory.get()), -1, 0);
     log(&format_args!("directory {directory}"), result);
 }
 
-fn tell(notifier: &Notifier, changes: &Changes) {
+fn invalidate(notifier: &Notifier, changes: &Changes) {
     for (directory, name) in &changes.names {
         drop_entry(notifier, *directory, name);
     }
@@ -128,15 +144,15 @@ fn tell(notifier: &Notifier, changes: &Changes) {
     }
 }
 
-fn tell_untold(notifier: &Notifier, connection: &Connection, untold: &Untold) {
-    for (directory, name) in &untold.files {
+fn expire(notifier: &Notifier, connection: &Connection, pending: &PendingInvalidations) {
+    for (directory, name) in &pending.files {
         drop_entry(notifier, *directory, name);
     }
-    for (directory, name) in &untold.directories {
+    for (directory, name) in &pending.directories {
         let result = connection.expire_entry(*directory, name);
         log(&format_args!("{name:?} in directory {directory}"), result);
     }
-    let above = untold.files.iter().chain(&untold.directories).map(|(directory, _)| *directory);
+    let above = pending.files.iter().chain(&pending.directories).map(|(directory, _)| *directory);
     for directory in above.collect::<BTreeSet<_>>() {
         drop_attributes(notifier, directory);
     }
@@ -156,63 +172,6 @@ fn probe(notifier: &Notifier, connection: &Connection, asked: &Probe) {
         });
         if knows {
             asked.known.lock().unwrap_or_else(|e| e.into_inner()).insert(*inode);
-        }
-    }
-}
-
-/// Keeps the journal's "told" at what every kernel cache knows of.
-pub(crate) struct Ledger {
-    store: Arc<Store>,
-    in_hand: Arc<InHand>,
-    open: Mutex<Open>,
-}
-
-#[derive(Default)]
-struct Open {
-    next: u64,
-    /// The tickets by number, each with the last change before it.
-    tickets: BTreeMap<u64, u64>,
-}
-
-/// A commit under way. When the last copy is dropped, every kernel cache was told of it.
-pub(crate) struct Ticket {
-    ledger: Arc<Ledger>,
-    number: u64,
-}
-
-impl Ledger {
-    pub(crate) fn new(store: Arc<Store>, in_hand: Arc<InHand>) -> Ledger {
-        Ledger { store, in_hand, open: Mutex::default() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Whether nothing is under way.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lock().tickets.is_empty()
-    }
-
-    /// Begins a commit, or the telling of what came after change number `told`.
-    pub(crate) fn begin(self: &Arc<Self>, told: u64) -> Arc<Ticket> {
-        let mut open = self.lock();
-        let number = open.next;
-        open.next += 1;
-        open.tickets.insert(number, told);
-        Arc::new(Ticket { ledger: self.clone(), number })
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        // Before the lock: a commit that is in `last` and not told yet has its ticket by then.
-        let last = self.ledger.store.last_change();
-        let mut open = self.ledger.lock();
-        open.tickets.remove(&self.number);
-        let told = open.tickets.values().min().copied().unwrap_or(last);
-        if let Err(e) = self.ledger.in_hand.journal().set_told(told) {
-            log::warn!("noting what the kernel knows: {e}");
         }
     }
 }

@@ -3,49 +3,46 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fuser::Session;
-use wasmfs_store::{Changes, Store};
+use wasmfs_store::{Changes, Inode, PendingInvalidations, Sequence, Store};
 
-use crate::background::Later;
-use crate::backing::memory::{Memory, Usage};
-use crate::backing::passthrough::Opener;
-use crate::error::{Error, Result};
+use super::invalidate::{Acknowledgment, Invalidation, Queue};
+use super::ledger::{Ledger, Ticket};
+use crate::background::Background;
+use crate::backing::{Memory, MountInode, Opener, PayloadKeeper, Registrar, Usage};
+use crate::error::{Error, Result, chain};
 use crate::fault;
-use crate::filesystem::{Filesystem, chain};
-use crate::fuse::adapter::{Layer, Parts};
-use crate::fuse::handshake::{Connection, Handshake};
-use crate::fuse::operation::Requests;
-use crate::ipc::protocol::Suspect;
-use crate::journal::requests::{InHand, Journal};
-use crate::mount::point::Options;
-use crate::serve::gc::Activity;
-use crate::serve::invalidate::{Ledger, News, Queue, Telling, Ticket};
+use crate::filesystem::Filesystem;
+use crate::fuse::{Adapter, Connection, Handshake, Parts, RequestCounts};
+use crate::journal::{InFlightRequests, Journal, Suspect};
+use crate::mount::Options;
 
 /// How long a commit waits for the kernel to be told of it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+const COMMIT_NOTIFY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The mounts of one store: at most one that is attached to a path, and those
 /// that were detached but are still in use.
 pub struct Mounts {
     store: Arc<Store>,
     filesystem: Arc<Filesystem>,
-    in_hand: Arc<InHand>,
+    in_flight: Arc<InFlightRequests>,
     ledger: Arc<Ledger>,
     opener: Arc<Opener>,
     memory: Arc<Memory>,
-    later: Arc<Later>,
-    requests: Arc<Requests>,
+    background: Arc<Background>,
+    requests: Arc<RequestCounts>,
     mounts: Mutex<Vec<Arc<Mount>>>,
     /// One collection at a time.
-    pub(crate) collecting: Mutex<()>,
-    /// Held from before a commit until its news are in every queue: so whoever takes it after he
-    /// saw a commit comes after that commit's news.
-    telling: Mutex<()>,
-    /// Commits that failed half-way, and of which it is not known yet what they changed.
-    owed: Mutex<Vec<(u64, Arc<Ticket>)>>,
+    collecting: Mutex<()>,
+    /// Held from before a commit until its invalidation is in every queue: so whoever takes it after
+    /// he saw a commit comes after that commit's invalidation.
+    committing: Mutex<()>,
+    /// Commits that failed half-way, and of which it is not known yet what they changed; each with
+    /// the last change before it.
+    unsettled: Mutex<Vec<(Sequence, Arc<Ticket>)>>,
 }
 
 /// One mount.
@@ -66,46 +63,56 @@ impl Mount {
         self.connection.record.is_attached()
     }
 
-    pub(crate) fn tell(&self, news: News, ticket: Option<&Arc<Ticket>>) -> Telling {
-        self.queue.tell(news, ticket.cloned())
+    pub(super) fn push(
+        &self,
+        invalidation: Invalidation,
+        ticket: Option<&Arc<Ticket>>,
+    ) -> Acknowledgment {
+        self.queue.push(invalidation, ticket.cloned())
     }
 }
 
 impl Mounts {
-    /// No mounts yet. What is in hand is noted in `journal`.
-    pub(crate) fn new(store: Arc<Store>, journal: Journal, suspects: Vec<Suspect>) -> Mounts {
+    /// No mounts yet. `registrar` and `keeper` have what of them is to outlive this process.
+    pub(crate) fn new(
+        store: Arc<Store>,
+        in_flight: Arc<InFlightRequests>,
+        registrar: Arc<dyn Registrar>,
+        keeper: Arc<dyn PayloadKeeper>,
+    ) -> Mounts {
         let filesystem = Arc::new(Filesystem::new(store.clone()));
-        let in_hand = Arc::new(InHand::new(journal, suspects));
-        let ledger = Arc::new(Ledger::new(store.clone(), in_hand.clone()));
-        let later = Arc::new(Later::default());
-        let memory = Arc::new(Memory::new(store.clone()));
-        let registered = in_hand.journal().backings().unwrap_or_else(|e| {
+        let ledger = Arc::new(Ledger::new(store.clone(), in_flight.clone()));
+        let background = Arc::new(Background::default());
+        let memory = Arc::new(Memory::new(store.clone(), keeper));
+        let registered = in_flight.journal().registrations().unwrap_or_else(|e| {
             log::error!("what is registered with the kernel can't be read: {e}");
             Default::default()
         });
+        let at = |((connection, inode), id)| (MountInode { connection, inode }, id);
         let opener = Arc::new(Opener::new(
             store.clone(),
-            in_hand.clone(),
+            in_flight.clone(),
             memory.clone(),
-            later.clone(),
-            registered,
+            background.clone(),
+            registrar,
+            registered.into_iter().map(at).collect(),
         ));
         let requests = Arc::default();
         let (mounts, collecting) = (Mutex::default(), Mutex::default());
-        let (telling, owed) = (Mutex::default(), Mutex::default());
+        let (committing, unsettled) = (Mutex::default(), Mutex::default());
         Mounts {
             store,
             filesystem,
-            in_hand,
+            in_flight,
             ledger,
             opener,
             memory,
-            later,
+            background,
             requests,
             mounts,
             collecting,
-            telling,
-            owed,
+            committing,
+            unsettled,
         }
     }
 
@@ -115,7 +122,7 @@ impl Mounts {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Mount>>> {
-        self.mounts.lock().unwrap_or_else(|e| e.into_inner())
+        self.mounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The mounts that are served.
@@ -126,11 +133,6 @@ impl Mounts {
     /// The mount that can be found at its path, if there is one.
     pub fn attached(&self) -> Option<Arc<Mount>> {
         self.all().into_iter().find(|mount| mount.is_attached())
-    }
-
-    /// The mount of a connection.
-    pub(crate) fn mount(&self, connection: u32) -> Option<Arc<Mount>> {
-        self.all().into_iter().find(|mount| mount.device.1 == connection)
     }
 
     pub(crate) fn memory(&self) -> &Arc<Memory> {
@@ -151,45 +153,50 @@ impl Mounts {
     }
 
     /// Whether every kernel cache knows of everything up to change number `last`.
-    pub(crate) fn is_settled(&self, last: u64) -> bool {
+    pub(crate) fn is_settled(&self, last: Sequence) -> bool {
         self.ledger.is_empty() && self.journal().told() == Some(last)
     }
 
-    /// How much has happened since this process began to serve.
-    pub(crate) fn activity(&self) -> Activity {
-        Activity { requests: self.requests.total(), changes: self.store.last_change() }
+    /// How many requests this process has answered.
+    pub(super) fn request_total(&self) -> u64 {
+        self.requests.total()
+    }
+
+    /// The right to collect: one at a time.
+    pub(super) fn lock_collection(&self) -> MutexGuard<'_, ()> {
+        self.collecting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many requests of each kind this process has answered.
     pub fn requests(&self) -> BTreeMap<&'static str, u64> {
-        self.requests.by_kind()
+        self.requests.by_name()
     }
 
-    /// What is noted of requests in hand, for whoever comes next.
+    /// What is noted of requests in flight, for whoever comes next.
     pub(crate) fn journal(&self) -> &Journal {
-        self.in_hand.journal()
+        self.in_flight.journal()
     }
 
-    /// Requests that were in the hands of workers when they died.
+    /// Requests that were in flight in workers when they died.
     pub(crate) fn suspects(&self) -> &[Suspect] {
-        self.in_hand.suspects()
+        self.in_flight.suspects()
     }
 
     /// Prepares to serve a connection, up to what the kernel is to be answered
     /// if nothing was yet.
-    pub(crate) fn prepare(&self, connection: &Connection) -> Result<Handshake<Layer>> {
-        let layer = {
-            let (filesystem, in_hand) = (self.filesystem.clone(), self.in_hand.clone());
+    pub(crate) fn prepare(&self, connection: &Connection) -> Result<Handshake<Adapter>> {
+        let adapter = {
+            let (filesystem, in_flight) = (self.filesystem.clone(), self.in_flight.clone());
             let (opener, requests) = (self.opener.clone(), self.requests.clone());
             let in_memory = connection.record.options.in_memory;
             let memory = in_memory.map(|budget| Arc::new(self.memory.claim(budget)));
-            let later = self.later.clone();
-            let (connection, terms) = (connection.name(), connection.record.terms());
-            let parts = Parts { filesystem, in_hand, opener, memory, later, requests };
-            Layer::new(parts, connection, terms)
+            let background = self.background.clone();
+            let (connection, agreement) = (connection.name(), connection.record.agreement());
+            let parts = Parts { filesystem, in_flight, opener, memory, background, requests };
+            Adapter::new(parts, connection, agreement)
         };
-        let handshake = connection.prepare(layer)?;
-        fault::strike("init", 0);
+        let handshake = connection.prepare(adapter)?;
+        fault::strike("init", Inode(0));
         Ok(handshake)
     }
 
@@ -197,18 +204,17 @@ impl Mounts {
     /// until the last user is gone; then calls `ended`.
     pub(crate) fn serve(
         self: &Arc<Self>,
-        connection: Connection,
-        handshake: Handshake<Layer>,
+        connection: Arc<Connection>,
+        handshake: Handshake<Adapter>,
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<()> {
         let session = handshake.connect(connection.device.as_fd()).map_err(Error::Session)?;
         if let Err(e) = connection.resend() {
             log::warn!(
-                "this kernel can't send again what a dead worker had in hand (Linux 6.9 can): \
+                "this kernel can't send again what a dead worker had in flight (Linux 6.9 can): \
                  a request that was being answered when a worker dies is never answered ({e})"
             );
         }
-        let connection = Arc::new(connection);
         let queue = Queue::start(&session, connection.clone(), self.journal().as_fd())
             .map_err(Error::Session)?;
         let record = &connection.record;
@@ -233,7 +239,7 @@ impl Mounts {
         Ok(())
     }
 
-    fn run(&self, session: Session<Layer>, mount: &Arc<Mount>) {
+    fn run(&self, session: Session<Adapter>, mount: &Arc<Mount>) {
         if let Err(e) = session.run() {
             log::error!("serving {} ended: {}", mount.mount_point.display(), chain(&e));
         }
@@ -254,49 +260,58 @@ impl Mounts {
         &self,
         commit: impl FnOnce(&Store) -> wasmfs_store::Result<(T, Changes)>,
     ) -> wasmfs_store::Result<(T, bool)> {
-        let telling = self.telling.lock().unwrap_or_else(|e| e.into_inner());
-        self.pay_owed();
+        let committing = self.lock_commits();
+        self.settle_failed_commits();
         let before = self.store.last_change();
         let ticket = self.ledger.begin(before);
         let committed = commit(&self.store);
-        let news = match &committed {
-            Ok((_, changes)) => News::Changes(changes.clone()),
+        let invalidation = match &committed {
+            Ok((_, changes)) => Invalidation::Changes(changes.clone()),
             Err(_) => {
                 // It may be in the history all the same.
                 if self.store.last_change() != before {
-                    self.owed.lock().unwrap_or_else(|e| e.into_inner()).push((before, ticket));
-                    self.pay_owed();
+                    self.lock_unsettled().push((before, ticket));
+                    self.settle_failed_commits();
                 }
                 return committed.map(|(result, _)| (result, false));
             }
         };
-        let deadline = Instant::now() + PATIENCE;
-        let tellings: Vec<_> =
-            self.all().iter().map(|mount| mount.tell(news.clone(), Some(&ticket))).collect();
-        drop((telling, ticket));
-        let told = tellings.iter().all(|telling| telling.wait(deadline));
+        let deadline = Instant::now() + COMMIT_NOTIFY_TIMEOUT;
+        let queued: Vec<_> = self
+            .all()
+            .iter()
+            .map(|mount| mount.push(invalidation.clone(), Some(&ticket)))
+            .collect();
+        drop((committing, ticket));
+        let told = queued.iter().all(|acknowledgment| acknowledgment.wait(deadline));
         committed.map(|(result, _)| (result, told))
     }
 
-    /// Waits until the news of every commit that can be seen in the store are in every queue.
-    pub(crate) fn wait_for_news(&self) {
-        let _telling = self.telling.lock().unwrap_or_else(|e| e.into_inner());
-        self.pay_owed();
+    /// Waits until the invalidation of every commit that can be seen in the store is in every queue.
+    pub(super) fn wait_until_queued(&self) {
+        let _committing = self.lock_commits();
+        self.settle_failed_commits();
     }
 
-    /// Tells of what failed commits may have changed, as soon as that can be found out.
-    fn pay_owed(&self) {
-        let mut owed = self.owed.lock().unwrap_or_else(|e| e.into_inner());
-        owed.retain(|(before, ticket)| match self.store.untold_since(*before) {
-            Ok(untold) => {
-                let untold = Arc::new(untold);
-                for mount in self.all() {
-                    mount.tell(News::Untold(untold.clone()), Some(ticket));
-                }
+    fn lock_commits(&self) -> MutexGuard<'_, ()> {
+        self.committing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_unsettled(&self) -> MutexGuard<'_, Vec<(Sequence, Arc<Ticket>)>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the kernel invalidate what failed commits may have changed, as soon as that can be found
+    /// out.
+    fn settle_failed_commits(&self) {
+        let mut unsettled = self.lock_unsettled();
+        unsettled.retain(|(before, ticket)| match self.store.pending_invalidations(*before) {
+            Ok(pending) => {
+                self.push_pending(pending, ticket);
                 false
             }
             Err(e) => {
-                log::error!("what a commit changed can't be told yet: {}", chain(&e));
+                log::error!("what a commit changed can't be invalidated yet: {}", chain(&e));
                 true
             }
         });
@@ -310,34 +325,15 @@ impl Mounts {
         let told = self.journal().told().unwrap_or(last);
         let ticket = self.ledger.begin(told);
         if told < last {
-            let untold = Arc::new(self.store.untold_since(told)?);
-            for mount in self.all() {
-                mount.tell(News::Untold(untold.clone()), Some(&ticket));
-            }
+            self.push_pending(self.store.pending_invalidations(told)?, &ticket);
         }
         Ok(())
     }
-}
 
-/// Makes a panic in any thread end the process, with its message and backtrace
-/// in the log: a server that lost one thread would leave a mount that hangs.
-/// Call it once the store is open, since opening a damaged sled panics and is
-/// recovered from.
-///
-/// If it was sled that panicked, `distrust` is called before the end; it must
-/// not wait for anything.
-pub fn abort_on_panic(distrust: impl Fn() + Send + Sync + 'static) {
-    std::panic::set_hook(Box::new(move |panic| {
-        if wasmfs_store::panics_are_caught() {
-            return log::error!("{panic}");
+    fn push_pending(&self, pending: PendingInvalidations, ticket: &Arc<Ticket>) {
+        let pending = Arc::new(pending);
+        for mount in self.all() {
+            mount.push(Invalidation::Pending(pending.clone()), Some(ticket));
         }
-        let backtrace = std::backtrace::Backtrace::force_capture().to_string();
-        log::error!("{panic}\n{backtrace}");
-        let in_sled = panic.location().is_some_and(|at| at.file().contains("/sled-"));
-        // A frame is named by its function, or by its file.
-        if in_sled || backtrace.contains("sled::") || backtrace.contains("/sled-") {
-            distrust();
-        }
-        std::process::abort();
-    }));
+    }
 }

@@ -8,14 +8,14 @@ use std::path::Path;
 use nix::sys::signal::SigSet;
 use wasmfs_store::Lock;
 
-use crate::backing::memory::InMemory;
+use crate::backing::InMemory;
 use crate::error::{Error, IoContext, Result};
-use crate::fuse::handshake::{self as connection, Connection};
-use crate::ipc::protocol::{Channel, KeeperStatus, Message, PROTOCOL, Suspect, unexpected};
-use crate::journal::requests::Journal;
+use crate::fuse::{Connection, check};
+use crate::ipc::{Channel, KeeperStatus, Message, PROTOCOL, unexpected};
+use crate::journal::{Journal, Suspect};
 
 /// What a keeper gives a worker, before it is to serve.
-pub struct Charge {
+pub struct Handover {
     pub(crate) channel: Channel,
     pub(crate) journal: Journal,
     pub(crate) lock: OwnedFd,
@@ -24,25 +24,25 @@ pub struct Charge {
     pub(crate) replacements: u64,
     pub(crate) last_pause_us: Option<u64>,
     pub(crate) suspects: Vec<Suspect>,
-    pub(crate) kept: Option<KeeperStatus>,
+    pub(crate) keeper: Option<KeeperStatus>,
     pub(crate) held: Vec<(InMemory, OwnedFd)>,
     /// Whether another worker serves meanwhile: then there is time to look at everything.
     pub is_successor: bool,
 }
 
-impl Charge {
+impl Handover {
     /// Takes what the keeper at the other end of `socket` gives.
-    pub fn take(socket: OwnedFd) -> Result<Charge> {
+    pub fn take(socket: OwnedFd) -> Result<Handover> {
         // The keeper has them blocked, and what is started inherits that.
         SigSet::all().thread_unblock().map_err(|e| Error::Channel(e.into()))?;
         let channel = Channel::from(socket);
-        Charge::receive(channel).map_err(Error::Channel)
+        Handover::receive(channel).map_err(Error::Channel)
     }
 
-    pub(crate) fn receive(channel: Channel) -> io::Result<Charge> {
+    pub(crate) fn receive(channel: Channel) -> io::Result<Handover> {
         let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let (message, descriptors) = channel.receive()?.ok_or_else(gone)?;
-        let Message::Charge {
+        let Message::Handover {
             protocol,
             connections: count,
             replacements,
@@ -72,7 +72,7 @@ impl Charge {
             }
         }
         let journal = Journal::from(journal);
-        Ok(Charge {
+        Ok(Handover {
             channel,
             journal,
             lock,
@@ -81,7 +81,7 @@ impl Charge {
             replacements,
             last_pause_us,
             suspects,
-            kept: None,
+            keeper: None,
             held: Vec::new(),
             is_successor,
         })
@@ -89,7 +89,7 @@ impl Charge {
 
     /// Checks that this build could take over the mounts.
     pub fn check(&self) -> Result<()> {
-        self.connections.iter().try_for_each(|connection| connection::check(&connection.record))
+        self.connections.iter().try_for_each(|connection| check(&connection.record))
     }
 
     /// Says that it could serve, and waits for the word to do so; false if the
@@ -100,7 +100,7 @@ impl Charge {
             match self.channel.receive().map_err(Error::Channel)? {
                 None => return Ok(false),
                 Some((Message::Start { suspects, kept }, _)) => {
-                    (self.suspects, self.kept) = (suspects, Some(kept));
+                    (self.suspects, self.keeper) = (suspects, Some(kept));
                     return Ok(true);
                 }
                 // Mounted meanwhile.

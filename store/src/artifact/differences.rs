@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Compiler, Engine, EngineDescription};
+use super::compiler::Compiler;
+use super::engine::{Engine, EngineDescription};
 use super::settings::{Group, Setting};
 
 /// Something in which two engines differ.

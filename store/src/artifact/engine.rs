@@ -7,33 +7,11 @@
 //! different wherever wasmtime itself would refuse to load.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::types::sha::Sha;
+use crate::types::Sha;
 
+use super::compiler::{Compiler, printable};
 use super::settings::Setting;
-
-/// wasmtime's two compilers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Compiler {
-    /// The optimizing compiler.
-    Cranelift,
-    /// The baseline compiler.
-    Winch,
-    /// The layout of this version's settings is not known here.
-    Unknown,
-}
-
-impl std::fmt::Display for Compiler {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Compiler::Cranelift => "cranelift",
-            Compiler::Winch => "winch",
-            Compiler::Unknown => "unknown",
-        })
-    }
-}
 
 /// What an artifact says of the engine that compiled it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +62,7 @@ pub struct Engine {
 /// is `""` or [`Compiler::Unknown`], never an error.
 pub fn decode(section: &[u8]) -> Engine {
     let mut description = EngineDescription {
-        fingerprint: Sha(Sha256::digest(section).into()),
+        fingerprint: Sha::of(section),
         wasmtime: String::new(),
         target: String::new(),
         compiler: Compiler::Unknown,
@@ -105,12 +83,6 @@ pub fn decode(section: &[u8]) -> Engine {
         description.compiler = settings.compiler;
     }
     Engine { description, settings: settings.map(|decoded| decoded.settings) }
-}
-
-/// What an artifact says, as something that can be stored and shown: of
-/// reasonable length, and without control characters.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().take(128).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -12,8 +12,7 @@ use object::read::elf::{FileHeader, SectionHeader};
 use object::{Endianness, ReadCache, ReadRef};
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::engine::{Engine, EngineDescription, decode};
-use crate::error::Error;
+use super::engine::{Engine, EngineDescription, decode};
 
 const ELFOSABI_WASMTIME: u8 = 200;
 const EF_MODULE: u32 = 1;
@@ -48,15 +47,6 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// Refuses what is not of the engine that the user calls `called`.
-    pub fn check_engine(&self, wanted: &Engine, called: &str) -> Result<(), Error> {
-        let differences = self.described().differences(wanted);
-        if differences.is_empty() {
-            return Ok(());
-        }
-        Err(Error::OtherEngine { wanted: called.to_owned(), differences })
-    }
-
     /// Who compiled it, with its settings.
     pub fn described(&self) -> Engine {
         Engine { description: self.engine.clone(), ..decode(&self.section) }

@@ -1,11 +1,20 @@
-//! Reading what an artifact says of itself, without wasmtime.
+//! Artifacts: what the bytes that wasmtime compiled say of themselves, and of their engine.
+//!
+//! It reads without wasmtime, and any bytes whatever. [`inspect`] and [`decode`] are the ways in. A
+//! new wasmtime version is a change of `layouts.rs` alone. It uses [`crate::Sha`] and nothing else
+//! of the store.
 
+mod compiler;
 mod differences;
-pub(crate) mod engine;
-pub(crate) mod inspect;
+mod engine;
+mod inspect;
+mod layouts;
 mod settings;
 
+pub use compiler::Compiler;
+pub(crate) use compiler::printable;
 pub use differences::Difference;
-pub use engine::{Compiler, Engine, EngineDescription, decode};
+pub use engine::{Engine, EngineDescription, decode};
+pub(crate) use inspect::MAX_ENGINE_SECTION;
 pub use inspect::{Artifact, ArtifactKind, NotAnArtifact, inspect};
 pub use settings::{Group, Setting};

@@ -1,23 +1,24 @@
-//! Which names a change touches: exactly, while it is applied, and at most,
+//! Which names a change invalidates: exactly, while it is applied, and at most,
 //! when nobody knows any more what they led to before.
 
 use std::collections::BTreeSet;
 
-use super::apply::live_directory;
-use super::records::*;
-use super::{Catalogue, ENGINES_INODE, Records, Txn};
-use crate::error::{Error, Result};
-use crate::history::log::{Change, Entry};
-use crate::types::key::split_path;
+use super::handle::Catalogue;
+use super::overlay::Overlay;
+use super::read::Records;
+use super::tables::{ENGINES, INODES, InodeRecord, KEYS, NAMES, Name};
+use crate::error::Result;
+use crate::history::{Change, LogEntry};
+use crate::types::{ENGINES_INODE, EngineNumber, Inode, Version, View, split_path};
 
 /// What a commit changed of what the kernel may have cached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Names that lead elsewhere now, appeared or disappeared: the inode
     /// number of their directory, and the name in it.
-    pub names: BTreeSet<(u64, String)>,
+    pub names: BTreeSet<(Inode, String)>,
     /// Directories whose modification time moved.
-    pub directories: BTreeSet<u64>,
+    pub directories: BTreeSet<Inode>,
 }
 
 impl Changes {
@@ -31,56 +32,56 @@ impl Changes {
 /// Names that the kernel may not have been told of. Whether they changed is
 /// not known; what is theirs now is in the catalogue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Untold {
+pub struct PendingInvalidations {
     /// Names of files: the inode number of their directory, and the name in it.
-    pub files: BTreeSet<(u64, String)>,
+    pub files: BTreeSet<(Inode, String)>,
     /// Names of directories. One that was there throughout must not be dropped:
     /// somebody may be in it, or have something mounted on it.
-    pub directories: BTreeSet<(u64, String)>,
+    pub directories: BTreeSet<(Inode, String)>,
 }
 
-impl Untold {
+impl PendingInvalidations {
     /// Adds what `entry`, which is applied, may have touched.
-    pub(crate) fn add(&mut self, catalogue: &Catalogue, entry: &Entry) -> Result<()> {
+    pub(crate) fn add(&mut self, catalogue: &Catalogue, entry: &LogEntry) -> Result<()> {
         let (key, engines, versions) = match &entry.change {
             Change::Publish { key, engine, version, .. } => {
-                let default = catalogue.record::<KeyRecord>(&key_key(key))?;
+                let default = catalogue.get(&KEYS, key)?;
                 let default = default.map(|record| record.default_engine);
                 (key, [Some(*engine), default].into_iter().flatten().collect(), vec![*version])
             }
             Change::Remove { key, version } => {
-                let record: Option<KeyRecord> = catalogue.record(&key_key(key))?;
-                let last = record.map_or(0, |record| record.last_version);
-                let versions: Vec<u64> = version.map_or((1..=last).collect(), |v| vec![v]);
+                let record = catalogue.get(&KEYS, key)?;
+                let last = record.map_or(Version(0), |record| record.last_version);
+                let all = || (1..=last.get()).map(Version).collect();
+                let versions: Vec<Version> = version.map_or_else(all, |v| vec![v]);
                 // Its versions may be collected by now, and with them what engines they were of.
                 let mut engines = BTreeSet::new();
-                for entry in catalogue.scan(&engines_prefix()) {
-                    engines.insert(crate::store::engines::engine_number_of(&entry?.0)?);
+                for row in catalogue.scan(&ENGINES.all()) {
+                    engines.insert(row?.key()?);
                 }
                 engines.retain(|engine| {
-                    let parent = crate::types::key::split_path(key).0;
-                    let known = catalogue.number(&directory_key(View::Engine(*engine), parent));
+                    let known = catalogue.directory(View::Engine(*engine), split_path(key).0);
                     known.is_ok_and(|known| known.is_some())
                 });
                 (key, engines, versions)
             }
             Change::Default { keys, .. } => {
                 for key in keys {
-                    self.add_places(catalogue, places(key, &BTreeSet::new(), &[]))?;
+                    self.add_names(catalogue, names_of(key, &BTreeSet::new(), &[]))?;
                 }
                 return Ok(());
             }
             Change::Alias { name, engine, before, .. } => {
                 let engines = [Some(*engine), *before];
-                return self.add_places(catalogue, alias_places(name, engines));
+                return self.add_names(catalogue, names_of_alias(name, engines));
             }
             Change::Unalias { name, engine } => {
-                return self.add_places(catalogue, alias_places(name, [Some(*engine), None]));
+                return self.add_names(catalogue, names_of_alias(name, [Some(*engine), None]));
             }
             Change::Collect { versions, .. } => {
                 for gone in versions {
-                    let places = places(&gone.key, &BTreeSet::new(), &[gone.version]);
-                    self.add_places(catalogue, places)?;
+                    let names = names_of(&gone.key, &BTreeSet::new(), &[gone.version]);
+                    self.add_names(catalogue, names)?;
                 }
                 return Ok(());
             }
@@ -98,15 +99,15 @@ impl Untold {
             | Change::Payload { .. }
             | Change::Origin { .. } => return Ok(()),
         };
-        self.add_places(catalogue, places(key, &engines, &versions))
+        self.add_names(catalogue, names_of(key, &engines, &versions))
     }
 
-    fn add_places(&mut self, catalogue: &Catalogue, places: Vec<Place>) -> Result<()> {
-        for place in places {
-            let name = place.in_directory(catalogue)?;
-            match place {
-                Place::File { .. } | Place::Alias { .. } => self.files.insert(name),
-                Place::Directory { .. } => self.directories.insert(name),
+    fn add_names(&mut self, catalogue: &Catalogue, names: Vec<CachedName>) -> Result<()> {
+        for cached in names {
+            let name = cached.in_directory(catalogue)?;
+            match cached {
+                CachedName::File { .. } | CachedName::Alias { .. } => self.files.insert(name),
+                CachedName::Directory { .. } => self.directories.insert(name),
             };
         }
         Ok(())
@@ -115,80 +116,85 @@ impl Untold {
 
 /// The names that a change may touch, with what they led to before it.
 pub(super) struct Touched {
-    names: Vec<(Place, Option<u64>)>,
+    names: Vec<(CachedName, Option<Inode>)>,
 }
 
 /// A name in a view, or a name among the engines: of an engine's view, or of a link to one.
 #[derive(Clone, PartialEq)]
-enum Place {
-    File { view: View, key: String, version: u64 },
+enum CachedName {
+    File { view: View, key: String, version: Option<Version> },
     Directory { view: View, path: String },
     Alias { name: String },
 }
 
 /// The names that a change of `key` may touch.
-fn places(key: &str, engines: &BTreeSet<EngineNumber>, versions: &[u64]) -> Vec<Place> {
-    let mut places = Vec::new();
+fn names_of(key: &str, engines: &BTreeSet<EngineNumber>, versions: &[Version]) -> Vec<CachedName> {
+    let mut names = Vec::new();
     let mut above = |view: View| {
         let ancestors = key.match_indices('/').map(|(at, _)| key[..at].to_owned());
-        places.extend(ancestors.map(|path| Place::Directory { view, path }));
+        names.extend(ancestors.map(|path| CachedName::Directory { view, path }));
     };
     above(View::Keys);
     above(View::Versions);
     engines.iter().for_each(|engine| above(View::Engine(*engine)));
-    let file = |view, version| Place::File { view, key: key.to_owned(), version };
-    places.push(file(View::Keys, 0));
+    let file = |view, version| CachedName::File { view, key: key.to_owned(), version };
+    names.push(file(View::Keys, None));
     for engine in engines {
         let view = View::Engine(*engine);
-        places.push(file(view, 0));
-        places.push(Place::Directory { view, path: String::new() });
+        names.push(file(view, None));
+        names.push(CachedName::Directory { view, path: String::new() });
     }
-    places.push(Place::Directory { view: View::Versions, path: key.to_owned() });
-    places.extend(versions.iter().map(|version| file(View::Versions, *version)));
-    places
+    names.push(CachedName::Directory { view: View::Versions, path: key.to_owned() });
+    names.extend(versions.iter().map(|version| file(View::Versions, Some(*version))));
+    names
 }
 
-fn alias_places(name: &str, engines: [Option<EngineNumber>; 2]) -> Vec<Place> {
+fn names_of_alias(name: &str, engines: [Option<EngineNumber>; 2]) -> Vec<CachedName> {
     let views = engines.into_iter().flatten().map(View::Engine);
-    let directories = views.map(|view| Place::Directory { view, path: String::new() });
-    [Place::Alias { name: name.to_owned() }].into_iter().chain(directories).collect()
+    let directories = views.map(|view| CachedName::Directory { view, path: String::new() });
+    [CachedName::Alias { name: name.to_owned() }].into_iter().chain(directories).collect()
 }
 
 impl Touched {
     pub(super) fn before(
-        txn: &Txn,
+        overlay: &Overlay,
         key: &str,
         engines: &BTreeSet<EngineNumber>,
-        versions: &[u64],
+        versions: &[Version],
     ) -> Result<Touched> {
-        Touched::of(txn, places(key, engines, versions))
+        Touched::of(overlay, names_of(key, engines, versions))
     }
 
     /// An alias, and the directories of the engines that it leads to before and after.
     pub(super) fn alias_before(
-        txn: &Txn,
+        overlay: &Overlay,
         name: &str,
         engines: [Option<EngineNumber>; 2],
     ) -> Result<Touched> {
-        Touched::of(txn, alias_places(name, engines))
+        Touched::of(overlay, names_of_alias(name, engines))
     }
 
-    fn of(txn: &Txn, places: Vec<Place>) -> Result<Touched> {
-        let lead = |place: Place| place.leads_to(txn).map(|inode| (place, inode));
-        Ok(Touched { names: places.into_iter().map(lead).collect::<Result<_>>()? })
+    fn of(overlay: &Overlay, names: Vec<CachedName>) -> Result<Touched> {
+        let lead = |name: CachedName| name.leads_to(overlay).map(|inode| (name, inode));
+        Ok(Touched { names: names.into_iter().map(lead).collect::<Result<_>>()? })
     }
 
     /// Notes every name that leads elsewhere now, and sets its directory's time.
-    pub(super) fn after(&self, txn: &mut Txn, time: u64, changes: &mut Changes) -> Result<()> {
-        for (place, before) in &self.names {
-            if place.leads_to(txn)? == *before {
+    pub(super) fn after(
+        &self,
+        overlay: &mut Overlay,
+        time: u64,
+        changes: &mut Changes,
+    ) -> Result<()> {
+        for (cached, before) in &self.names {
+            if cached.leads_to(overlay)? == *before {
                 continue;
             }
-            let (directory, name) = place.in_directory(txn)?;
-            if let Some(InodeRecord::Directory(mut record)) = txn.inode(directory)? {
+            let (directory, name) = cached.in_directory(overlay)?;
+            if let Some(InodeRecord::Directory(mut record)) = overlay.inode(directory)? {
                 // Later than before even if the clock was set back.
                 record.mtime = time.max(record.mtime + 1);
-                txn.set(inode_key(directory), &InodeRecord::Directory(record))?;
+                overlay.set(&INODES, directory, &InodeRecord::Directory(record))?;
             }
             changes.names.insert((directory, name));
             changes.directories.insert(directory);
@@ -197,36 +203,35 @@ impl Touched {
     }
 }
 
-impl Place {
-    fn leads_to(&self, records: &impl Records) -> Result<Option<u64>> {
+impl CachedName {
+    fn leads_to(&self, records: &impl Records) -> Result<Option<Inode>> {
         match self {
-            Place::File { view, key, version } => records.number(&name_key(*view, key, *version)),
-            Place::Directory { view, path } => live_directory(records, *view, path),
-            Place::Alias { name } => Ok(records.alias(name)?.map(|alias| alias.inode)),
+            CachedName::File { view, key, version } => {
+                records.get(&NAMES, Name { view: *view, key, version: *version })
+            }
+            CachedName::Directory { view, path } => records.live_directory(*view, path),
+            CachedName::Alias { name } => Ok(records.alias(name)?.map(|alias| alias.inode)),
         }
     }
 
-    fn in_directory(&self, records: &impl Records) -> Result<(u64, String)> {
+    fn in_directory(&self, records: &impl Records) -> Result<(Inode, String)> {
         let (view, dir, name) = match self {
-            Place::Alias { name } => return Ok((ENGINES_INODE, name.clone())),
-            Place::File { view: View::Versions, key, version } => {
+            CachedName::Alias { name } => return Ok((ENGINES_INODE, name.clone())),
+            CachedName::File { view: View::Versions, key, version: Some(version) } => {
                 (View::Versions, key.as_str(), version.to_string())
             }
-            Place::File { view, key, .. } => {
+            CachedName::File { view, key, .. } => {
                 let (dir, name) = split_path(key);
                 (*view, dir, name.to_owned())
             }
-            Place::Directory { view: View::Engine(number), path } if path.is_empty() => {
+            CachedName::Directory { view: View::Engine(number), path } if path.is_empty() => {
                 return Ok((ENGINES_INODE, records.engine(*number)?.label));
             }
-            Place::Directory { view, path } => {
+            CachedName::Directory { view, path } => {
                 let (dir, name) = split_path(path);
                 (*view, dir, name.to_owned())
             }
         };
-        match records.number(&directory_key(view, dir))? {
-            Some(inode) => Ok((inode, name)),
-            None => Err(Error::Inconsistent(format!("directory {dir:?} has no inode number"))),
-        }
+        Ok((records.existing_directory(view, dir)?, name))
     }
 }

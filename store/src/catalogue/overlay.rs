@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Serialize;
-
+use super::handle::Catalogue;
 use super::packed::Writes;
-use super::{Catalogue, Records, encode};
+use super::read::Records;
+use super::sled::{Bytes, Pair};
+use super::tables::{KeyLayout, RawKey, Span, Table, ValueLayout};
 use crate::error::Result;
 
-/// Changes in one batch of sled, which writes to its file for each.
+/// Changes in one batch of the database, which writes to its file for each.
 const CHANGES_PER_BATCH: usize = 64;
 
-/// An overlay over the catalogue: reads see its writes, and [`Txn::apply`]
+/// An overlay over the catalogue: reads see its writes, and [`Overlay::apply`]
 /// hands them over, once the history has them on disk.
-pub(crate) struct Txn {
+pub(crate) struct Overlay {
     base: Arc<Catalogue>,
     overlay: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     open: Writes,
@@ -25,9 +26,9 @@ pub(crate) struct Txn {
     batches: Vec<Writes>,
 }
 
-impl Txn {
+impl Overlay {
     pub(crate) fn new(base: &Arc<Catalogue>) -> Self {
-        Txn {
+        Overlay {
             base: base.clone(),
             overlay: BTreeMap::new(),
             open: Writes::new(),
@@ -37,21 +38,41 @@ impl Txn {
         }
     }
 
-    pub(crate) fn set<T: Serialize>(&mut self, key: Vec<u8>, record: &T) -> Result<()> {
-        self.write(key, Some(encode(record)?));
+    /// Puts a row in, or another value into one that is there.
+    pub(super) fn set<K: KeyLayout, V: ValueLayout>(
+        &mut self,
+        table: &Table<K, V>,
+        key: K::Ref<'_>,
+        value: V::Ref<'_>,
+    ) -> Result<()> {
+        self.write(table.key(key).into_bytes(), Some(V::write(value)?));
         Ok(())
     }
 
-    pub(crate) fn set_number(&mut self, key: Vec<u8>, number: u64) {
-        self.write(key, Some(number.to_be_bytes().to_vec()));
+    /// Takes a row away, if it is there.
+    pub(super) fn remove<K: KeyLayout, V: ValueLayout>(
+        &mut self,
+        table: &Table<K, V>,
+        key: K::Ref<'_>,
+    ) {
+        self.write(table.key(key).into_bytes(), None);
     }
 
-    pub(crate) fn set_bytes(&mut self, key: Vec<u8>, bytes: Vec<u8>) {
-        self.write(key, Some(bytes));
-    }
-
-    pub(crate) fn remove(&mut self, key: Vec<u8>) {
-        self.write(key, None);
+    /// Takes rows away in small pieces: whoever reads waits for a batch.
+    pub(super) fn remove_all<K: KeyLayout, V: ValueLayout>(
+        &mut self,
+        span: &Span<K, V>,
+    ) -> Result<()> {
+        let mut keys = Vec::new();
+        self.for_each(span, |row| {
+            keys.push(row.raw_key().to_vec());
+            Ok(())
+        })?;
+        for key in keys {
+            self.write(key, None);
+            self.end_change();
+        }
+        Ok(())
     }
 
     fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
@@ -60,14 +81,14 @@ impl Txn {
         self.overlay.insert(key, value);
     }
 
-    /// How much is written to sled, in bytes.
+    /// How much is written to the database, in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
     /// Ends one change, or one key of a change of many: what was written since the last end
     /// is atomic.
-    pub(crate) fn end_change(&mut self) {
+    pub(super) fn end_change(&mut self) {
         self.changes += 1;
         if self.changes == CHANGES_PER_BATCH {
             self.end_batch();
@@ -79,13 +100,8 @@ impl Txn {
         self.changes = 0;
     }
 
-    /// The catalogue under it.
-    pub(crate) fn base(&self) -> &Arc<Catalogue> {
-        &self.base
-    }
-
-    /// Hands what was written to sled, in order; what is atomic is whole in one batch. When
-    /// this returns, it is in sled's file, so that nothing is left that a disk which fills up
+    /// Hands what was written to the database, in order; what is atomic is whole in one batch. When
+    /// this returns, it is in its file, so that nothing is left that a disk which fills up
     /// could keep from getting there.
     pub(crate) fn apply(mut self) -> Result<()> {
         if self.changes > 0 {
@@ -98,11 +114,11 @@ impl Txn {
     }
 }
 
-impl Records for Txn {
-    fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>> {
-        match self.overlay.get(key) {
-            Some(value) => Ok(value.as_deref().map(sled::IVec::from)),
-            None => self.base.get(key),
+impl Records for Overlay {
+    fn raw(&self, key: &RawKey) -> Result<Option<Bytes>> {
+        match self.overlay.get(key.as_bytes()) {
+            Some(value) => Ok(value.as_deref().map(Bytes::from)),
+            None => self.base.raw(key),
         }
     }
 
@@ -110,7 +126,7 @@ impl Records for Txn {
         self.base.note_damage();
     }
 
-    fn first_from(&self, prefix: &[u8], from: &[u8]) -> Result<Option<(sled::IVec, sled::IVec)>> {
+    fn first_raw(&self, prefix: &[u8], from: &[u8]) -> Result<Option<Pair>> {
         let added = self
             .overlay
             .range(from.to_vec()..)
@@ -118,21 +134,21 @@ impl Records for Txn {
             .find_map(|(key, value)| Some((key, value.as_deref()?)));
         let mut stored = None;
         let mut at = from.to_vec();
-        while let Some((key, value)) = self.base.first_from(prefix, &at)? {
+        while let Some((key, value)) = self.base.first_raw(prefix, &at)? {
             // Beyond what was added nothing stored is first: a commit of many names in one
             // directory would look at all of them for each.
-            if added.is_some_and(|(first, _)| key.as_ref() >= &first[..]) {
+            if added.is_some_and(|(first, _)| key[..] >= first[..]) {
                 break;
             }
-            if !self.overlay.contains_key(key.as_ref()) {
+            if !self.overlay.contains_key(&key[..]) {
                 stored = Some((key, value));
                 break;
             }
             at = [&key[..], b"\0"].concat();
         }
         Ok(match (added, stored) {
-            (Some((key, _)), Some(stored)) if stored.0.as_ref() < key.as_slice() => Some(stored),
-            (Some((key, value)), _) => Some((key.as_slice().into(), value.into())),
+            (Some((key, _)), Some(stored)) if stored.0[..] < key[..] => Some(stored),
+            (Some((key, value)), _) => Some((key[..].into(), value.into())),
             (None, stored) => stored,
         })
     }

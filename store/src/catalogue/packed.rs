@@ -1,12 +1,11 @@
-//! Many small records in one of sled's.
+//! Many small records in one entry of the database.
 //!
-//! sled 0.34 keeps some 350 bytes in memory for each of its pages, reads the
-//! list of them when it opens, and has no more than 16 records in a page
-//! (`Node::should_split`): a catalogue of millions of small records would need
-//! hundreds of megabytes. So neighbours share a record, a block, which sled
-//! finds by the first key that belongs in it.
+//! The database keeps some 350 bytes in memory for each of its pages, reads the list of them when
+//! it opens, and has no more than 16 entries in a page: a catalogue of millions of small records
+//! would need hundreds of megabytes. So neighbours share an entry, a block, which is found by the
+//! first key that belongs in it.
 //!
-//! | sled's key | value |
+//! | key in the database | value |
 //! | --- | --- |
 //! | 1, and the first key that belongs in it | a block: its entries in order, each `shared rest-length value-length rest value`, where the first `shared` bytes of its key are those of the key before |
 //! | any other | a record by itself: what is as large as a block anyway, and `m`, which tells layouts apart |
@@ -17,6 +16,8 @@
 
 use std::collections::BTreeMap;
 
+use super::sled::{Batch, Bytes, Database, Pair};
+use super::tables::stands_alone;
 use crate::error::{Error, Result};
 
 /// The size from which a block is split, in bytes.
@@ -26,12 +27,7 @@ const BLOCK: u8 = 1;
 /// Writes, in the order of keys; `None` takes a record away.
 pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-type Entry = (Vec<u8>, Vec<u8>);
-
-/// Whether a record stands by itself.
-pub(super) fn is_alone(key: &[u8]) -> bool {
-    matches!(key.first(), Some(b'c' | b's')) || key == super::APPLIED
-}
+type Record = (Vec<u8>, Vec<u8>);
 
 fn block_key(first: &[u8]) -> Vec<u8> {
     [&[BLOCK], first].concat()
@@ -89,7 +85,7 @@ fn walk<'a>(block: &'a [u8], mut each: impl FnMut(&[u8], &'a [u8]) -> bool) -> R
     Ok(())
 }
 
-fn unpack(block: &[u8]) -> Result<Vec<Entry>> {
+fn unpack(block: &[u8]) -> Result<Vec<Record>> {
     let mut entries = Vec::new();
     walk(block, |key, value| {
         entries.push((key.to_vec(), value.to_vec()));
@@ -102,7 +98,7 @@ fn shared(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-fn pack_one(out: &mut Vec<u8>, before: &[u8], (key, value): &Entry) {
+fn pack_one(out: &mut Vec<u8>, before: &[u8], (key, value): &Record) {
     let shared = shared(before, key);
     put_number(out, shared);
     put_number(out, key.len() - shared);
@@ -113,7 +109,7 @@ fn pack_one(out: &mut Vec<u8>, before: &[u8], (key, value): &Entry) {
 
 /// The entries as blocks, each with its first key. Full ones, if more will come after the last;
 /// else of one size, since more will come anywhere.
-fn pack(entries: &[Entry], appended: bool) -> Vec<(&[u8], Vec<u8>)> {
+fn pack(entries: &[Record], appended: bool) -> Vec<(&[u8], Vec<u8>)> {
     let mut whole = Vec::new();
     let mut before: &[u8] = b"";
     for entry in entries {
@@ -141,22 +137,22 @@ fn pack(entries: &[Entry], appended: bool) -> Vec<(&[u8], Vec<u8>)> {
 }
 
 /// The block that a key belongs in.
-fn block_of(db: &sled::Tree, key: &[u8]) -> sled::Result<Option<(sled::IVec, sled::IVec)>> {
+fn block_of(db: &Database, key: &[u8]) -> Result<Option<Pair>> {
     let mut after = block_key(key);
     after.push(0);
-    Ok(db.get_lt(after)?.filter(|(at, _)| at.first() == Some(&BLOCK)))
+    Ok(db.last_before(&after)?.filter(|(at, _)| at.first() == Some(&BLOCK)))
 }
 
 /// One record.
-pub(super) fn get(db: &sled::Tree, key: &[u8]) -> Result<Option<sled::IVec>> {
-    if is_alone(key) {
-        return Ok(db.get(key)?);
+pub(super) fn get(db: &Database, key: &[u8]) -> Result<Option<Bytes>> {
+    if stands_alone(key) {
+        return db.get(key);
     }
     let Some((_, block)) = block_of(db, key)? else { return Ok(None) };
     let mut found = None;
     walk(&block, |at, value| {
         if at == key {
-            found = Some(sled::IVec::from(value));
+            found = Some(Bytes::from(value));
         }
         at < key
     })?;
@@ -164,38 +160,35 @@ pub(super) fn get(db: &sled::Tree, key: &[u8]) -> Result<Option<sled::IVec>> {
 }
 
 /// The first record whose key is at least `from`, of those that share blocks.
-pub(super) fn first_from(db: &sled::Tree, from: &[u8]) -> Result<Option<(sled::IVec, sled::IVec)>> {
+pub(super) fn first_from(db: &Database, from: &[u8]) -> Result<Option<Pair>> {
     let mut next = match block_of(db, from)? {
         Some(block) => Some(block),
-        None => db.get_gt([BLOCK - 1])?,
+        None => db.first_after(&[BLOCK - 1])?,
     };
     while let Some((at, block)) = next.filter(|(at, _)| at.first() == Some(&BLOCK)) {
         let mut found = None;
         walk(&block, |key, value| {
             if key >= from {
-                found = Some((sled::IVec::from(key), sled::IVec::from(value)));
+                found = Some((Bytes::from(key), Bytes::from(value)));
             }
             found.is_none()
         })?;
         if found.is_some() {
             return Ok(found);
         }
-        next = db.get_gt(at)?;
+        next = db.first_after(&at)?;
     }
     Ok(None)
 }
 
-/// What has to be handed to sled, as one batch, for some writes; and its size in bytes.
-pub(super) fn batch(db: &sled::Tree, writes: Writes) -> Result<(sled::Batch, u64)> {
-    let mut batch = sled::Batch::default();
-    let mut size = 0;
-    let (alone, packed): (Writes, Writes) = writes.into_iter().partition(|(key, _)| is_alone(key));
+/// Makes some writes at once. One thread at a time.
+pub(super) fn write(db: &Database, writes: Writes) -> Result<()> {
+    let mut batch = Batch::default();
+    let (alone, packed): (Writes, Writes) =
+        writes.into_iter().partition(|(key, _)| stands_alone(key));
     for (key, value) in alone {
         match value {
-            Some(value) => {
-                size += value.len();
-                batch.insert(key, value);
-            }
+            Some(value) => batch.insert(key, value),
             None => batch.remove(key),
         }
     }
@@ -223,43 +216,45 @@ pub(super) fn batch(db: &sled::Tree, writes: Writes) -> Result<(sled::Batch, u64
                 _ => None,
             };
         }
-        let entries: Vec<Entry> = entries.into_iter().collect();
+        let entries: Vec<Record> = entries.into_iter().collect();
         let blocks = pack(&entries, appended);
-        size += blocks.iter().map(|(_, block)| block.len()).sum::<usize>();
         let mut blocks = blocks.into_iter();
         match blocks.next() {
             Some((_, block)) => batch.insert(at, block),
             // The first one stays, so that every key has a block.
-            None if at.len() == 1 => batch.insert(at, &[]),
+            None if at.len() == 1 => batch.insert(at, Vec::new()),
             None => batch.remove(at),
         }
         for (first, block) in blocks {
             batch.insert(block_key(first), block);
         }
     }
-    Ok((batch, size as u64))
+    db.apply(batch)
 }
 
-/// The records from a key on, in order.
-pub(super) struct Range {
-    blocks: sled::Iter,
-    entries: std::vec::IntoIter<Entry>,
+/// Goes through blocks, record by record.
+struct Range<I> {
+    blocks: I,
+    records: std::vec::IntoIter<Record>,
     /// The least key that may come next.
     from: Vec<u8>,
 }
 
-/// Starts a [`Range`]. Only records that share blocks are in it.
-pub(super) fn range(db: &sled::Tree, from: Vec<u8>) -> Result<Range> {
+/// The records from a key on, in order, of those that share blocks.
+pub(super) fn range(
+    db: &Database,
+    from: Vec<u8>,
+) -> Result<impl Iterator<Item = Result<Pair>> + use<'_>> {
     let start = block_of(db, &from)?.map_or(vec![BLOCK], |(at, _)| at.to_vec());
-    Ok(Range { blocks: db.range(blocks_from(start)), entries: Vec::new().into_iter(), from })
+    Ok(Range { blocks: db.range(blocks_from(start)), records: Vec::new().into_iter(), from })
 }
 
-impl Iterator for Range {
-    type Item = Result<(sled::IVec, sled::IVec)>;
+impl<I: Iterator<Item = Result<Pair>>> Iterator for Range<I> {
+    type Item = Result<Pair>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            for (key, value) in self.entries.by_ref() {
+            for (key, value) in self.records.by_ref() {
                 if key >= self.from {
                     self.from.clone_from(&key);
                     self.from.push(0);
@@ -268,27 +263,27 @@ impl Iterator for Range {
             }
             match self.blocks.next()? {
                 Ok((_, block)) => match unpack(&block) {
-                    Ok(entries) => self.entries = entries.into_iter(),
+                    Ok(records) => self.records = records.into_iter(),
                     Err(e) => return Some(Err(e)),
                 },
-                Err(e) => return Some(Err(e.into())),
+                Err(e) => return Some(Err(e)),
             }
         }
     }
 }
 
 /// The records whose key starts with `prefix`, the last first.
-pub(super) fn backwards(
-    db: &sled::Tree,
+pub(super) fn backwards<'d>(
+    db: &'d Database,
     prefix: &[u8],
-) -> Result<impl Iterator<Item = Result<(sled::IVec, sled::IVec)>> + use<>> {
+) -> Result<impl Iterator<Item = Result<Pair>> + use<'d>> {
     let start = block_of(db, prefix)?.map_or(vec![BLOCK], |(at, _)| at.to_vec());
     let mut end = block_key(prefix);
     end.push(0xff);
     let mut last: Option<Vec<u8>> = None;
     let prefix = prefix.to_vec();
     let entries = db.range(start..end).rev().flat_map(move |block| {
-        let block = block.map_err(Error::from).and_then(|(_, block)| unpack(&block));
+        let block = block.and_then(|(_, block)| unpack(&block));
         let mut found = Vec::new();
         match block {
             Err(e) => found.push(Err(e)),
@@ -311,6 +306,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn open(path: &std::path::Path) -> Database {
+        Database::open(path).map_err(|e| e.into_error(path)).unwrap()
+    }
+
     fn model_key() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
             proptest::collection::vec(prop_oneof![Just(b'a'), Just(b'b'), Just(0)], 1..6),
@@ -326,7 +325,8 @@ mod tests {
         fn it_is_a_map(batches in proptest::collection::vec(
             proptest::collection::vec((model_key(), proptest::option::weighted(0.7, 0usize..300)), 1..40), 1..20)
         ) {
-            let db = sled::Config::new().temporary(true).open().unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let db = open(dir.path());
             let mut model = BTreeMap::new();
             for (n, writes) in batches.into_iter().enumerate() {
                 let writes: Writes =
@@ -337,13 +337,12 @@ mod tests {
                         None => model.remove(key),
                     };
                 }
-                let (batch, _) = batch(&db, writes.clone()).unwrap();
-                db.apply_batch(batch).unwrap();
+                write(&db, writes.clone()).unwrap();
                 for key in writes.keys() {
                     let found = get(&db, key).unwrap().map(|value| value.to_vec());
                     prop_assert_eq!(found.as_ref(), model.get(key));
                 }
-                let shared = |k: &[u8]| !is_alone(k);
+                let shared = |k: &[u8]| !stands_alone(k);
                 let whole: Vec<_> = range(&db, vec![]).unwrap()
                     .map(|e| e.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).collect();
                 let expected: Vec<_> = model.iter().filter(|(k, _)| shared(k))

@@ -1,18 +1,29 @@
 //! The right to a store: an flock(2) on its `lock` file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::names::{LOCK, SETTINGS};
 use crate::error::{Error, IoContext, Result, is_unwritable};
-use crate::store::open::check_owner;
 
-const LOCK: &str = "lock";
+/// Refuses a store of another user, and keeps others out of one's own.
+pub(crate) fn check_owner(dir: &Path) -> Result<()> {
+    let metadata = fs::metadata(dir).at("reading", dir)?;
+    let uid = rustix::process::geteuid().as_raw();
+    if metadata.uid() != uid {
+        return Err(Error::WrongOwner { dir: dir.to_owned(), owner: metadata.uid(), uid });
+    }
+    if metadata.permissions().mode() & 0o077 != 0 && dir.join(SETTINGS).exists() {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).at("protecting", dir)?;
+    }
+    Ok(())
+}
 
 /// The right to a store. It belongs to every copy of the descriptor, in
 /// whichever process, until the last is closed: so it can be handed on without

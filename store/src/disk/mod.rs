@@ -1,1 +1,17 @@
-pub(crate) mod lock;
+//! The store's directory as files: names, durable writes, free space, the lock, the clock.
+//!
+//! What is in the files is no concern of this folder's. Whoever writes a file of the store does it
+//! through here, so that a crash leaves the old one or the new. It uses [`crate::types`] and
+//! [`crate::error`] alone.
+
+pub(crate) mod clock;
+pub(crate) mod durable;
+mod lock;
+pub(crate) mod names;
+mod scratch;
+pub(crate) mod space;
+
+pub use lock::Lock;
+pub(crate) use lock::check_owner;
+pub use scratch::TEMP_PREFIX;
+pub(crate) use scratch::{sweep, temp_dir, temp_dir_in_memory};

@@ -5,29 +5,27 @@ use std::fs::File;
 use std::io::{self, Read};
 
 use sha2::{Digest, Sha256};
-use sled::IVec;
 
-use crate::catalogue::Catalogue;
-use crate::catalogue::Records;
-use crate::catalogue::records::blocks_key;
+use super::info::{BLOCK, PayloadInfo};
+use crate::catalogue::tables::{BLOCKS, HASHES_PER_RECORD};
+use crate::catalogue::{Bytes, Catalogue, Records};
 use crate::error::Result;
-use crate::payload::staging::PayloadOf;
-use crate::types::sha::Sha;
+use crate::types::Sha;
 
-/// The size of a block in bytes; the last of a payload may be shorter. A page fault asks for 128 KiB
-/// that begin anywhere: small blocks keep what is read and hashed beyond that small.
-pub(crate) const BLOCK: u64 = 32 << 10;
-/// What it once was, and is still of payloads from then.
-pub(crate) const LARGE_BLOCK: u64 = 128 << 10;
-/// Block hashes in one record: 4,064 bytes.
-pub(crate) const HASHES_PER_RECORD: usize = 127;
-/// What is read at once of a file that is checked from start to end, in bytes.
-pub(crate) const PIECE: usize = 1 << 20;
+/// What is read at once of what is checked from start to end, in bytes.
+pub(crate) const CHECKED_PIECE: usize = 1 << 20;
 
-/// What is taken of bytes, piece by piece.
+/// The hashes of bytes that come piece by piece.
 #[derive(Default)]
 pub(crate) struct Hashes {
-    pub(crate) whole: Sha256,
+    whole: Sha256,
+    size: u64,
+    blocks: Vec<u8>,
+}
+
+/// The hashes of bytes that came.
+pub(crate) struct Hashed {
+    pub(crate) sha256: Sha,
     /// How many bytes there were.
     pub(crate) size: u64,
     /// sha256 of each block, one after the other.
@@ -43,6 +41,16 @@ impl Hashes {
         }
         self.size += piece.len() as u64;
     }
+
+    /// How many bytes came until now.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(crate) fn finish(self) -> Hashed {
+        let Hashes { whole, size, blocks } = self;
+        Hashed { sha256: Sha(whole.finalize().into()), size, blocks }
+    }
 }
 
 /// The hashes of a payload's blocks, as they were taken when it was published.
@@ -50,19 +58,20 @@ pub(crate) struct BlockHashes<'a> {
     catalogue: &'a Catalogue,
     sha256: Sha,
     /// The record that was asked for last, and its number.
-    record: Option<(usize, Option<IVec>)>,
+    record: Option<(u32, Option<Bytes>)>,
 }
 
 impl<'a> BlockHashes<'a> {
-    pub(crate) fn of(catalogue: &'a Catalogue, payload: &PayloadOf) -> BlockHashes<'a> {
+    pub(crate) fn of(catalogue: &'a Catalogue, payload: &PayloadInfo) -> BlockHashes<'a> {
         BlockHashes { catalogue, sha256: payload.sha256, record: None }
     }
 
     /// The sha256 of a block; `None` if the catalogue has lost it.
     pub(crate) fn get(&mut self, index: u64) -> Result<Option<Sha>> {
-        let (number, at) = (index as usize / HASHES_PER_RECORD, index as usize % HASHES_PER_RECORD);
+        let per_record = HASHES_PER_RECORD as u64;
+        let (number, at) = ((index / per_record) as u32, (index % per_record) as usize);
         if self.record.as_ref().is_none_or(|(held, _)| *held != number) {
-            let record = self.catalogue.get(&blocks_key(&self.sha256, number as u32))?;
+            let record = self.catalogue.raw(&BLOCKS.key((&self.sha256, number)))?;
             self.record = Some((number, record));
         }
         let record = self.record.as_ref().and_then(|(_, record)| record.as_ref());
@@ -86,8 +95,8 @@ pub(crate) struct BlockChecker<'a> {
 }
 
 impl<'a> BlockChecker<'a> {
-    pub(crate) fn new(catalogue: &'a Catalogue, payload: &PayloadOf) -> BlockChecker<'a> {
-        let PayloadOf { size, block_size, .. } = *payload;
+    pub(crate) fn new(catalogue: &'a Catalogue, payload: &PayloadInfo) -> BlockChecker<'a> {
+        let PayloadInfo { size, block_size, .. } = *payload;
         let hashes = BlockHashes::of(catalogue, payload);
         BlockChecker { hashes, size, block_size, at: 0, block: Sha256::new() }
     }
@@ -133,12 +142,12 @@ impl<'a> BlockChecker<'a> {
 /// why it can't be read. `progress` hears of each piece, its offset and length.
 pub(crate) fn check_file(
     truth: &Catalogue,
-    payload: &PayloadOf,
+    payload: &PayloadInfo,
     file: &File,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<io::Result<Option<String>>> {
     let mut checker = BlockChecker::new(truth, payload);
-    let mut piece = vec![0; PIECE];
+    let mut piece = vec![0; CHECKED_PIECE];
     let mut at = 0;
     loop {
         let filled = match fill(&mut &*file, &mut piece) {
@@ -167,6 +176,3 @@ pub(crate) fn fill(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
     }
     Ok(filled)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,5 @@
 //! Reading payloads: what is given out was checked block by block.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
@@ -8,16 +7,17 @@ use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustix::fs::{Advice, CWD, Mode, OFlags, fadvise, openat};
-use sha2::{Digest, Sha256};
 
-use crate::catalogue::Catalogue;
+use super::blocks::{BlockHashes, CHECKED_PIECE, differs};
+use super::cache::Recent;
+use super::info::PayloadInfo;
+use crate::catalogue::{Catalogue, read_chunks};
+use crate::disk::names::object_in;
 use crate::error::{Error, IoContext, Result};
-use crate::payload::blocks::{BlockHashes, PIECE, differs};
-use crate::payload::staging::{PayloadOf, object_in, read_chunks};
-use crate::types::sha::Sha;
+use crate::types::Sha;
 
 /// Checked blocks kept in memory, 1 MiB of them (4 of large ones): those that were asked for in
 /// part. A window of the kernel's readahead starts and ends within blocks, and the next one goes on
@@ -64,7 +64,7 @@ impl Reader {
     pub(crate) fn read(
         &self,
         catalogue: &Catalogue,
-        payload: &PayloadOf,
+        payload: &PayloadInfo,
         offset: u64,
         len: usize,
     ) -> Result<Vec<u8>> {
@@ -111,11 +111,11 @@ impl Reader {
     }
 
     /// Whether all of a payload is there and right, as it is now.
-    pub(crate) fn is_whole(&self, catalogue: &Catalogue, payload: &PayloadOf) -> Result<bool> {
+    pub(crate) fn is_whole(&self, catalogue: &Catalogue, payload: &PayloadInfo) -> Result<bool> {
         self.forget(&payload.sha256);
         let mut hashes = BlockHashes::of(catalogue, payload);
         let count = payload.size.div_ceil(payload.block_size);
-        let at_once = PIECE as u64 / payload.block_size;
+        let at_once = CHECKED_PIECE as u64 / payload.block_size;
         for first in (0..count).step_by(at_once as usize) {
             let indices = first..(first + at_once).min(count);
             match self.checked(catalogue, payload, &mut hashes, indices) {
@@ -145,7 +145,7 @@ impl Reader {
     fn checked(
         &self,
         catalogue: &Catalogue,
-        payload: &PayloadOf,
+        payload: &PayloadInfo,
         hashes: &mut BlockHashes<'_>,
         indices: Range<u64>,
     ) -> Result<(Bytes, Vec<Sha>)> {
@@ -165,7 +165,7 @@ impl Reader {
         };
         let mut digests = Vec::new();
         for (index, bytes) in indices.zip(bytes.chunks(block as usize)) {
-            let digest = Sha(Sha256::digest(bytes).into());
+            let digest = Sha::of(bytes);
             if hashes.get(index)? != Some(digest) {
                 // Another file may be in its place by the next read.
                 self.forget(&payload.sha256);
@@ -228,46 +228,6 @@ impl Deref for Bytes {
 pub(crate) fn drop_pages(file: &File, at: u64, len: u64) {
     // It is advice: nothing depends on it.
     let _ = fadvise(file, at, NonZeroU64::new(len), Advice::DontNeed);
-}
-
-/// The last `N` values that were asked for. A value is made outside the lock.
-struct Recent<K, V, const N: usize>(Mutex<VecDeque<(K, Arc<V>)>>);
-
-impl<K, V, const N: usize> Default for Recent<K, V, N> {
-    fn default() -> Self {
-        Recent(Mutex::new(VecDeque::with_capacity(N)))
-    }
-}
-
-impl<K: PartialEq, V, const N: usize> Recent<K, V, N> {
-    fn forget(&self, key: &K) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(k, _)| k != key);
-    }
-
-    fn find(&self, key: &K) -> Option<Arc<V>> {
-        // A thread that panicked with this lock held left a valid queue.
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = recent.iter().position(|(k, _)| k == key)?;
-        let entry = recent.remove(at)?;
-        let value = entry.1.clone();
-        recent.push_front(entry);
-        Some(value)
-    }
-
-    fn put(&self, key: K, value: V) -> Arc<V> {
-        let value = Arc::new(value);
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.truncate(N - 1);
-        recent.push_front((key, value.clone()));
-        value
-    }
-
-    fn get(&self, key: K, make: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
-        match self.find(&key) {
-            Some(value) => Ok(value),
-            None => Ok(self.put(key, make()?)),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,24 +1,22 @@
 //! Publishing.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::engine::printable;
-use crate::catalogue::records::*;
-use crate::catalogue::{Changes, Records, Txn};
-use crate::error::{Error, IoContext, Result};
-use crate::history::log::{Change, History, NewDirectory};
-use crate::payload::staging::{PayloadOf, Staged, StagedSource, Upload};
-use crate::store::engines::{described, find_engine, plan_engine};
-use crate::store::open::{Planned, Store};
-use crate::store::queries::{VersionInfo, version_info};
-use crate::types::key::{Key, RESERVED};
-use crate::types::sha::Sha;
-
-/// Free space that a commit leaves, in bytes: a disk that fills up under sled poisons it.
-pub(crate) const DISK_MARGIN: u64 = 8 << 20;
+use super::engines::{check_engine, described, find_engine, plan_engine};
+use super::handle::Store;
+use super::queries::{VersionInfo, version_info};
+use super::versions::{Contents, Status, check_conflicts, plan_version};
+use super::writer::Writer;
+use crate::artifact::printable;
+use crate::catalogue::tables::{FINGERPRINTS, KEYS, NAMES, Name, PayloadRecord};
+use crate::catalogue::{Changes, Records};
+use crate::disk::space::check_free_space;
+use crate::error::{Error, Result};
+use crate::history::Change;
+use crate::payload::{PayloadInfo, Staged, StagedSource, Upload, keep_inline};
+use crate::types::{EngineNumber, Inode, Key, RESERVED, Sha, Version, View};
 
 /// An artifact to publish.
 #[derive(Debug)]
@@ -37,7 +35,7 @@ pub struct Publish {
     pub producer: Option<String>,
     /// The version of the key whose source it was compiled from. A newer version of
     /// another source, of this engine or behind the plain name, is not to be undone by it.
-    pub recompiled_from: Option<u64>,
+    pub recompiled_from: Option<Version>,
 }
 
 impl Publish {
@@ -77,27 +75,7 @@ pub struct Published {
     /// The engine whose versions the plain name serves.
     pub default_engine: String,
     /// The version that the plain name serves, if that engine has one.
-    pub plain_name_serves: Option<u64>,
-}
-
-/// Whether anything changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// There is a new version.
-    Published,
-    /// The bytes were the current version's already.
-    Unchanged,
-}
-
-/// What a version has.
-pub(crate) struct Contents {
-    pub(crate) sha256: Sha,
-    pub(crate) size: u64,
-    pub(crate) engine: EngineNumber,
-    pub(crate) rollback_of: Option<u64>,
-    pub(crate) source: Option<Sha>,
-    pub(crate) producer: Option<String>,
+    pub plain_name_serves: Option<Version>,
 }
 
 /// Uploads that a commit keeps.
@@ -119,77 +97,66 @@ impl Store {
         requests: Vec<Publish>,
         together: bool,
     ) -> Result<(Vec<Result<Published>>, Changes)> {
-        let (mut writer, mut planned) = self.begin()?;
-        let mut changes = Changes::default();
+        let mut writer = self.writer()?;
         let mut uploads = Uploads::default();
         let mut results = Vec::new();
         for request in &requests {
-            results.push(self.plan_publish(
-                request,
-                request.make_default && !together,
-                (&mut planned, &writer),
-                &mut uploads,
-                &mut changes,
-            ));
+            let make_default = request.make_default && !together;
+            results.push(self.plan_publish(&mut writer, request, make_default, &mut uploads));
         }
         if together && results.iter().any(Result::is_err) {
             let held_back = |result: Result<_>| Err(result.err().unwrap_or(Error::HeldBack));
             return Ok((results.into_iter().map(held_back).collect(), Changes::default()));
         }
         if together {
-            changes.extend(plan_defaults(&mut planned, &writer, &requests, &results)?);
+            plan_defaults(&mut writer, &requests, &results)?;
         }
+        let published = requests.iter().zip(results).map(|(request, planned)| {
+            let (status, inode) = planned?;
+            published(writer.view(), &request.key, inode, status)
+        });
+        let published = published.collect();
         let Uploads { inside, objects, .. } = uploads;
-        if !planned.is_empty() || !inside.is_empty() || !objects.is_empty() {
+        if !writer.is_empty() || !inside.is_empty() || !objects.is_empty() {
             let inside: u64 = inside.iter().map(|upload| upload.size).sum();
-            self.check_free_space(2 * inside + planned.weight())?;
+            check_free_space(self.dir(), 2 * inside + writer.weight())?;
         }
-        self.payloads.keep_as_objects(&objects)?;
+        self.objects.keep(&objects, &self.staging)?;
         if !inside.is_empty() {
-            self.payloads.keep_inline(planned.txn.base(), &inside)?;
+            keep_inline(writer.catalogue(), &inside)?;
         }
-        self.commit(&mut writer, planned)?;
-        let results = requests
-            .iter()
-            .zip(results)
-            .map(|(request, planned)| {
-                let (status, inode) = planned?;
-                self.published(&request.key, inode, status)
-            })
-            .collect();
-        Ok((results, changes))
+        Ok((published, writer.commit()?))
     }
 
     fn plan_publish<'a>(
         &self,
+        writer: &mut Writer<'_>,
         request: &'a Publish,
         make_default: bool,
-        (planned, writer): (&mut Planned, &History),
         uploads: &mut Uploads<'a>,
-        changes: &mut Changes,
-    ) -> Result<(Status, u64)> {
+    ) -> Result<(Status, Inode)> {
         let Publish { key, staged, engine, source, producer, .. } = request;
         let artifact = &staged.artifact;
         if let Some(called) = engine {
-            let number = find_engine(&planned.txn, called)?;
-            artifact.check_engine(&described(&planned.txn, number)?, called)?;
+            let number = find_engine(writer.view(), called)?;
+            check_engine(artifact, &described(writer.view(), number)?, called)?;
         }
-        check_conflicts(&planned.txn, key)?;
+        check_conflicts(writer.view(), key)?;
         // Whatever can be refused is refused before anything of it is planned.
-        check_not_overtaken(&planned.txn, request)?;
+        check_not_overtaken(writer.view(), request)?;
         let source = match source {
             None => None,
-            Some(Source::Stored(sha256)) => match planned.txn.payload(sha256)? {
+            Some(Source::Stored(sha256)) => match writer.view().payload(sha256)? {
                 Some(_) => Some(*sha256),
                 None => return Err(Error::NoPayload(*sha256)),
             },
             Some(Source::Staged(StagedSource { upload })) => {
-                changes.extend(self.plan_payload(upload, (planned, writer), uploads)?);
+                self.plan_payload(writer, upload, uploads)?;
                 Some(upload.sha256)
             }
         };
-        changes.extend(self.plan_payload(&staged.upload, (planned, writer), uploads)?);
-        let engine = plan_engine(planned, writer, &artifact.engine, &artifact.section, changes)?;
+        self.plan_payload(writer, &staged.upload, uploads)?;
+        let engine = plan_engine(writer, &artifact.engine, &artifact.section)?;
         let contents = Contents {
             sha256: staged.upload.sha256,
             size: staged.upload.size,
@@ -198,86 +165,73 @@ impl Store {
             source,
             producer: producer.as_deref().map(printable).filter(|text| !text.is_empty()),
         };
-        plan_version((planned, writer), key, contents, make_default, changes)
+        plan_version(writer, key, contents, make_default)
     }
 
     /// Notes a payload that the store hasn't got yet, and what of `upload` is to be kept.
     fn plan_payload<'a>(
         &self,
+        writer: &mut Writer<'_>,
         upload: &'a Upload,
-        (planned, writer): (&mut Planned, &History),
         uploads: &mut Uploads<'a>,
-    ) -> Result<Changes> {
+    ) -> Result<()> {
         let Upload { sha256, size, kind, .. } = *upload;
-        let known = planned.txn.payload(&sha256)?;
+        let known = writer.view().payload(&sha256)?;
         let limit = self.settings().inline_limit;
         let inline = known.as_ref().map_or(limit.admits(size), |record| record.inline);
-        let mut changes = Changes::default();
         if known.is_none() {
             self.raise_format()?;
             let record = PayloadRecord { size, kind, inline, large_blocks: false };
-            changes = planned.add(writer, Change::payload(sha256, &record, &upload.blocks))?;
+            writer.add(record.change(sha256, &upload.blocks))?;
         }
-        let here = |record| self.has_payload(&planned.txn, &PayloadOf::new(&sha256, record));
-        if uploads.seen.insert(sha256) && !known.as_ref().map_or(Ok(false), here)? {
-            if inline { uploads.inside.push(upload) } else { uploads.objects.push(upload) }
-        }
-        Ok(changes)
-    }
-
-    pub(crate) fn published(&self, key: &Key, inode: u64, status: Status) -> Result<Published> {
-        let catalogue = self.catalogue()?;
-        let version = version_info(&catalogue, inode)?;
-        let record: KeyRecord =
-            catalogue.record(&key_key(key.as_str()))?.ok_or_else(|| Error::NoKey(key.clone()))?;
-        let default_engine = catalogue.engine(record.default_engine)?.label;
-        let path = if version.served_by_plain_name {
-            key.to_string()
-        } else {
-            format!("{RESERVED}/engines/{}/{key}", version.engine)
+        let is_here = |record| {
+            let payload = PayloadInfo::new(&sha256, record);
+            self.objects.reader().is_whole(writer.catalogue(), &payload)
         };
-        let plain_name_serves = catalogue
-            .number(&name_key(View::Keys, key.as_str(), 0))?
-            .map(|inode| catalogue.version_at(inode).map(|v| v.version))
-            .transpose()?;
-        Ok(Published { status, version, path, default_engine, plain_name_serves })
-    }
-
-    pub(crate) fn has_payload(&self, txn: &Txn, payload: &PayloadOf) -> Result<bool> {
-        self.payloads.reader.is_whole(txn.base(), payload)
-    }
-
-    /// Refuses to start what a full disk would interrupt: so many bytes, and a margin.
-    pub(crate) fn check_free_space(&self, bytes: u64) -> Result<()> {
-        let available = available(self.dir()).at("asking for the free space of", self.dir())?;
-        let needed = bytes.saturating_add(DISK_MARGIN);
-        if available < needed {
-            return Err(Error::DiskFull { dir: self.dir().to_owned(), needed, available });
+        if uploads.seen.insert(sha256) && !known.as_ref().map_or(Ok(false), is_here)? {
+            if inline { uploads.inside.push(upload) } else { uploads.objects.push(upload) }
         }
         Ok(())
     }
 }
 
-/// The space of a disk that ordinary users may have, in bytes.
-pub(crate) fn available(path: &Path) -> std::io::Result<u64> {
-    let stat = rustix::fs::statvfs(path)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+/// What is told of a version that was published.
+pub(super) fn published(
+    records: &impl Records,
+    key: &Key,
+    inode: Inode,
+    status: Status,
+) -> Result<Published> {
+    let version = version_info(records, inode)?;
+    let record = records.get(&KEYS, key.as_str())?.ok_or_else(|| Error::NoKey(key.clone()))?;
+    let default_engine = records.engine(record.default_engine)?.label;
+    let path = if version.served_by_plain_name {
+        key.to_string()
+    } else {
+        format!("{RESERVED}/engines/{}/{key}", version.engine)
+    };
+    let plain_name_serves = records
+        .get(&NAMES, Name::plain(key.as_str()))?
+        .map(|inode| records.version_at(inode).map(|v| v.version))
+        .transpose()?;
+    Ok(Published { status, version, path, default_engine, plain_name_serves })
 }
 
 /// Refuses what was compiled again if there is something newer that it would take the
 /// place of, and that is not the same.
-fn check_not_overtaken(txn: &Txn, request: &Publish) -> Result<()> {
+fn check_not_overtaken(records: &impl Records, request: &Publish) -> Result<()> {
     let Some(from) = request.recompiled_from else { return Ok(()) };
     let (key, upload) = (&request.key, &request.staged.upload);
     let source = request.source.as_ref().map(|source| match source {
         Source::Stored(sha256) => *sha256,
         Source::Staged(source) => source.upload.sha256,
     });
-    let fingerprint = fingerprint_key(&request.staged.artifact.engine.fingerprint);
-    let engine = txn.engine_number(&fingerprint)?.map(View::Engine);
+    let fingerprint = &request.staged.artifact.engine.fingerprint;
+    let engine = records.get(&FINGERPRINTS, fingerprint)?.map(View::Engine);
     for view in [Some(View::Keys), engine].into_iter().flatten() {
-        let Some(inode) = txn.number(&name_key(view, key.as_str(), 0))? else { continue };
-        let there = txn.version_at(inode)?;
+        let name = Name::in_view(view, key.as_str());
+        let Some(inode) = records.get(&NAMES, name)? else { continue };
+        let there = records.version_at(inode)?;
         let same =
             there.sha256 == upload.sha256 || (there.source.is_some() && there.source == source);
         if there.version > from && !same {
@@ -288,127 +242,25 @@ fn check_not_overtaken(txn: &Txn, request: &Publish) -> Result<()> {
     Ok(())
 }
 
-/// A key may not be a directory of another, nor the reverse.
-pub(crate) fn check_conflicts(txn: &Txn, key: &Key) -> Result<()> {
-    let conflict = |other: String| Err(Error::KeyConflict { key: key.clone(), other });
-    for ancestor in key.ancestors() {
-        if txn.has_versions(ancestor)? {
-            return conflict(ancestor.to_owned());
-        }
-    }
-    let under = names_prefix(View::Versions, &format!("{key}/"));
-    let first = names_prefix(View::Versions, &format!("{key}/\x01"));
-    if let Some((name, _)) = txn.first_from(&under, &first)? {
-        let start = under.len() - key.as_str().len() - 1;
-        let other = String::from_utf8_lossy(&name[start..]).into_owned();
-        return conflict(other.split("/\0").next().unwrap_or_default().to_owned());
-    }
-    Ok(())
-}
-
-pub(crate) fn plan_version(
-    (planned, writer): (&mut Planned, &History),
-    key: &Key,
-    contents: Contents,
-    make_default: bool,
-    changes: &mut Changes,
-) -> Result<(Status, u64)> {
-    let engine = contents.engine;
-    let name = key.as_str();
-    let record: Option<KeyRecord> = planned.txn.record(&key_key(name))?;
-    if let Some(inode) = planned.txn.number(&name_key(View::Engine(engine), name, 0))? {
-        let current = planned.txn.version_at(inode)?;
-        if current.sha256 == contents.sha256 {
-            // Whoever published it first may have known less of it.
-            let source = contents.source.filter(|_| current.source.is_none());
-            let producer = contents.producer.filter(|_| current.producer.is_none());
-            plan_origin((planned, writer), key, current.version, source, producer)?;
-            if make_default && record.is_some_and(|r| r.default_engine != engine) {
-                let keys = vec![name.to_owned()];
-                changes.extend(planned.add(writer, Change::Default { keys, engine })?);
-            }
-            return Ok((Status::Unchanged, inode));
-        }
-    }
-    let mut next_inode = planned.txn.applied()?.next_inode;
-    let mut directories = Vec::new();
-    let mut number_directory = |txn: &Txn, view, path: &str| -> Result<()> {
-        if txn.number(&directory_key(view, path))?.is_none() {
-            directories.push(NewDirectory { view, path: path.to_owned(), inode: next_inode });
-            next_inode += 1;
-        }
-        Ok(())
-    };
-    for ancestor in key.ancestors() {
-        for view in [View::Keys, View::Engine(engine), View::Versions] {
-            number_directory(&planned.txn, view, ancestor)?;
-        }
-    }
-    number_directory(&planned.txn, View::Versions, name)?;
-    let inode = next_inode;
-    let version = record.map_or(1, |r| r.last_version + 1);
-    changes.extend(planned.add(
-        writer,
-        Change::Publish {
-            key: name.to_owned(),
-            version,
-            inode,
-            sha256: contents.sha256,
-            engine,
-            default: make_default,
-            rollback_of: contents.rollback_of,
-            directories,
-        },
-    )?);
-    debug_assert_eq!(planned.txn.version_at(inode)?.size, contents.size);
-    plan_origin((planned, writer), key, version, contents.source, contents.producer)?;
-    Ok((Status::Published, inode))
-}
-
-/// Notes where a version comes from, if anything is known of it.
-fn plan_origin(
-    (planned, writer): (&mut Planned, &History),
-    key: &Key,
-    version: u64,
-    source: Option<Sha>,
-    producer: Option<String>,
-) -> Result<()> {
-    if source.is_some() || producer.is_some() {
-        planned.add(writer, Change::Origin { key: key.to_string(), version, source, producer })?;
-    }
-    Ok(())
-}
-
 /// Moves the plain names of what was planned: with one change, if it is all of one engine, as
 /// what one compiler made is.
 fn plan_defaults(
-    planned: &mut Planned,
-    writer: &History,
+    writer: &mut Writer<'_>,
     requests: &[Publish],
-    results: &[Result<(Status, u64)>],
-) -> Result<Changes> {
+    results: &[Result<(Status, Inode)>],
+) -> Result<()> {
     let mut keys: BTreeMap<EngineNumber, Vec<String>> = BTreeMap::new();
     for (request, result) in requests.iter().zip(results).filter(|(r, _)| r.make_default) {
         if let Ok((_, inode)) = result {
-            let version = planned.txn.version_at(*inode)?;
-            let record: Option<KeyRecord> = planned.txn.record(&key_key(&version.key))?;
+            let version = writer.view().version_at(*inode)?;
+            let record = writer.view().get(&KEYS, &version.key)?;
             if record.is_some_and(|record| record.default_engine != version.engine) {
                 keys.entry(version.engine).or_default().push(request.key.to_string());
             }
         }
     }
-    let mut changes = Changes::default();
     for (engine, keys) in keys {
-        changes.extend(planned.add(writer, Change::Default { keys, engine })?);
+        writer.add(Change::Default { keys, engine })?;
     }
-    Ok(changes)
-}
-
-/// Why a plain name leads nowhere.
-pub(crate) fn not_served(records: &impl Records, key: &Key) -> Error {
-    match records.has_versions(key.as_str()) {
-        Ok(true) => Error::NotServed(key.clone()),
-        Ok(false) => Error::NoKey(key.clone()),
-        Err(e) => e,
-    }
+    Ok(())
 }

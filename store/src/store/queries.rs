@@ -4,15 +4,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::engine::Compiler;
-use crate::artifact::inspect::ArtifactKind;
-use crate::catalogue::records::*;
-use crate::catalogue::{Catalogue, Records};
+use super::handle::Store;
+use crate::artifact::{ArtifactKind, Compiler};
+use crate::catalogue::tables::{INODES, InodeRecord, KEYS, NAMES, Name, VERSIONS};
+use crate::catalogue::{Catalogue, PendingInvalidations, Records};
 use crate::error::{Error, Result};
-use crate::store::open::Store;
-use crate::store::publish::not_served;
-use crate::types::key::Key;
-use crate::types::sha::Sha;
+use crate::types::{Inode, Key, Sequence, Sha, Version, View};
 
 /// A version of a key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,9 +17,9 @@ pub struct VersionInfo {
     /// The key.
     pub key: Key,
     /// Its number, from 1 for each key.
-    pub version: u64,
+    pub version: Version,
     /// Its inode number in every mount of the store, for ever.
-    pub inode: u64,
+    pub inode: Inode,
     /// The payload's sha256.
     pub sha256: Sha,
     /// The payload's size in bytes.
@@ -44,7 +41,7 @@ pub struct VersionInfo {
     /// When it was published: RFC 3339, UTC.
     pub published: String,
     /// The version whose payload a rollback brought back.
-    pub rollback_of: Option<u64>,
+    pub rollback_of: Option<Version>,
     /// The payload that is the WebAssembly it was compiled from, if that was kept.
     pub source: Option<Sha>,
     /// What compiled it, if that is known.
@@ -80,18 +77,19 @@ pub fn rfc3339(nanoseconds: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(nanoseconds)).to_string()
 }
 
-pub(crate) fn version_info(catalogue: &Catalogue, inode: u64) -> Result<VersionInfo> {
-    let record = catalogue.version_at(inode)?;
-    let engine = catalogue.engine(record.engine)?;
+/// What is told of a version, which must exist.
+pub(crate) fn version_info(records: &impl Records, inode: Inode) -> Result<VersionInfo> {
+    let record = records.version_at(inode)?;
+    let engine = records.engine(record.engine)?;
     let leads_here = |view| -> Result<bool> {
-        Ok(catalogue.number(&name_key(view, &record.key, 0))? == Some(inode))
+        Ok(records.get(&NAMES, Name::in_view(view, &record.key))? == Some(inode))
     };
     Ok(VersionInfo {
         version: record.version,
         inode,
         sha256: record.sha256,
         size: record.size,
-        kind: catalogue.payload(&record.sha256)?.map_or(ArtifactKind::Module, |p| p.kind),
+        kind: records.payload(&record.sha256)?.map_or(ArtifactKind::Module, |p| p.kind),
         engine: engine.label,
         fingerprint: engine.description.fingerprint,
         wasmtime: engine.description.wasmtime,
@@ -111,7 +109,7 @@ pub(crate) fn version_info(catalogue: &Catalogue, inode: u64) -> Result<VersionI
 }
 
 /// The same, unless it was collected since it was found.
-fn if_there(catalogue: &Catalogue, inode: u64) -> Result<Option<VersionInfo>> {
+fn if_there(catalogue: &Catalogue, inode: Inode) -> Result<Option<VersionInfo>> {
     match catalogue.inode(inode)? {
         Some(_) => version_info(catalogue, inode).map(Some).or_else(|e| {
             // In this very moment.
@@ -121,42 +119,51 @@ fn if_there(catalogue: &Catalogue, inode: u64) -> Result<Option<VersionInfo>> {
     }
 }
 
+/// Why a plain name leads nowhere.
+pub(crate) fn not_served(records: &impl Records, key: &Key) -> Error {
+    match records.has_versions(key.as_str()) {
+        Ok(true) => Error::NotServed(key.clone()),
+        Ok(false) => Error::NoKey(key.clone()),
+        Err(e) => e,
+    }
+}
+
 impl Store {
     /// Every version of a key, oldest first, removed ones included.
     pub fn versions(&self, key: &Key) -> Result<Vec<VersionInfo>> {
         let catalogue = self.catalogue()?;
         let mut versions = Vec::new();
-        for entry in catalogue.scan(&versions_prefix(key.as_str())) {
-            versions.extend(if_there(&catalogue, crate::catalogue::be_u64(&entry?.1)?)?);
+        for row in catalogue.scan(&VERSIONS.of(key.as_str())) {
+            versions.extend(if_there(&catalogue, row?.value()?)?);
         }
         if versions.is_empty() { Err(Error::NoKey(key.clone())) } else { Ok(versions) }
     }
 
     /// One version of a key, or the one its plain name leads to.
-    pub fn version(&self, key: &Key, version: Option<u64>) -> Result<VersionInfo> {
+    pub fn version(&self, key: &Key, version: Option<Version>) -> Result<VersionInfo> {
         let catalogue = self.catalogue()?;
         let inode = match version {
             Some(version) => catalogue
-                .number(&version_key(key.as_str(), version))?
+                .get(&VERSIONS, (key.as_str(), version))?
                 .ok_or_else(|| Error::NoVersion { key: key.clone(), version })?,
             None => catalogue
-                .number(&name_key(View::Keys, key.as_str(), 0))?
-                .ok_or_else(|| not_served(&catalogue, key))?,
+                .get(&NAMES, Name::plain(key.as_str()))?
+                .ok_or_else(|| not_served(&*catalogue, key))?,
         };
-        version_info(&catalogue, inode)
+        version_info(&*catalogue, inode)
     }
 
     /// The last `limit` versions published in the whole store, newest first.
     pub fn latest(&self, limit: usize) -> Result<Vec<VersionInfo>> {
         let catalogue = self.catalogue()?;
         let mut versions = Vec::new();
-        for entry in catalogue.scan_backwards(b"i")? {
-            let (key, value) = entry?;
+        for row in catalogue.scan_backwards(&INODES.all())? {
+            let row = row?;
             if versions.len() == limit {
                 break;
             }
-            if let InodeRecord::Version(_) = crate::catalogue::decode(&value)? {
-                versions.extend(if_there(&catalogue, crate::catalogue::be_u64(&key[1..])?)?);
+            if let InodeRecord::Version(_) = row.value()? {
+                versions.extend(if_there(&catalogue, row.key()?)?);
             }
         }
         Ok(versions)
@@ -166,17 +173,12 @@ impl Store {
     pub fn keys(&self, prefix: &str) -> Result<Vec<KeyInfo>> {
         let catalogue = self.catalogue()?;
         let mut keys: Vec<KeyInfo> = Vec::new();
-        let start = names_prefix(View::Versions, prefix);
-        let base = start.len() - prefix.len();
-        for entry in catalogue.scan(&start) {
-            let (name, inode) = entry?;
-            let name = &name[base..];
-            let name = name.get(..name.len().saturating_sub(10)).unwrap_or_default();
-            let info = if_there(&catalogue, crate::catalogue::be_u64(&inode)?)?;
-            let Some(info) = info else { continue };
-            if keys.last().is_none_or(|last| last.key.as_str().as_bytes() != name) {
-                let record: KeyRecord = catalogue
-                    .record(&key_key(info.key.as_str()))?
+        for row in catalogue.scan(&NAMES.starting_with(View::Versions, prefix)) {
+            let row = row?;
+            let Some(info) = if_there(&catalogue, row.value()?)? else { continue };
+            if keys.last().is_none_or(|last| last.key != info.key) {
+                let record = catalogue
+                    .get(&KEYS, info.key.as_str())?
                     .ok_or_else(|| Error::NoKey(info.key.clone()))?;
                 keys.push(KeyInfo {
                     key: info.key.clone(),
@@ -197,5 +199,16 @@ impl Store {
         }
         keys.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(keys)
+    }
+
+    /// The names that changes after number `told` may have touched.
+    pub fn pending_invalidations(&self, told: Sequence) -> Result<PendingInvalidations> {
+        let entries = self.lock_history().entries_after(told)?;
+        let catalogue = self.catalogue()?;
+        let mut pending = PendingInvalidations::default();
+        for entry in &entries {
+            pending.add(&catalogue, entry)?;
+        }
+        Ok(pending)
     }
 }

@@ -2,14 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::records::*;
-use crate::catalogue::{Changes, Records, Txn, live_versions};
+use super::handle::Store;
+use super::publish::{Published, published};
+use super::versions::{Contents, check_conflicts, plan_version};
+use crate::catalogue::tables::{NAMES, Name, VersionRecord};
+use crate::catalogue::{Changes, Records};
 use crate::error::{Error, Result};
-use crate::history::log::Change;
-use crate::payload::staging::PayloadOf;
-use crate::store::open::Store;
-use crate::store::publish::{Contents, Published, check_conflicts, plan_version};
-use crate::types::key::Key;
+use crate::history::Change;
+use crate::payload::PayloadInfo;
+use crate::types::{Key, Version};
 
 /// What came of a removal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,32 +18,33 @@ pub struct Removed {
     /// The key.
     pub key: Key,
     /// The versions whose names are gone.
-    pub versions: Vec<u64>,
+    pub versions: Vec<Version>,
     /// The version that the plain name serves now, if any.
-    pub now_serves: Option<u64>,
+    pub now_serves: Option<Version>,
 }
 
 impl Store {
     /// Publishes the payload of an earlier version again: of `version`, or of
     /// the one before the version that the plain name serves. Rolling back
     /// twice goes back two versions.
-    pub fn rollback(&self, key: &Key, version: Option<u64>) -> Result<(Published, Changes)> {
-        let (mut writer, mut planned) = self.begin()?;
-        let mut changes = Changes::default();
+    pub fn rollback(&self, key: &Key, version: Option<Version>) -> Result<(Published, Changes)> {
+        let mut writer = self.writer()?;
+        let view = writer.view();
         let target = match version {
             Some(version) => {
-                planned
-                    .txn
-                    .version(key.as_str(), version)?
+                view.version(key.as_str(), version)?
                     .ok_or_else(|| Error::NoVersion { key: key.clone(), version })?
                     .1
             }
-            None => version_before_current(&planned.txn, key)?,
+            None => version_before_current(view, key)?,
         };
-        check_conflicts(&planned.txn, key)?;
-        let payload = planned.txn.payload(&target.sha256)?;
-        let here = |record| self.has_payload(&planned.txn, &PayloadOf::new(&target.sha256, record));
-        if !payload.as_ref().map_or(Ok(false), here)? {
+        check_conflicts(view, key)?;
+        let payload = view.payload(&target.sha256)?;
+        let is_here = |record| {
+            let payload = PayloadInfo::new(&target.sha256, record);
+            self.objects.reader().is_whole(writer.catalogue(), &payload)
+        };
+        if !payload.as_ref().map_or(Ok(false), is_here)? {
             return Err(Error::PayloadDamaged {
                 sha256: target.sha256.hex(),
                 reason: "its bytes are missing or damaged".into(),
@@ -56,43 +58,41 @@ impl Store {
             source: target.source,
             producer: target.producer,
         };
-        let (status, inode) =
-            plan_version((&mut planned, &writer), key, contents, false, &mut changes)?;
-        self.commit(&mut writer, planned)?;
-        Ok((self.published(key, inode, status)?, changes))
+        let (status, inode) = plan_version(&mut writer, key, contents, false)?;
+        let published = published(writer.view(), key, inode, status)?;
+        Ok((published, writer.commit()?))
     }
 
     /// Takes away the names of one version of a key, or of all. The bytes stay
     /// for whoever uses them, and numbers are not given again.
-    pub fn remove(&self, key: &Key, version: Option<u64>) -> Result<(Removed, Changes)> {
-        let (mut writer, mut planned) = self.begin()?;
-        let live = live_versions(&planned.txn, key.as_str())?;
+    pub fn remove(&self, key: &Key, version: Option<Version>) -> Result<(Removed, Changes)> {
+        let mut writer = self.writer()?;
+        let live = writer.view().live_versions(key.as_str())?;
         let versions = match version {
             None if live.is_empty() => return Err(Error::NoKey(key.clone())),
             None => live,
             Some(version) if live.contains(&version) => vec![version],
             Some(version) => return Err(Error::NoVersion { key: key.clone(), version }),
         };
-        let changes = planned.add(&writer, Change::Remove { key: key.to_string(), version })?;
-        let now_serves = planned
-            .txn
-            .number(&name_key(View::Keys, key.as_str(), 0))?
-            .map(|inode| planned.txn.version_at(inode).map(|v| v.version))
+        writer.add(Change::Remove { key: key.to_string(), version })?;
+        let now_serves = writer
+            .view()
+            .get(&NAMES, Name::plain(key.as_str()))?
+            .map(|inode| writer.view().version_at(inode).map(|v| v.version))
             .transpose()?;
-        self.commit(&mut writer, planned)?;
-        Ok((Removed { key: key.clone(), versions, now_serves }, changes))
+        Ok((Removed { key: key.clone(), versions, now_serves }, writer.commit()?))
     }
 }
 
 /// The version to go back to from what the plain name serves.
-fn version_before_current(txn: &Txn, key: &Key) -> Result<VersionRecord> {
+fn version_before_current(records: &impl Records, key: &Key) -> Result<VersionRecord> {
     let name = key.as_str();
-    let inode =
-        txn.number(&name_key(View::Keys, name, 0))?.ok_or_else(|| Error::NoKey(key.clone()))?;
-    let current = txn.version_at(inode)?;
+    let inode = records.get(&NAMES, Name::plain(name))?;
+    let inode = inode.ok_or_else(|| Error::NoKey(key.clone()))?;
+    let current = records.version_at(inode)?;
     let origin = current.rollback_of.unwrap_or(current.version);
-    for number in live_versions(txn, name)?.into_iter().rev().filter(|n| *n < origin) {
-        if let Some((_, version)) = txn.version(name, number)?
+    for number in records.live_versions(name)?.into_iter().rev().filter(|n| *n < origin) {
+        if let Some((_, version)) = records.version(name, number)?
             && version.engine == current.engine
             && version.sha256 != current.sha256
         {

@@ -5,8 +5,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-
 /// The longest key, in bytes.
 pub const MAX_KEY_LEN: usize = 1024;
 /// The longest component of a key, in bytes (`NAME_MAX`, linux/limits.h; FUSE's own is 1,024).
@@ -20,6 +18,17 @@ pub const RESERVED: &str = ".wasmfs";
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Key(String);
+
+/// A name that can't be a key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name:?} can't be a key: {rule}")]
+pub struct InvalidKey {
+    /// The name given.
+    pub name: String,
+    /// The rule it breaks.
+    #[source]
+    pub rule: KeyError,
+}
 
 /// The rule that a name breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,11 +67,11 @@ pub enum KeyError {
 
 impl Key {
     /// Checks `name` against every rule.
-    pub fn new(name: impl Into<String>) -> Result<Key, Error> {
+    pub fn new(name: impl Into<String>) -> Result<Key, InvalidKey> {
         let name = name.into();
         match check(&name) {
             Ok(()) => Ok(Key(name)),
-            Err(rule) => Err(Error::Key { name, rule }),
+            Err(rule) => Err(InvalidKey { name, rule }),
         }
     }
 
@@ -120,15 +129,17 @@ fn check(name: &str) -> Result<(), KeyError> {
 }
 
 impl TryFrom<String> for Key {
-    type Error = Error;
-    fn try_from(name: String) -> Result<Key, Error> {
+    type Error = InvalidKey;
+
+    fn try_from(name: String) -> Result<Key, InvalidKey> {
         Key::new(name)
     }
 }
 
 impl FromStr for Key {
-    type Err = Error;
-    fn from_str(name: &str) -> Result<Key, Error> {
+    type Err = InvalidKey;
+
+    fn from_str(name: &str) -> Result<Key, InvalidKey> {
         Key::new(name)
     }
 }

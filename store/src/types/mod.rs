@@ -1,2 +1,15 @@
-pub(crate) mod key;
-pub(crate) mod sha;
+//! The words of the store: keys, digests, numbers, views.
+//!
+//! They are plain values that check themselves and know of no file. Every other folder may use
+//! them; they use nothing but each other.
+
+mod ids;
+mod key;
+mod sha;
+mod view;
+
+pub use ids::{EngineNumber, Inode, Sequence, Version};
+pub use key::{InvalidKey, Key, KeyError, MAX_COMPONENT_LEN, MAX_KEY_LEN, RESERVED};
+pub(crate) use key::{join_path, split_path};
+pub use sha::Sha;
+pub use view::{ENGINES_INODE, FIRST_FREE_INODE, ROOT_INODE, VERSIONS_INODE, View};

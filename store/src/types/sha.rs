@@ -4,13 +4,21 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
 
 /// A sha256, shown and parsed as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Sha(pub [u8; 32]);
 
 impl Sha {
+    /// The sha256 of some bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Sha {
+        Sha(Sha256::digest(bytes).into())
+    }
+
     /// The 64 hexadecimal digits.
+    #[must_use]
     pub fn hex(&self) -> String {
         self.to_string()
     }

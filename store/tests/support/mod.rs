@@ -5,7 +5,7 @@ pub mod disk;
 
 use std::path::Path;
 
-use wasmfs_store::{InlineLimit, Key, Publish, Published, Settings, Store};
+use wasmfs_store::{InlineLimit, Inode, Key, Publish, Published, Settings, Store};
 
 /// An ELF file as wasmtime writes it: a header, the payload as `.text`, the
 /// engine's section, and the section headers at the end.
@@ -99,9 +99,9 @@ pub fn try_publish(
 }
 
 /// All bytes of a version, by its inode number.
-pub fn read(store: &Store, inode: u64) -> wasmfs_store::Result<Vec<u8>> {
+pub fn read(store: &Store, inode: Inode) -> wasmfs_store::Result<Vec<u8>> {
     match store.inode(inode)? {
-        Some(wasmfs_store::tree::InodeRecord::Version(version)) => {
+        Some(wasmfs_store::InodeRecord::Version(version)) => {
             store.read(&version, 0, version.size as usize)
         }
         other => panic!("inode {inode} is {other:?}"),

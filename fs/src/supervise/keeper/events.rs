@@ -9,30 +9,34 @@ use std::time::Instant;
 
 use super::memory as thrift;
 use super::process::{Child, Death, Program};
-use super::run::{Keeper, LINGER, PATIENCE, PAUSE, Stage, Worker, detach, forget_backings};
-use crate::backing::memory::allow_descriptors;
-use crate::error::{Error, IoContext, Result};
-use crate::filesystem::chain;
-use crate::fuse::handshake::{Connection, read_init};
-use crate::ipc::protocol::{
-    Channel, KeeperStatus, Message, Record, hand_over_held, packet_pair, protocol, unexpected,
+use super::run::{
+    Keeper, PREPARATION_TIMEOUT, REAP_TIMEOUT, RESTART_PAUSE, STOP_TIMEOUT, Stage, WorkerProcess,
+    detach, forget_registrations,
 };
-use crate::journal::registrations::{stack_depth, try_passthrough};
-use crate::journal::requests::note_deaths;
-use crate::mount::point::{self as mount, Options, mounted_at};
-use crate::supervise::worker::remove_door;
+use crate::backing::allow_descriptors;
+use crate::error::chain;
+use crate::error::{Error, IoContext, Result};
+use crate::fuse::{Connection, read_init};
+use crate::ipc::{
+    Channel, KeeperStatus, Message, MountRecord, hand_over_held, packet_pair, protocol, unexpected,
+};
+use crate::journal::note_deaths;
+use crate::journal::{stack_depth, try_passthrough};
+use crate::mount::{self, Options, mounted_at};
+use crate::supervise::door::remove_door;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Signal, geteuid};
+use wasmfs_store::Inode;
 
 impl Keeper<'_> {
-    /// Starts a worker, and gives it what goes with being in charge.
-    fn start_worker(&self, program: Rc<Program>, successor: bool) -> Result<Worker> {
+    /// Starts a worker, and gives it what goes with serving.
+    fn start_worker(&self, program: Rc<Program>, successor: bool) -> Result<WorkerProcess> {
         let store = &self.plan.store;
         let (ours, theirs) = packet_pair().at("making a socket pair for", store)?;
         let channel = Channel::from(ours);
         let command = (self.plan.worker)(&program.path(), store);
         let process = Child::start(command, theirs).at("starting a worker for", store)?;
-        let worker = Worker {
+        let worker = WorkerProcess {
             process,
             channel,
             stage: Stage::Preparing,
@@ -40,7 +44,7 @@ impl Keeper<'_> {
             deadline: None,
             silent: false,
         };
-        let charge = Message::Charge {
+        let handover = Message::Handover {
             protocol: protocol(self.connections.iter().map(|c| &c.record.options)),
             connections: self.connections.len(),
             replacements: self.replacements,
@@ -50,7 +54,7 @@ impl Keeper<'_> {
         };
         let descriptors = [self.lock.as_fd(), self.listener.as_fd(), self.journal.as_fd()];
         // A worker that doesn't hear has died, and is buried soon.
-        let _ = worker.channel.send(&charge, &descriptors);
+        let _ = worker.channel.send(&handover, &descriptors);
         for connection in &self.connections {
             hand_over(&worker, connection, None);
         }
@@ -73,7 +77,7 @@ impl Keeper<'_> {
             }
             Err(e) => {
                 log::error!("{}", chain(&e));
-                self.start_at = Some(Instant::now() + PAUSE);
+                self.start_at = Some(Instant::now() + RESTART_PAUSE);
             }
         }
     }
@@ -113,7 +117,7 @@ impl Keeper<'_> {
         self.drop_successor();
         if let Some(worker) = &mut self.worker {
             say(worker, &Message::End);
-            worker.deadline = Some(Instant::now() + PATIENCE);
+            worker.deadline = Some(Instant::now() + STOP_TIMEOUT);
         }
     }
 
@@ -243,7 +247,7 @@ impl Keeper<'_> {
         }
     }
 
-    fn register(&self, connection: u32, inode: u64, file: Option<&OwnedFd>) -> io::Result<u32> {
+    fn register(&self, connection: u32, inode: Inode, file: Option<&OwnedFd>) -> io::Result<u32> {
         let known = self.connections.iter().find(|c| c.name() == connection);
         let (Some(known), Some(file)) = (known, file) else {
             return Err(io::ErrorKind::NotFound.into());
@@ -300,7 +304,7 @@ impl Keeper<'_> {
             let mounted = mounted_at(&mount_point)?;
             let mounted = mounted.ok_or_else(|| Error::NotMounted(mount_point.clone()))?;
             let init = read_init(device.as_fd()).map_err(Error::Session)?;
-            let record = Record {
+            let record = MountRecord {
                 mount_point: mount_point.clone(),
                 options,
                 device: mounted.device,
@@ -319,7 +323,7 @@ impl Keeper<'_> {
             Ok(connection)
         })();
         let connection = connection.inspect_err(|_: &Error| mount::detach(&mount_point))?;
-        forget_backings(&self.journal, connection.name());
+        forget_registrations(&self.journal, connection.name());
         log::info!("mounted at {}", mount_point.display());
         if let Some(worker) = &self.worker {
             hand_over(worker, &connection, request);
@@ -344,7 +348,7 @@ impl Keeper<'_> {
                     "reload: process {} looks whether it can serve",
                     successor.process.pid()
                 );
-                successor.deadline = Some(Instant::now() + super::run::PREPARATION);
+                successor.deadline = Some(Instant::now() + PREPARATION_TIMEOUT);
                 (self.reason, self.reload_failed) = (None, None);
                 self.successor = Some(successor);
             }
@@ -360,7 +364,7 @@ impl Keeper<'_> {
                 if let Some(worker) = &mut self.worker {
                     say(worker, &Message::Stop);
                     worker.stage = Stage::Stopping;
-                    worker.deadline = Some(Instant::now() + PATIENCE);
+                    worker.deadline = Some(Instant::now() + STOP_TIMEOUT);
                 }
             }
             Ok(Some((Message::Failed { why }, _))) => self.reason = Some(why),
@@ -375,7 +379,7 @@ impl Keeper<'_> {
     }
 
     /// A successor has ended: what serves goes on.
-    pub(super) fn give_up_reload(&mut self, successor: &Worker) {
+    pub(super) fn give_up_reload(&mut self, successor: &WorkerProcess) {
         while let Ok(Some((message, _))) = successor.channel.receive() {
             if let Message::Failed { why } = message {
                 self.reason = Some(why);
@@ -392,7 +396,7 @@ impl Keeper<'_> {
 
     /// A worker has ended: the next one starts, if one is needed. One that is to
     /// end may still be closing the store; nobody waits for it but who wants the lock.
-    pub(super) fn bury(&mut self, worker: Worker) -> Result<()> {
+    pub(super) fn bury(&mut self, worker: WorkerProcess) -> Result<()> {
         while let Ok(Some((message, descriptors))) = worker.channel.receive() {
             match message {
                 Message::Failed { why } => self.reason = Some(why),
@@ -404,7 +408,7 @@ impl Keeper<'_> {
                 _ => {}
             }
         }
-        let death = worker.process.reap_within(LINGER);
+        let death = worker.process.reap_within(REAP_TIMEOUT);
         if self.released {
             return Ok(());
         }
@@ -414,13 +418,13 @@ impl Keeper<'_> {
             self.lingering.push(worker.process);
         }
         let death = death.unwrap_or(Death::Unknown);
-        let in_hand = self.journal.take_in_hand().unwrap_or_else(|e| {
-            log::warn!("reading what the worker had in hand: {e}");
+        let in_flight = self.journal.take_in_flight().unwrap_or_else(|e| {
+            log::warn!("reading what the worker had in flight: {e}");
             Vec::new()
         });
         // Whoever sends SIGKILL or SIGTERM is somebody else; what a request does is another signal.
         if !matches!(death, Death::Signal(9 | 15)) {
-            note_deaths(&mut self.suspects, &in_hand);
+            note_deaths(&mut self.suspects, &in_flight);
         }
         if self.ending {
             return Ok(());
@@ -432,14 +436,14 @@ impl Keeper<'_> {
             if let Some(mut successor) = prepared {
                 say(&successor, &self.start());
                 successor.stage = Stage::Starting;
-                successor.deadline = Some(Instant::now() + super::run::PREPARATION);
+                successor.deadline = Some(Instant::now() + PREPARATION_TIMEOUT);
                 self.previous = Some(self.program.clone());
                 self.program = successor.program.clone();
                 self.worker = Some(successor);
             } else {
                 log::error!(
-                    "the worker {pid} died ({death}) with {} requests in hand: starting the next",
-                    in_hand.len()
+                    "the worker {pid} died ({death}) with {} requests in flight: starting the next",
+                    in_flight.len()
                 );
                 self.start_at = Some(now);
             }
@@ -454,9 +458,9 @@ impl Keeper<'_> {
                 self.program = previous;
                 self.reload_failed = Some(why);
             } else {
-                log::error!("trying again in {PAUSE:?}");
+                log::error!("trying again in {RESTART_PAUSE:?}");
             }
-            self.start_at = Some(now + PAUSE);
+            self.start_at = Some(now + RESTART_PAUSE);
         }
         self.drop_successor();
         Ok(())
@@ -476,13 +480,13 @@ impl Keeper<'_> {
     }
 }
 
-fn say(worker: &Worker, message: &Message) {
+fn say(worker: &WorkerProcess, message: &Message) {
     if let Err(e) = worker.channel.send(message, &[]) {
-        log::debug!("the worker {} doesn't hear: {e}", worker.process.pid());
+        log::debug!("the worker {} can't be reached: {e}", worker.process.pid());
     }
 }
 
-fn hand_over(worker: &Worker, connection: &Connection, request: Option<u64>) {
+fn hand_over(worker: &WorkerProcess, connection: &Connection, request: Option<u64>) {
     let message = Message::Connection { record: connection.record.clone(), request };
     if let Err(e) = worker.channel.send(&message, &[connection.device.as_fd()]) {
         log::warn!("the worker {} doesn't take a mount: {e}", worker.process.pid());

@@ -21,24 +21,24 @@ use rustix::process::Signal as Kill;
 use wasmfs_store::Lock;
 
 use super::process::{Child, Program};
-use crate::backing::memory::InMemory;
+use crate::backing::InMemory;
 use crate::error::{Error, IoContext, Result};
-use crate::fuse::handshake::Connection;
-use crate::ipc::protocol::{Channel, Record, Suspect};
-use crate::ipc::socket as packets;
-use crate::journal::requests::Journal;
-use crate::mount::point::{self as mount, Options};
-use crate::supervise::handover::Charge;
-use crate::supervise::worker::KEEPER_SOCKET;
+use crate::fuse::Connection;
+use crate::ipc::{Channel, MountRecord, check_peer, listen, reach};
+use crate::journal::Journal;
+use crate::journal::Suspect;
+use crate::mount::{self, Options};
+use crate::supervise::door::KEEPER_SOCKET;
+use crate::supervise::handover::Handover;
 
 /// The pause after a worker that died before it was ready.
-pub(super) const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// How long the end of a worker that is as good as dead is waited for, to learn why.
-pub(super) const LINGER: Duration = Duration::from_millis(20);
+pub(super) const REAP_TIMEOUT: Duration = Duration::from_millis(20);
 /// How long a successor may take to look at the store.
-pub(super) const PREPARATION: Duration = Duration::from_secs(120);
+pub(super) const PREPARATION_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a worker may take to end its commands for a successor, or to close the store.
-pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What the caller decides for a keeper.
 pub struct Plan {
@@ -72,7 +72,7 @@ pub(super) enum Stage {
     Stopping,
 }
 
-pub(super) struct Worker {
+pub(super) struct WorkerProcess {
     pub(super) process: Child,
     pub(super) channel: Channel,
     pub(super) stage: Stage,
@@ -94,9 +94,9 @@ pub(super) struct Keeper<'a> {
     /// Payloads in memory, so that they outlive workers.
     pub(super) held: Vec<(InMemory, OwnedFd)>,
     pub(super) suspects: Vec<Suspect>,
-    pub(super) worker: Option<Worker>,
+    pub(super) worker: Option<WorkerProcess>,
     /// What is to replace the worker.
-    pub(super) successor: Option<Worker>,
+    pub(super) successor: Option<WorkerProcess>,
     /// What is dead but for a thread that waits for its successor.
     pub(super) lingering: Vec<Child>,
     pub(super) program: Rc<Program>,
@@ -163,8 +163,8 @@ fn signals() -> Result<SignalFd> {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(plan: &'a Plan, program: &Rc<Program>, charge: [OwnedFd; 2], journal: Journal) -> Self {
-        let [lock, listener] = charge;
+    fn new(plan: &'a Plan, program: &Rc<Program>, owned: [OwnedFd; 2], journal: Journal) -> Self {
+        let [lock, listener] = owned;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Keeper {
             plan,
@@ -199,8 +199,8 @@ impl<'a> Keeper<'a> {
     /// A keeper of a store that nobody has.
     fn begin(plan: &'a Plan, program: &Rc<Program>, lock: Lock) -> Result<Keeper<'a>> {
         mount::prepare(&plan.mount.0)?;
-        let listener = packets::listen(&plan.store, plan.socket, SocketType::STREAM)
-            .at("listening in", &plan.store)?;
+        let listener =
+            listen(&plan.store, plan.socket, SocketType::STREAM).at("listening in", &plan.store)?;
         let journal = Journal::create().at("making a memory file for", &plan.store)?;
         let lock = lock.as_fd().try_clone_to_owned().at("duplicating the lock of", &plan.store)?;
         let mut keeper = Keeper::new(plan, program, [lock, listener], journal);
@@ -210,23 +210,23 @@ impl<'a> Keeper<'a> {
 
     /// The keeper of a worker that is there already.
     fn adopt(plan: &'a Plan, program: &Rc<Program>) -> Result<Option<Keeper<'a>>> {
-        let reached = packets::reach(&plan.store, KEEPER_SOCKET);
+        let reached = reach(&plan.store, KEEPER_SOCKET);
         let Some(socket) = reached.at("reaching the worker in", &plan.store)? else {
             return Ok(None);
         };
-        let pid = packets::check_peer(socket.as_fd()).map_err(Error::Channel)?;
+        let pid = check_peer(socket.as_fd()).map_err(Error::Channel)?;
         let process = Child::by_pid(pid).at("watching the worker of", &plan.store)?;
-        let charge = match Charge::receive(Channel::from(socket)) {
+        let handover = match Handover::receive(Channel::from(socket)) {
             // It is just being started by somebody else, or about to end.
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            charge => charge.map_err(Error::Channel)?,
+            handover => handover.map_err(Error::Channel)?,
         };
         log::info!("taking over from another keeper; the worker is process {pid}");
-        let fds = [charge.lock, charge.listener];
-        let mut keeper = Keeper::new(plan, program, fds, charge.journal);
-        keeper.connections = charge.connections;
-        (keeper.suspects, keeper.replacements) = (charge.suspects, charge.replacements);
-        keeper.last_pause = charge.last_pause_us.map(Duration::from_micros);
+        let fds = [handover.lock, handover.listener];
+        let mut keeper = Keeper::new(plan, program, fds, handover.journal);
+        keeper.connections = handover.connections;
+        (keeper.suspects, keeper.replacements) = (handover.suspects, handover.replacements);
+        keeper.last_pause = handover.last_pause_us.map(Duration::from_micros);
         keeper.proven = true;
         if let Some(attached) = keeper.connections.iter().find(|c| c.record.is_attached()) {
             if attached.record.options != plan.mount.1 {
@@ -236,9 +236,9 @@ impl<'a> Keeper<'a> {
         } else {
             mount::prepare(&plan.mount.0)?;
         }
-        keeper.worker = Some(Worker {
+        keeper.worker = Some(WorkerProcess {
             process,
-            channel: charge.channel,
+            channel: handover.channel,
             stage: Stage::Serving,
             program: program.clone(),
             deadline: None,
@@ -359,7 +359,7 @@ impl<'a> Keeper<'a> {
             let gone = connection.is_gone();
             if gone {
                 log::info!("the mount at {} is gone", connection.record.mount_point.display());
-                forget_backings(&self.journal, connection.name());
+                forget_registrations(&self.journal, connection.name());
                 suspects.retain(|suspect| suspect.connection != connection.name());
             }
             !gone
@@ -391,16 +391,16 @@ impl<'a> Keeper<'a> {
 }
 
 /// Detaches mounts. fusermount3 may look into them: not in the thread that keeps them.
-pub(super) fn detach(mounts: Vec<Record>) {
-    let detach = move || mounts.iter().for_each(Record::detach);
+pub(super) fn detach(mounts: Vec<MountRecord>) {
+    let detach = move || mounts.iter().for_each(MountRecord::detach);
     if let Err(e) = std::thread::Builder::new().stack_size(256 << 10).spawn(detach) {
         log::error!("detaching: {e}");
     }
 }
 
 /// The number of a mount that is gone may be another's next.
-pub(super) fn forget_backings(journal: &Journal, connection: u32) {
-    if let Err(e) = journal.forget_backings(connection) {
+pub(super) fn forget_registrations(journal: &Journal, connection: u32) {
+    if let Err(e) = journal.forget_registrations(connection) {
         log::error!("forgetting what was registered with a mount that is gone: {e}");
     }
 }

@@ -4,11 +4,13 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{BLOCK, LARGE_BLOCK};
-use crate::artifact::inspect::ArtifactKind;
-use crate::catalogue::records::PayloadRecord;
-use crate::history::log::Change;
-use crate::payload::staging::PayloadOf;
+use super::blocks::differs;
+use super::info::{BLOCK, LARGE_BLOCK, PayloadInfo};
+use super::objects::ObjectFault;
+use super::staging::keep_inline;
+use crate::artifact::ArtifactKind;
+use crate::catalogue::tables::{HASHES_PER_RECORD, PayloadRecord};
+use crate::history::Change;
 use crate::{Error, FORMAT, Sha, Store};
 
 /// Something that passes for a source, of so many bytes; another for each `seed`.
@@ -24,15 +26,15 @@ fn add(store: &Store, bytes: &[u8], inline: bool, large_blocks: bool) -> Sha {
     let upload = store.stage_source(bytes).unwrap().upload;
     let (sha256, size, kind) = (upload.sha256, upload.size, upload.kind);
     let record = PayloadRecord { size, kind, inline, large_blocks };
-    let block = PayloadOf::new(&sha256, &record).block_size;
+    let block = PayloadInfo::new(&sha256, &record).block_size;
     let hashes = bytes.chunks(block as usize).map(Sha256::digest).collect::<Vec<_>>().concat();
-    let (mut writer, mut planned) = store.begin().unwrap();
-    planned.add(&writer, Change::payload(sha256, &record, &hashes)).unwrap();
+    let mut writer = store.writer().unwrap();
+    writer.add(record.change(sha256, &hashes)).unwrap();
     match inline {
-        true => store.payloads.keep_inline(planned.txn.base(), &[&upload]).unwrap(),
-        false => store.payloads.keep_as_objects(&[&upload]).unwrap(),
+        true => keep_inline(writer.catalogue(), &[&upload]).unwrap(),
+        false => store.objects.keep(&[&upload], &store.staging).unwrap(),
     }
-    store.commit(&mut writer, planned).unwrap();
+    writer.commit().unwrap();
     sha256
 }
 
@@ -60,9 +62,9 @@ fn check_windows(store: &Store, sha256: &Sha, good: &[u8]) {
 fn payloads_of_either_block_size_are_read_and_checked() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open_or_create(dir.path()).unwrap();
-    let record = super::HASHES_PER_RECORD as u64;
+    let record = HASHES_PER_RECORD as u64;
     let around = [BLOCK, LARGE_BLOCK, record * BLOCK].into_iter().flat_map(|at| [at, at + 1]);
-    // Inside sled not the largest, which takes long.
+    // Inside the catalogue not the largest, which takes long.
     let sizes = around.chain([9, 1_000_000, record * LARGE_BLOCK + 1]);
     let all = sizes.flat_map(|size| [(size, false), (size, true)]);
     for (size, inline) in all.filter(|(size, inline)| !inline || *size < 5_000_000) {
@@ -71,20 +73,20 @@ fn payloads_of_either_block_size_are_read_and_checked() {
             let sha256 = add(&store, &good, inline, large);
             check_windows(&store, &sha256, &good);
             let catalogue = store.catalogue().unwrap();
-            let payload = PayloadOf::find(&catalogue, &sha256).unwrap().unwrap();
-            assert!(store.payloads.reader.is_whole(&catalogue, &payload).unwrap());
+            let payload = PayloadInfo::find(&catalogue, &sha256).unwrap().unwrap();
+            assert!(store.objects.reader().is_whole(&catalogue, &payload).unwrap());
             if inline {
                 continue;
             }
-            let object = store.payloads.object(&sha256);
-            let check = || store.payloads.check_object(&catalogue, &payload, &mut |_| {}).unwrap();
-            assert_eq!(check(), None);
+            let object = store.objects.path(&sha256);
+            let check = || store.objects.check(&catalogue, &payload, &mut |_| {}).unwrap();
+            assert!(check().is_none());
             let last = payload.size - 1;
             damage(&object, last, &good);
-            assert!(!store.payloads.reader.is_whole(&catalogue, &payload).unwrap());
+            assert!(!store.objects.reader().is_whole(&catalogue, &payload).unwrap());
             let block = if large { LARGE_BLOCK } else { BLOCK };
-            let said = super::differs(last / block * block);
-            assert_eq!(check().unwrap().1, said);
+            let said = differs(last / block * block);
+            assert!(matches!(check(), Some(ObjectFault::Damaged(found)) if found == said));
         }
     }
 }
@@ -96,13 +98,13 @@ fn a_damaged_block_is_an_error_and_its_neighbours_are_not() {
         let store = Store::open_or_create(dir.path()).unwrap();
         let good = bytes(1_000_000, 1);
         let sha256 = add(&store, &good, false, large);
-        damage(&store.payloads.object(&sha256), 600_000, &good);
+        damage(&store.objects.path(&sha256), 600_000, &good);
         let block = if large { LARGE_BLOCK } else { BLOCK };
         let start = 600_000 / block * block;
         for (at, len) in [(start, 1), (start - 1, 2), (start + block - 1, 1), (0, 1_000_000)] {
             match store.read_payload(&sha256, at, len) {
                 Err(Error::PayloadDamaged { reason, .. }) => {
-                    assert_eq!(reason, super::differs(start));
+                    assert_eq!(reason, differs(start));
                 }
                 other => panic!("{len} at {at}: {other:?}"),
             }
@@ -156,7 +158,7 @@ fn large_blocks_survive_a_snapshot_and_a_rebuild() {
 fn a_payload_line_without_hashes_that_are_known_is_refused() {
     let (size, kind) = (500_000, ArtifactKind::Module);
     let record = PayloadRecord { size, kind, inline: false, large_blocks: false };
-    let change = Change::payload(Sha([3; 32]), &record, &[7; 32]);
+    let change = record.change(Sha([3; 32]), &[7; 32]);
     let line = serde_json::to_value(&change).unwrap();
     assert_eq!(serde_json::from_value::<Change>(line.clone()).unwrap(), change);
     let text = line.to_string();
@@ -167,15 +169,15 @@ fn a_payload_line_without_hashes_that_are_known_is_refused() {
 
 #[test]
 fn records_of_format_1_are_read_as_they_are() {
-    // Size, kind, and whether it is inside sled.
+    // Size, kind, and whether it is inside the catalogue.
     for inline in [false, true] {
         let old = postcard::to_stdvec(&(500_000u64, ArtifactKind::Module, inline)).unwrap();
-        let record: PayloadRecord = crate::catalogue::decode(&old).unwrap();
+        let record: PayloadRecord = postcard::from_bytes(&old).unwrap();
         assert_eq!((record.size, record.inline, record.large_blocks), (500_000, inline, true));
-        assert_eq!(crate::catalogue::encode(&record).unwrap(), old);
+        assert_eq!(postcard::to_stdvec(&record).unwrap(), old);
         let new = PayloadRecord { large_blocks: false, ..record };
         let read: PayloadRecord =
-            crate::catalogue::decode(&crate::catalogue::encode(&new).unwrap()).unwrap();
+            postcard::from_bytes(&postcard::to_stdvec(&new).unwrap()).unwrap();
         assert_eq!(read, new);
     }
 }

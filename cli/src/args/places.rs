@@ -6,12 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::ui::diagnostics::Failure;
-
-/// The control socket, in the store's directory.
-pub const SOCKET: &str = "control.sock";
-/// The log of a server in the background, in the store's directory.
-pub const LOG: &str = "wasmfs.log";
+use crate::ui::Failure;
 
 /// Which store a command is about.
 #[derive(Args, Clone, Debug)]

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use crate::ui::diagnostics::Failure;
+use crate::ui::Failure;
 
 /// A write is noticed by the file's times. Those of Linux before 6.13 move in steps
 /// of up to 10 ms, so a file that was written a moment ago is let rest first.

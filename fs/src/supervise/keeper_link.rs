@@ -1,0 +1,213 @@
+//! A worker's link to its keeper: what it says to it, and what it has it do.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use wasmfs_store::Sha;
+
+use crate::backing::{InMemory, MountInode, PayloadKeeper, Registered, Registrar};
+use crate::fuse::Connection;
+use crate::ipc::{Channel, KeeperStatus, MAX_DESCRIPTORS, Message};
+use crate::journal::{InFlightRequests, Journal};
+
+/// After how long a keeper that has not answered is asked again.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a keeper whose socket is full is given each time.
+const FULL_SOCKET_PAUSE: Duration = Duration::from_millis(20);
+/// How long it is given in all.
+const FULL_SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The link to a keeper, while there is one. Without one, a worker registers files by itself, and
+/// nobody else holds payloads.
+pub(super) struct KeeperLink {
+    in_flight: Arc<InFlightRequests>,
+    state: Mutex<LinkState>,
+    /// The connections that are served, by name.
+    connections: Mutex<HashMap<u32, Arc<Connection>>>,
+}
+
+struct LinkState {
+    /// The keeper's end, while there is a keeper.
+    keeper: Option<Arc<Channel>>,
+    /// What the last keeper said of itself.
+    status: Option<KeeperStatus>,
+    /// Files that the keeper is to register.
+    asked: HashMap<MountInode, OwnedFd>,
+    /// When it was last asked to register anything while it had not answered.
+    asked_at: Instant,
+}
+
+impl KeeperLink {
+    pub(super) fn new(
+        keeper: Arc<Channel>,
+        status: Option<KeeperStatus>,
+        in_flight: Arc<InFlightRequests>,
+    ) -> KeeperLink {
+        let (keeper, asked) = (Some(keeper), HashMap::new());
+        let state = LinkState { keeper, status, asked, asked_at: Instant::now() };
+        KeeperLink { in_flight, state: Mutex::new(state), connections: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, LinkState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn journal(&self) -> &Journal {
+        self.in_flight.journal()
+    }
+
+    /// The keeper's end; `None` if there is no keeper.
+    pub(super) fn keeper(&self) -> Option<Arc<Channel>> {
+        self.state().keeper.clone()
+    }
+
+    /// What the last keeper said of itself.
+    pub(super) fn status(&self) -> Option<KeeperStatus> {
+        self.state().status.clone()
+    }
+
+    /// Notes what the keeper says of itself.
+    pub(super) fn set_status(&self, status: KeeperStatus) {
+        self.state().status = Some(status);
+    }
+
+    /// Has another keeper take over, or none. Gives the one before, and what that was asked to
+    /// register and has not answered.
+    pub(super) fn replace_keeper(
+        &self,
+        keeper: Option<Arc<Channel>>,
+    ) -> (Option<Arc<Channel>>, HashMap<MountInode, OwnedFd>) {
+        let mut state = self.state();
+        (std::mem::replace(&mut state.keeper, keeper), std::mem::take(&mut state.asked))
+    }
+
+    /// Says something to the keeper, and whether there is one that heard it.
+    pub(super) fn say(&self, message: &Message, with: &[BorrowedFd<'_>]) -> bool {
+        self.keeper().is_some_and(|keeper| match keeper.send(message, with) {
+            Ok(()) => true,
+            Err(e) => {
+                log::warn!("sending to the keeper failed: {e}");
+                false
+            }
+        })
+    }
+
+    /// The same, for as long as a keeper takes that has much to hear. Not in a thread that
+    /// answers the kernel, or hears the keeper.
+    fn insist(&self, message: &Message, with: &[BorrowedFd<'_>]) -> bool {
+        let deadline = Instant::now() + FULL_SOCKET_TIMEOUT;
+        loop {
+            let Some(keeper) = self.keeper() else { return false };
+            match keeper.send(message, with) {
+                Ok(()) => return true,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    std::thread::sleep(FULL_SOCKET_PAUSE);
+                }
+                Err(e) => {
+                    log::warn!("sending to the keeper failed: {e}");
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Whether the keeper has registrations to answer.
+    pub(super) fn awaits_answers(&self) -> bool {
+        !self.state().asked.is_empty()
+    }
+
+    /// Notes that the keeper has answered.
+    pub(super) fn answered(&self, at: MountInode) {
+        self.state().asked.remove(&at);
+    }
+
+    /// Asks the keeper again for what it has not answered in a while: a socket that is full loses
+    /// what is sent. Asking twice does nothing.
+    pub(super) fn ask_again(&self, keeper: &Channel) {
+        let mut state = self.state();
+        if state.asked.is_empty() || state.asked_at.elapsed() < ANSWER_TIMEOUT {
+            return;
+        }
+        state.asked_at = Instant::now();
+        for (MountInode { connection, inode }, file) in &state.asked {
+            let message = Message::Back { connection: *connection, inode: *inode };
+            if keeper.send(&message, &[file.as_fd()]).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<u32, Arc<Connection>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a connection is served.
+    pub(super) fn add_connection(&self, connection: &Arc<Connection>) {
+        self.connections().insert(connection.name(), connection.clone());
+    }
+
+    /// Notes that it isn't any more; another may have its name by now.
+    pub(super) fn remove_connection(&self, connection: &Arc<Connection>) {
+        let mut connections = self.connections();
+        if connections.get(&connection.name()).is_some_and(|known| Arc::ptr_eq(known, connection)) {
+            connections.remove(&connection.name());
+        }
+    }
+
+    fn register_here(&self, at: MountInode, file: &OwnedFd) -> io::Result<u32> {
+        let connection = self.connections().get(&at.connection).cloned();
+        let connection = connection.ok_or(io::ErrorKind::NotConnected)?;
+        let device = connection.device.as_fd();
+        self.journal().register(at.connection, device, at.inode, file.as_fd())
+    }
+}
+
+impl Registrar for KeeperLink {
+    fn register(&self, at: MountInode, file: OwnedFd) -> Option<Registered> {
+        let MountInode { connection, inode } = at;
+        loop {
+            let mut state = self.state();
+            let Some(keeper) = state.keeper.clone() else { break };
+            let sent = keeper.send(&Message::Back { connection, inode }, &[file.as_fd()]);
+            if sent.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+                drop(state);
+                std::thread::sleep(FULL_SOCKET_PAUSE);
+                continue;
+            }
+            // If the keeper is lost, that is noticed, and then this is done again.
+            if state.asked.is_empty() {
+                state.asked_at = Instant::now();
+            }
+            state.asked.insert(at, file);
+            return None;
+        }
+        Some(self.register_here(at, &file).map_err(|e| e.to_string()))
+    }
+
+    fn unregister(&self, MountInode { connection, inode }: MountInode) {
+        // A keeper that doesn't hear keeps the registration, and some space, until the mount ends.
+        if self.insist(&Message::Unback { connection, inode }, &[]) || self.keeper().is_some() {
+            return;
+        }
+        let Some(served) = self.connections().get(&connection).cloned() else { return };
+        if let Err(e) = self.journal().unregister(connection, served.device.as_fd(), inode) {
+            log::warn!("what was registered for inode {inode}: {e}");
+        }
+    }
+}
+
+impl PayloadKeeper for KeeperLink {
+    fn hold(&self, payload: InMemory, file: &File) {
+        self.insist(&Message::Held { payloads: vec![payload] }, &[file.as_fd()]);
+    }
+
+    fn let_go(&self, payloads: &[Sha]) {
+        for some in payloads.chunks(MAX_DESCRIPTORS) {
+            self.insist(&Message::LetGo { payloads: some.to_vec() }, &[]);
+        }
+    }
+}
