@@ -15,6 +15,9 @@ use tempfile::TempDir;
 
 use guard::Guard;
 
+/// The build of wasmfs that has faults; `make build` makes it.
+pub const FAULTY: &str = "wasmfs-faulty";
+
 /// Who runs wasmfs and the hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum User {
@@ -103,6 +106,7 @@ impl Environment {
         // Its programs are copied while the home directory is root's to write to.
         if user == User::Ordinary {
             env.binary("wasmfs");
+            env.binary(FAULTY);
             env.binary("host");
         }
         if inline == Inline::Unlimited {
@@ -191,6 +195,14 @@ impl Environment {
     /// A `wasmfs` command.
     pub fn wasmfs(&self) -> Command {
         self.command(self.binary("wasmfs"))
+    }
+
+    /// A `wasmfs` command of a build with faults, of which `fault` is to happen: see
+    /// `fs/src/fault.rs`.
+    pub fn faulty(&self, fault: &str) -> Command {
+        let mut command = self.command(self.binary(FAULTY));
+        command.env("WASMFS_FAULT", fault);
+        command
     }
 
     /// Runs `wasmfs ARGS`, which must succeed, and returns what it printed.

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use wasmfs_tests::guard::{connection_at, servers};
 use wasmfs_tests::host::Host;
 use wasmfs_tests::module::wat;
-use wasmfs_tests::{Environment, Inline, User, identity, in_each_environment, names, succeed};
+use wasmfs_tests::{
+    Environment, FAULTY, Inline, User, identity, in_each_environment, names, succeed,
+};
 
 use crate::{log, replacements, replacements_of, wait_until};
 
@@ -191,8 +193,12 @@ fn a_mount_of_a_store_that_cannot_be_opened_fails_and_leaves_nothing() {
 
 /// A program of the user's own, which can be replaced.
 fn own_program(env: &Environment) -> std::path::PathBuf {
+    copy_of(env, "wasmfs")
+}
+
+fn copy_of(env: &Environment, build: &str) -> std::path::PathBuf {
     let program = env.path("bin-wasmfs");
-    fs::copy(env.binary("wasmfs"), &program).unwrap();
+    fs::copy(env.binary(build), &program).unwrap();
     program
 }
 
@@ -279,7 +285,7 @@ fn reload_keeps_the_old_worker_if_the_new_one_cannot_serve() {
 #[test]
 fn a_new_worker_that_fails_after_all_gives_way_to_the_old_program() {
     in_each_environment(|env| {
-        let program = own_program(env);
+        let program = copy_of(env, FAULTY);
         let marker = env.path("marker");
         // It dies as it takes over, once the marker is there.
         let fault = format!("abort init 0 {}", marker.display());

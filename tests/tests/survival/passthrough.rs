@@ -365,9 +365,8 @@ fn an_open_whose_check_kills_three_workers_is_answered_with_an_error() {
     in_environment(User::Root, Inline::Default, &|env| {
         let inode = publish(env, "key", 1)["inode"].as_u64().unwrap();
         publish(env, "good", 2);
-        let mut mounting = env.wasmfs();
-        mounting.args(["mount", "--passthrough"]);
-        succeed(mounting.env("WASMFS_FAULT", format!("abort check {inode}")));
+        let fault = format!("abort check {inode}");
+        succeed(env.faulty(&fault).args(["mount", "--passthrough"]));
         env.watch(&env.mount_point());
         let error = File::open(env.mounted("key")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EIO));

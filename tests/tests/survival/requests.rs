@@ -13,7 +13,7 @@ use crate::{log, replacements, replacements_of, wait_until};
 
 /// Mounts with a fault: `KIND WHAT INODE [MARKER]`, see `fs/src/fault.rs`.
 fn mount_with_fault(env: &Environment, fault: &str) {
-    succeed(env.wasmfs().arg("mount").env("WASMFS_FAULT", fault));
+    succeed(env.faulty(fault).arg("mount"));
     env.watch(&env.mount_point());
 }
 
@@ -83,7 +83,7 @@ fn a_read_that_a_dead_worker_had_accepted_is_answered_by_the_next() {
         wait_until(|| !marker.exists());
         env.signal(env.worker_pid(), "-KILL");
         assert!(reading.join().unwrap() == bytes);
-        assert!(log(env).contains("with 1 requests in hand"), "{}", log(env));
+        assert!(log(env).contains("with 1 requests in flight"), "{}", log(env));
         works(env, &bytes);
         env.unmount();
     });
@@ -95,7 +95,7 @@ fn a_kill_between_init_and_its_reply_leaves_a_mount_that_works() {
         let (_, bytes) = published(env);
         let marker = env.file("marker", "");
         let fault = format!("stall init 0 {}", marker.display());
-        let mut mounting = env.wasmfs().arg("mount").env("WASMFS_FAULT", fault).spawn().unwrap();
+        let mut mounting = env.faulty(&fault).arg("mount").spawn().unwrap();
         wait_until(|| !marker.exists());
         env.watch(&env.mount_point());
         let worker = wasmfs_tests::guard::servers(env.home())[1];
@@ -300,6 +300,19 @@ fn a_kill_during_a_publish_leaves_all_of_it_or_nothing() {
         let stderr = String::from_utf8_lossy(&removed.stderr).into_owned();
         let gone = !env.mounted("m0.cwasm").exists();
         assert!(gone == removed.status.success() || stderr.contains("went away"), "{stderr}");
+        env.unmount();
+    });
+}
+
+#[test]
+fn what_is_installed_has_no_faults() {
+    in_each_environment(|env| {
+        let (inode, bytes) = published(env);
+        let mut mounting = env.wasmfs();
+        succeed(mounting.arg("mount").env("WASMFS_FAULT", format!("abort read {inode}")));
+        env.watch(&env.mount_point());
+        assert!(fs::read(env.mounted("dir/key")).unwrap() == bytes);
+        assert_eq!(replacements(env), 0);
         env.unmount();
     });
 }

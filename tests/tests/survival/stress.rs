@@ -93,11 +93,11 @@ fn stress(env: &Environment) {
         waits.extend(done["waits"].as_array().unwrap().iter().map(|w| w.as_f64().unwrap() * 1e3));
     }
     let log = log(env);
-    let with_requests =
-        log.matches("requests in hand").count() - log.matches("with 0 requests in hand").count();
+    let with_requests = log.matches("requests in flight").count()
+        - log.matches("with 0 requests in flight").count();
     assert!(with_requests > 0, "no worker died over a request");
     println!(
-        "{reads} reads, {} calls of functions for the first time, {} publishes, {} replacements ({with_requests} with requests in hand); \
+        "{reads} reads, {} calls of functions for the first time, {} publishes, {} replacements ({with_requests} with requests in flight); \
          pauses: {}; waits of hosts: {}",
         calls.into_inner(),
         publishes.into_inner(),
