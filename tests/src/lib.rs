@@ -137,6 +137,11 @@ impl Environment {
         self.path(".local/share/wasmfs")
     }
 
+    /// Where the store has the object file of a payload.
+    pub fn object(&self, sha256: &str) -> PathBuf {
+        self.store().join("objects").join(&sha256[..2]).join(sha256)
+    }
+
     /// The mount point, where wasmfs puts it by itself.
     pub fn mount_point(&self) -> PathBuf {
         self.path(".cache/wasm-modules")

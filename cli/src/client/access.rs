@@ -16,13 +16,13 @@ use wasmfs_store::{
 use crate::control::changes::{Change, Committed};
 use crate::control::{
     AskedPolicy, CollectRequest, MountStatus, Piece, PublishAnswer, PublishItem, PublishRequest,
-    SourceItem, Terms, piece,
+    SourceItem, PublishOptions, piece,
 };
 use crate::control::{Client, was_lost};
 use crate::ui::Failure;
 
 /// How long a command waits for another that has the store open.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An engine, and the name that the user means it by.
 pub struct NamedEngine<'a> {
@@ -93,7 +93,7 @@ impl Access {
     }
 
     fn reach(dir: &Path, open: impl Fn(&Path) -> Result<Store, StoreError>) -> Result<Access> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STORE_TIMEOUT;
         loop {
             if let Some((client, _)) = Client::reach(dir)? {
                 return Ok(Access::Server(client));
@@ -218,7 +218,7 @@ impl Access {
     }
 
     /// Publishes what was handed over, with one commit.
-    pub fn publish(&self, items: Vec<Item>, terms: &Terms) -> Result<PublishAnswer> {
+    pub fn publish(&self, items: Vec<Item>, terms: &PublishOptions) -> Result<PublishAnswer> {
         match self {
             Access::Direct(store) => {
                 let requests = items.into_iter().map(|item| item.for_store(terms));
@@ -300,7 +300,7 @@ impl Access {
 const OTHER_HANDS: &str = "something was handed over to another server";
 
 impl Item {
-    fn for_store(self, terms: &Terms) -> Option<Publish> {
+    fn for_store(self, terms: &PublishOptions) -> Option<Publish> {
         let Handed::Direct(staged) = self.artifact else { return None };
         let source = match self.source {
             None => None,

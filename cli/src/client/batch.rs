@@ -10,8 +10,8 @@ use wasmfs_store::{Key, Published, Sha, Version};
 
 use super::access::{Access, HandedSource, Item};
 use super::spool::Section;
-use super::stable_file::{Place, Steady};
-use crate::control::Terms;
+use super::stable_file::{FilePlace, StableFile};
+use crate::control::PublishOptions;
 use crate::control::was_lost;
 use crate::ui::Failure;
 
@@ -36,7 +36,7 @@ pub struct Input {
 /// The bytes of an artifact.
 pub enum Bytes {
     /// In a file of somebody else's.
-    File(Place),
+    File(FilePlace),
     /// Kept by this process.
     Kept(Section),
 }
@@ -73,7 +73,7 @@ impl Bytes {
         match self {
             Bytes::Kept(section) => take(Box::new(section.clone())),
             Bytes::File(place) => {
-                let file = Steady::open(place)?;
+                let file = StableFile::open(place)?;
                 let reader: File = file.reader()?;
                 let taken = take(Box::new(reader))?;
                 file.check()?;
@@ -90,7 +90,7 @@ pub type Outcomes = (Vec<Result<Published, Failure>>, bool);
 pub fn publish(
     access: &mut Access,
     inputs: &[Result<Input>],
-    terms: &Terms,
+    terms: &PublishOptions,
     progress: &ProgressBar,
 ) -> Result<Outcomes> {
     let mut attempt = 1;
@@ -111,7 +111,7 @@ pub fn publish(
 fn hand_over(
     access: &Access,
     inputs: &[Result<Input>],
-    terms: &Terms,
+    terms: &PublishOptions,
     progress: &ProgressBar,
 ) -> Result<Outcomes> {
     let mut results: Vec<Option<Result<Published, Failure>>> = Vec::new();

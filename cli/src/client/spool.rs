@@ -9,9 +9,9 @@ use std::sync::Arc;
 /// What was compiled, or came from a pipe, one after the other in a file without
 /// a name, which is gone when this process is: a large batch doesn't fit into memory.
 #[derive(Default)]
-pub struct Scratch(Option<(Arc<File>, u64)>);
+pub struct SpoolFile(Option<(Arc<File>, u64)>);
 
-impl Scratch {
+impl SpoolFile {
     /// Adds all that a reader gives.
     pub fn add(&mut self, mut from: impl Read) -> io::Result<Section> {
         let (file, start) = match self.0.take() {

@@ -21,18 +21,18 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where a file is.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum FilePlace {
     /// At a path, wherever that leads.
     At(PathBuf),
     /// At a relative path under a directory, with no symbolic link on the way.
     Under(std::sync::Arc<OwnedFd>, PathBuf),
 }
 
-impl Place {
+impl FilePlace {
     fn open(&self) -> io::Result<File> {
         match self {
-            Place::At(path) => File::open(path),
-            Place::Under(root, path) => {
+            FilePlace::At(path) => File::open(path),
+            FilePlace::Under(root, path) => {
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
                 Ok(open_within(root, path, flags)?.into())
             }
@@ -88,26 +88,26 @@ impl Stamp {
 }
 
 /// A file that must not change while it is read.
-pub struct Steady {
+pub struct StableFile {
     file: File,
     stamp: Stamp,
 }
 
-impl Steady {
+impl StableFile {
     /// Opens a file that is at rest; one that is being written is waited for, but not long.
-    pub fn open(place: &Place) -> Result<Steady> {
-        Steady::at_rest(place.open().map_err(|e| cannot_open(&e))?)
+    pub fn open(place: &FilePlace) -> Result<StableFile> {
+        StableFile::at_rest(place.open().map_err(|e| cannot_open(&e))?)
     }
 
     /// The same; `None` if there is no such file.
-    pub fn open_if_there(place: &Place) -> Result<Option<Steady>> {
+    pub fn open_if_there(place: &FilePlace) -> Result<Option<StableFile>> {
         match place.open() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            opened => Steady::at_rest(opened.map_err(|e| cannot_open(&e))?).map(Some),
+            opened => StableFile::at_rest(opened.map_err(|e| cannot_open(&e))?).map(Some),
         }
     }
 
-    fn at_rest(file: File) -> Result<Steady> {
+    fn at_rest(file: File) -> Result<StableFile> {
         if file.metadata().context("reading it")?.is_dir() {
             return Err(Failure::new("it is a directory", "name the files in it").into());
         }
@@ -116,7 +116,7 @@ impl Steady {
             let stamp = Stamp::of(&file).context("reading it")?;
             let age = stamp.age();
             if age >= REST {
-                return Ok(Steady { file, stamp });
+                return Ok(StableFile { file, stamp });
             }
             if start.elapsed() > PATIENCE {
                 return Err(changing().into());
@@ -125,7 +125,7 @@ impl Steady {
         }
     }
 
-    /// Its bytes. Once they are read, ask [`Steady::check`].
+    /// Its bytes. Once they are read, ask [`StableFile::check`].
     pub fn reader(&self) -> io::Result<File> {
         self.file.try_clone()
     }

@@ -9,10 +9,10 @@ use wasmfs_store::{InvalidKey, Key, Published};
 
 use crate::client::Access;
 use crate::client::batch::{self, Bytes, Input, SourceBytes};
-use crate::client::spool::Scratch;
-use crate::client::stable_file::{Place, cannot_open};
+use crate::client::spool::SpoolFile;
+use crate::client::stable_file::{FilePlace, cannot_open};
 use crate::compile::{CompileArgs, Compiler, is_source, to_binary};
-use crate::control::Terms;
+use crate::control::PublishOptions;
 use crate::ui::output;
 use crate::ui::progress;
 use crate::ui::{Failure, Outcome, print_failure, print_published, warn_if_not_visible};
@@ -86,7 +86,7 @@ pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
         let mut reading = Reading {
             args: &args,
             compiler: args.compile.with.is_some().then(|| args.compile.compiler()).transpose()?,
-            scratch: Scratch::default(),
+            scratch: SpoolFile::default(),
             progress: &progress,
         };
         for (file, key) in args.files.iter().zip(keys) {
@@ -94,7 +94,7 @@ pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
         }
     }
     let mut access = Access::open_or_create(store)?;
-    let terms = Terms { default: args.default, engine: args.engine.clone(), together: false };
+    let terms = PublishOptions { default: args.default, engine: args.engine.clone(), together: false };
     let (results, visible) = batch::publish(&mut access, &inputs, &terms, &progress)?;
     access.close()?;
     progress.finish_and_clear();
@@ -198,7 +198,7 @@ struct Reading<'a> {
     args: &'a Args,
     /// Set up for the first file that needs it.
     compiler: Option<Compiler>,
-    scratch: Scratch,
+    scratch: SpoolFile,
     progress: &'a ProgressBar,
 }
 
@@ -224,7 +224,7 @@ impl Reading<'_> {
             .into());
         }
         let bytes = if is_regular {
-            Bytes::File(Place::At(file.to_owned()))
+            Bytes::File(FilePlace::At(file.to_owned()))
         } else {
             let whole = io::Cursor::new(head).chain(input);
             Bytes::Kept(self.scratch.add(whole).context("reading it")?)

@@ -9,9 +9,9 @@ use wasmfs_store::{Key, KeyInfo, Published, Sha, Version};
 
 use crate::client::Access;
 use crate::client::batch::{self, Bytes, Input, SourceBytes};
-use crate::client::spool::{Scratch, Section};
+use crate::client::spool::{SpoolFile, Section};
 use crate::compile::{CompileArgs, Compiler};
-use crate::control::Terms;
+use crate::control::PublishOptions;
 use crate::ui::output;
 use crate::ui::progress;
 use crate::ui::{Failure, Outcome, print_failure, warn_if_not_visible};
@@ -68,7 +68,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let compiler = args.compile.compiler()?;
     let access = Access::open(store)?;
     access.named_engine(args.engine.as_deref())?;
-    let mut scratch = Scratch::default();
+    let mut scratch = SpoolFile::default();
     let jobs = jobs(&access, &args, &mut scratch)?;
     // Compiling takes long; the store is nobody's meanwhile.
     access.close()?;
@@ -81,7 +81,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 
     let failed = inputs.iter().any(Result::is_err);
     let move_names = args.default && !failed;
-    let terms = Terms { default: move_names, engine: args.engine.clone(), together: move_names };
+    let terms = PublishOptions { default: move_names, engine: args.engine.clone(), together: move_names };
     let mut access = Access::open(store)?;
     let progress = progress::bar(inputs.iter().flatten().map(Input::len).sum(), true);
     let (results, visible) = batch::publish(&mut access, &inputs, &terms, &progress)?;
@@ -91,7 +91,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 }
 
 /// What there is to compile, with the sources out of the store.
-fn jobs(access: &Access, args: &Args, scratch: &mut Scratch) -> Result<Vec<(Key, Result<Job>)>> {
+fn jobs(access: &Access, args: &Args, scratch: &mut SpoolFile) -> Result<Vec<(Key, Result<Job>)>> {
     let all = access.keys("")?;
     let mut wanted: Vec<&KeyInfo> = Vec::new();
     if args.all {
@@ -127,7 +127,7 @@ fn source_of(info: &KeyInfo) -> Result<(Version, Sha)> {
 fn compile_all(
     jobs: &[(Key, Result<Job>)],
     compiler: &Compiler,
-    scratch: Scratch,
+    scratch: SpoolFile,
 ) -> Vec<Result<Input>> {
     let progress = progress::count(jobs.len() as u64);
     let (next, scratch) = (AtomicUsize::new(0), Mutex::new(scratch));
@@ -163,7 +163,7 @@ fn compile(
     job: &Job,
     name: &str,
     compiler: &Compiler,
-    scratch: &Mutex<Scratch>,
+    scratch: &Mutex<SpoolFile>,
     progress: &ProgressBar,
 ) -> Result<Input> {
     let mut source = Vec::new();

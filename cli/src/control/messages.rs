@@ -105,12 +105,12 @@ pub struct PublishRequest {
     pub items: Vec<PublishItem>,
     /// How to publish them.
     #[serde(flatten)]
-    pub terms: Terms,
+    pub terms: PublishOptions,
 }
 
 /// How a batch is published.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Terms {
+pub struct PublishOptions {
     /// Whether the plain names move to the artifacts' engine.
     #[serde(default)]
     pub default: bool,

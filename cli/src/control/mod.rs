@@ -39,7 +39,7 @@ mod transport;
 
 pub use messages::{
     AskedPolicy, CollectRequest, KeeperStatus, MountRequest, MountStatus, Piece, PublishAnswer,
-    PublishItem, PublishRequest, RecordsPage, SourceItem, Terms, WorkerStatus, piece,
+    PublishItem, PublishRequest, RecordsPage, SourceItem, PublishOptions, WorkerStatus, piece,
 };
 pub use server::{Clients, Server, accept};
 pub use transport::{Client, was_lost};

@@ -20,7 +20,7 @@ use crate::names::{LOG, SOCKET};
 use crate::ui::Failure;
 
 /// How long a keeper waits for a command that has the store open.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What to keep.
 #[derive(Clone, Debug)]
@@ -159,7 +159,7 @@ fn tell(started: &Started) -> io::Result<()> {
 
 /// Takes the right to a store, once a command that has it open is done.
 fn lock(dir: &Path) -> wasmfs_fs::Result<Lock> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         match Lock::take(dir) {
             Err(StoreError::InUse { .. }) if Instant::now() < deadline => {

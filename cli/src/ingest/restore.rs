@@ -14,8 +14,8 @@ use wasmfs_store::{Key, KeyInfo, Sha, Store, TEMP_PREFIX, Version, VersionInfo};
 
 use crate::client::Access;
 use crate::client::batch::{self, Bytes, Input, SourceBytes};
-use crate::client::spool::{Scratch, Section};
-use crate::control::Terms;
+use crate::client::spool::{SpoolFile, Section};
+use crate::control::PublishOptions;
 use crate::control::changes::{Alias, Pin, SetDefault};
 use crate::control::{Client, was_lost};
 use crate::ui::progress;
@@ -108,13 +108,13 @@ struct Merge<'a> {
     /// Versions to publish, and what is to be published.
     waiting: Vec<(VersionInfo, Result<Input>)>,
     size: u64,
-    scratch: Scratch,
+    scratch: SpoolFile,
 }
 
 impl<'a> Merge<'a> {
     fn new(theirs: &'a Store, archived: Archived) -> Merge<'a> {
         let report = Restored { archived, visible: true, ..Restored::default() };
-        Merge { theirs, report, waiting: Vec::new(), size: 0, scratch: Scratch::default() }
+        Merge { theirs, report, waiting: Vec::new(), size: 0, scratch: SpoolFile::default() }
     }
 
     fn run(mut self, access: &mut Access) -> Result<Restored> {
@@ -168,7 +168,7 @@ impl<'a> Merge<'a> {
             std::mem::take(&mut self.waiting).into_iter().unzip();
         if !inputs.is_empty() {
             let hidden = ProgressBar::hidden();
-            let (outcomes, visible) = batch::publish(access, &inputs, &Terms::default(), &hidden)?;
+            let (outcomes, visible) = batch::publish(access, &inputs, &PublishOptions::default(), &hidden)?;
             self.report.visible &= visible;
             for (version, outcome) in versions.into_iter().zip(outcomes) {
                 match outcome {
@@ -180,7 +180,7 @@ impl<'a> Merge<'a> {
                 }
             }
         }
-        (self.size, self.scratch) = (0, Scratch::default());
+        (self.size, self.scratch) = (0, SpoolFile::default());
         Ok(())
     }
 

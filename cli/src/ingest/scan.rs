@@ -18,10 +18,10 @@ use wasmfs_store::artifact::{NotAnArtifact, inspect};
 use wasmfs_store::{InvalidKey, Key, KeyInfo, Published, Sha, Status, VersionInfo, check_engine};
 
 use crate::client::batch::{self, Bytes, Input};
-use crate::client::stable_file::{Place, Stamp, Steady};
+use crate::client::stable_file::{FilePlace, Stamp, StableFile};
 use crate::client::{Access, NamedEngine};
 use crate::compile::Interrupts;
-use crate::control::Terms;
+use crate::control::PublishOptions;
 use crate::ingest::links;
 use crate::ui::Failure;
 use crate::ui::output;
@@ -131,7 +131,7 @@ pub fn import(access: &mut Access, what: &Import<'_>) -> Result<Imported> {
                 continue;
             }
         };
-        let place = Place::Under(root.clone(), path.clone());
+        let place = FilePlace::Under(root.clone(), path.clone());
         match look(access, &place, known.get(&key), what) {
             Ok(Look::Gone) => {}
             Ok(Look::Known { engine, sha256, stamp }) => {
@@ -165,7 +165,7 @@ fn publish(
     let sizes = new.iter().map(|(path, ..)| what.dir.join(path).metadata().map_or(0, |m| m.len()));
     let progress: ProgressBar = progress::bar(sizes.sum(), true);
     let engine = what.engine.as_ref().map(|engine| engine.info.label.clone());
-    let terms = Terms { engine, ..Terms::default() };
+    let terms = PublishOptions { engine, ..PublishOptions::default() };
     let (results, visible) = batch::publish(access, inputs, &terms, &progress)?;
     progress.finish_and_clear();
     report.visible = visible;
@@ -266,11 +266,11 @@ fn key_of(path: &Path, prefix: Option<&Key>) -> Result<Key> {
 /// Looks whether a file is an artifact, and one that the store hasn't got.
 fn look(
     access: &Access,
-    place: &Place,
+    place: &FilePlace,
     known: Option<&KeyInfo>,
     what: &Import<'_>,
 ) -> Result<Look> {
-    let Some(steady) = Steady::open_if_there(place)? else { return Ok(Look::Gone) };
+    let Some(steady) = StableFile::open_if_there(place)? else { return Ok(Look::Gone) };
     let mut file: File = steady.reader()?;
     if !file.metadata().context("reading it")?.is_file() {
         return Ok(Look::Left("this is no regular file any more".into()));

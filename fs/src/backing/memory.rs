@@ -272,8 +272,8 @@ impl Memory {
 
 /// Up to `len` bytes at `offset` of a payload in memory.
 pub(crate) fn read(file: &File, size: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
-    let left = size.saturating_sub(offset).min(len as u64);
-    let mut bytes = vec![0; left as usize];
+    let left = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let mut bytes = vec![0; left.min(len)];
     file.read_exact_at(&mut bytes, offset).at("reading", Path::new("a memory file"))?;
     Ok(bytes)
 }

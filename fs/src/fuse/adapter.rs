@@ -349,7 +349,7 @@ impl fuser::Filesystem for Adapter {
                     space.inodes,
                     space.free_inodes,
                     BLOCK_SIZE,
-                    NAME_MAX as u32,
+                    u32::try_from(NAME_MAX).unwrap_or(u32::MAX),
                     BLOCK_SIZE,
                 );
             }
@@ -453,7 +453,7 @@ impl fuser::Filesystem for Adapter {
 /// The protocol of getxattr(2): size 0 asks for the length.
 fn answer_xattr(value: Result<Vec<u8>, Error>, size: u32, reply: ReplyXattr) {
     match value {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
         Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
         Ok(value) => reply.data(&value),
         Err(e) => reply.error(e.answer()),

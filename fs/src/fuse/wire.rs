@@ -69,7 +69,8 @@ pub(super) fn has_accepted(reply: &[u8], capability: InitFlags) -> bool {
 /// Tells the kernel something that it didn't ask for.
 pub(super) fn notify(device: BorrowedFd<'_>, code: i32, body: &[u8]) -> io::Result<()> {
     let mut message = Vec::with_capacity(OUT_HEADER + body.len());
-    message.extend(((OUT_HEADER + body.len()) as u32).to_ne_bytes());
+    let len = u32::try_from(OUT_HEADER + body.len()).map_err(io::Error::other)?;
+    message.extend(len.to_ne_bytes());
     message.extend(code.to_ne_bytes());
     message.extend(0u64.to_ne_bytes());
     message.extend(body);

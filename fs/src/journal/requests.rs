@@ -30,9 +30,9 @@ pub(crate) const RESENT: u64 = 1 << 63;
 const INODE: u64 = 1 << 62;
 /// A request that has killed so many workers is not tried again.
 pub(crate) const DEATHS: u32 = 3;
-const SLOT: u64 = 16;
+const SLOT: usize = 16;
 /// Threads that can have a request in flight: four a mount.
-const SLOTS: u64 = 1024;
+const SLOTS: usize = 1024;
 /// The memory file.
 #[derive(Debug)]
 pub(crate) struct Journal(OwnedFd);
@@ -67,20 +67,20 @@ impl Journal {
     }
 
     fn set(&self, slot: u64, connection: u32, unique: u64) {
-        let mut record = [0; SLOT as usize];
+        let mut record = [0; SLOT];
         record[..8].copy_from_slice(&u64::from(connection).to_ne_bytes());
         record[8..].copy_from_slice(&unique.to_ne_bytes());
         // Without memory for the journal, requests are answered without it.
-        let _ = pwrite(&self.0, &record, (slot + 1) * SLOT);
+        let _ = pwrite(&self.0, &record, (slot + 1) * SLOT as u64);
     }
 
     /// The requests in flight, as pairs of connection and number, which are
     /// forgotten: their worker is dead.
     pub(crate) fn take_in_flight(&self) -> io::Result<Vec<(u32, u64)>> {
-        let mut slots = [0; (SLOT * SLOTS) as usize];
-        let read = pread(&self.0, &mut slots, SLOT)?;
+        let mut slots = [0; SLOT * SLOTS];
+        let read = pread(&self.0, &mut slots, SLOT as u64)?;
         let mut found = Vec::new();
-        for record in slots[..read].as_chunks::<{ SLOT as usize }>().0 {
+        for record in slots[..read].as_chunks::<SLOT>().0 {
             let [connection, unique] = [0, 8].map(|at| {
                 let mut number = [0; 8];
                 number.copy_from_slice(&record[at..at + 8]);
@@ -91,7 +91,7 @@ impl Journal {
             }
         }
         // What lies behind stays.
-        pwrite(&self.0, &[0; (SLOT * SLOTS) as usize], SLOT)?;
+        pwrite(&self.0, &[0; SLOT * SLOTS], SLOT as u64)?;
         Ok(found)
     }
 }
@@ -172,7 +172,7 @@ impl InFlightRequests {
         let slot = OWN_SLOT.with(|own| {
             let slot = own.get().unwrap_or_else(|| self.next_slot.fetch_add(1, Ordering::Relaxed));
             own.set(Some(slot));
-            slot % SLOTS
+            slot % SLOTS as u64
         });
         self.journal.set(slot, connection, unique);
         Some(InFlight { requests: self, slot, _alone: alone })

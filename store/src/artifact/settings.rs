@@ -210,10 +210,8 @@ fn is_64_bit(target: &str) -> bool {
 /// The features, each with whether it is on and its bit.
 fn features(major: u32, reader: &mut Reader<'_>) -> Option<Vec<(String, bool, u32)>> {
     if let Some(names) = feature_bools(major) {
-        let named = names.iter().enumerate();
-        return named
-            .map(|(i, name)| Some(((*name).to_owned(), reader.take()?, i as u32)))
-            .collect();
+        let named = (0..).zip(&names);
+        return named.map(|(i, name)| Some(((*name).to_owned(), reader.take()?, i))).collect();
     }
     let bits: u64 = reader.take()?;
     let all = (0..64).map(|bit| (feature_bit(major, bit), bits & (1 << bit) != 0, bit));

@@ -33,7 +33,7 @@ pub(crate) fn read_chunks(
     len: usize,
 ) -> Result<Option<Vec<u8>>> {
     let mut bytes = Vec::with_capacity(len.min(READ_CAPACITY) + CHUNK);
-    let mut index = (start / CHUNK as u64) as u32;
+    let Ok(mut index) = u32::try_from(start / CHUNK as u64) else { return Ok(None) };
     while bytes.len() < len {
         match catalogue.raw(&CHUNKS.key((sha256, index)))? {
             Some(chunk) if !chunk.is_empty() => bytes.extend_from_slice(&chunk),

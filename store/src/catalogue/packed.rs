@@ -40,10 +40,10 @@ fn blocks_from(key: Vec<u8>) -> std::ops::Range<Vec<u8>> {
 
 fn put_number(out: &mut Vec<u8>, mut number: usize) {
     while number >= 0x80 {
-        out.push(number as u8 | 0x80);
+        out.push(number.to_le_bytes()[0] | 0x80);
         number >>= 7;
     }
-    out.push(number as u8);
+    out.push(number.to_le_bytes()[0]);
 }
 
 fn take_number(from: &mut &[u8]) -> Option<usize> {

@@ -21,8 +21,8 @@ use crate::history::{End, History};
 use crate::store::{Quiesced, Store};
 use crate::types::Sequence;
 
-/// A history is compacted if that leaves less than this part of its lines.
-const WORTHWHILE: f64 = 0.5;
+/// A history is compacted if at most one line in so many is left.
+const WORTHWHILE: u64 = 2;
 /// Shorter histories are left alone: readable files of a few seconds of publishing.
 const SHORT: u64 = 1000;
 
@@ -114,7 +114,7 @@ fn is_worthwhile(catalogue: &Catalogue, lines: u64) -> Result<bool> {
     if lines < SHORT {
         return Ok(false);
     }
-    let limit = (lines as f64 * WORTHWHILE) as u64;
+    let limit = lines / WORTHWHILE;
     let rows = count(catalogue, &INODES.all(), limit)?;
     let rows = rows + count(catalogue, &KEYS.all(), limit)?;
     let rows = rows + count(catalogue, &PAYLOADS.all(), limit)?;

@@ -9,7 +9,7 @@ use super::change::{Change, LogEntry};
 use super::codec::decode;
 use crate::disk::durable::{new_file, sync_parent};
 use crate::error::{Error, IoContext, Result};
-use crate::types::Sequence;
+use crate::types::{Sequence, in_memory};
 
 /// Where a history ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,7 @@ impl History {
         let mut buf = [0; 4096];
         while before > 0 {
             let n = before.min(buf.len() as u64);
-            let piece = &mut buf[..n as usize];
+            let piece = &mut buf[..in_memory(n)];
             self.file.read_exact_at(piece, before - n)?;
             if let Some(at) = piece.iter().rposition(|&b| b == b'\n') {
                 return Ok(before - n + at as u64 + 1);
@@ -133,7 +133,7 @@ impl History {
         let mut end = self.len;
         while self.seq.get() - entries.len() as u64 > seq.get() && end > 0 {
             let start = self.start_of_line(end).at("reading", &self.path)?;
-            let mut line = vec![0; (end - start) as usize];
+            let mut line = vec![0; in_memory(end - start)];
             self.file.read_exact_at(&mut line, start).at("reading", &self.path)?;
             match decode(&line) {
                 // A snapshot changes nothing that its lines stand for.

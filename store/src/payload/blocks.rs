@@ -10,7 +10,7 @@ use super::info::{BLOCK, PayloadInfo};
 use crate::catalogue::tables::{BLOCKS, HASHES_PER_RECORD};
 use crate::catalogue::{Bytes, Catalogue, Records};
 use crate::error::Result;
-use crate::types::Sha;
+use crate::types::{Sha, in_memory};
 
 /// What is read at once of what is checked from start to end, in bytes.
 pub(crate) const CHECKED_PIECE: usize = 1 << 20;
@@ -36,7 +36,7 @@ impl Hashes {
     /// Takes the next bytes: whole blocks, but for the last.
     pub(crate) fn add(&mut self, piece: &[u8]) {
         self.whole.update(piece);
-        for block in piece.chunks(BLOCK as usize) {
+        for block in piece.chunks(in_memory(BLOCK)) {
             self.blocks.extend_from_slice(&Sha256::digest(block));
         }
         self.size += piece.len() as u64;
@@ -69,7 +69,8 @@ impl<'a> BlockHashes<'a> {
     /// The sha256 of a block; `None` if the catalogue has lost it.
     pub(crate) fn get(&mut self, index: u64) -> Result<Option<Sha>> {
         let per_record = HASHES_PER_RECORD as u64;
-        let (number, at) = ((index / per_record) as u32, (index % per_record) as usize);
+        let Ok(number) = u32::try_from(index / per_record) else { return Ok(None) };
+        let at = in_memory(index % per_record);
         if self.record.as_ref().is_none_or(|(held, _)| *held != number) {
             let record = self.catalogue.raw(&BLOCKS.key((&self.sha256, number)))?;
             self.record = Some((number, record));
@@ -106,7 +107,7 @@ impl<'a> BlockChecker<'a> {
         let block_size = self.block_size;
         while !bytes.is_empty() {
             let left = (block_size - self.at % block_size).min(bytes.len() as u64);
-            let (now, later) = bytes.split_at(left as usize);
+            let (now, later) = bytes.split_at(in_memory(left));
             self.block.update(now);
             self.at += left;
             bytes = later;

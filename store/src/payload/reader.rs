@@ -17,7 +17,7 @@ use super::info::PayloadInfo;
 use crate::catalogue::{Catalogue, read_chunks};
 use crate::disk::names::object_in;
 use crate::error::{Error, IoContext, Result};
-use crate::types::Sha;
+use crate::types::{Sha, in_memory};
 
 /// Checked blocks kept in memory, 1 MiB of them (4 of large ones): those that were asked for in
 /// part. A window of the kernel's readahead starts and ends within blocks, and the next one goes on
@@ -72,17 +72,17 @@ impl Reader {
         if offset >= end {
             return Ok(Vec::new());
         }
-        let mut out = Vec::with_capacity((end - offset) as usize);
+        let mut out = Vec::with_capacity(in_memory(end - offset));
         let mut hashes = BlockHashes::of(catalogue, payload);
         let block = payload.block_size;
         let (first, last) = (offset / block, (end - 1) / block);
         // What is wanted of a block, or of several from `start` on.
         let wanted = |start: u64, len: usize| {
-            offset.saturating_sub(start) as usize..((end - start) as usize).min(len)
+            in_memory(offset.saturating_sub(start))..in_memory(end - start).min(len)
         };
         let mut known = |index| -> Result<Option<Arc<Vec<u8>>>> {
             let bytes = hashes.get(index)?.and_then(|hash| self.blocks.find(&hash));
-            let full = (payload.size - index * block).min(block) as usize;
+            let full = in_memory((payload.size - index * block).min(block));
             Ok(bytes.filter(|bytes| bytes.len() == full))
         };
         let head = known(first)?;
@@ -97,7 +97,7 @@ impl Reader {
             let range = wanted(start, bytes.len());
             out.extend_from_slice(&bytes[range.clone()]);
             let mut at = 0;
-            for (digest, bytes) in digests.into_iter().zip(bytes.chunks(block as usize)) {
+            for (digest, bytes) in digests.into_iter().zip(bytes.chunks(in_memory(block))) {
                 if at < range.start || at + bytes.len() > range.end {
                     self.blocks.put(digest, bytes.to_vec());
                 }
@@ -116,7 +116,7 @@ impl Reader {
         let mut hashes = BlockHashes::of(catalogue, payload);
         let count = payload.size.div_ceil(payload.block_size);
         let at_once = CHECKED_PIECE as u64 / payload.block_size;
-        for first in (0..count).step_by(at_once as usize) {
+        for first in (0..count).step_by(in_memory(at_once)) {
             let indices = first..(first + at_once).min(count);
             match self.checked(catalogue, payload, &mut hashes, indices) {
                 Ok(_) => {}
@@ -151,7 +151,7 @@ impl Reader {
     ) -> Result<(Bytes, Vec<Sha>)> {
         let block = payload.block_size;
         let start = indices.start * block;
-        let len = (payload.size.min(indices.end.saturating_mul(block)) - start) as usize;
+        let len = in_memory(payload.size.min(indices.end.saturating_mul(block)) - start);
         let damaged = |reason| Error::PayloadDamaged { sha256: payload.sha256.hex(), reason };
         let bytes = if payload.inline {
             let bytes = read_chunks(catalogue, &payload.sha256, start, len)?;
@@ -164,7 +164,7 @@ impl Reader {
             object.read(start, len).map_err(failed)?
         };
         let mut digests = Vec::new();
-        for (index, bytes) in indices.zip(bytes.chunks(block as usize)) {
+        for (index, bytes) in indices.zip(bytes.chunks(in_memory(block))) {
             let digest = Sha::of(bytes);
             if hashes.get(index)? != Some(digest) {
                 // Another file may be in its place by the next read.

@@ -15,12 +15,12 @@ use crate::catalogue::{CHUNK, Catalogue, put_chunks};
 use crate::disk::durable::make_dir;
 use crate::disk::names::INCOMING;
 use crate::error::{Error, IoContext, Result, unless_unwritable};
-use crate::types::Sha;
+use crate::types::{Sha, in_memory};
 
 /// What is read at once of an upload, in bytes: whole blocks, and whole chunks.
 const STAGING_PIECE: usize = 128 << 10;
 const _: () =
-    assert!(STAGING_PIECE.is_multiple_of(BLOCK as usize) && STAGING_PIECE.is_multiple_of(CHUNK));
+    assert!(STAGING_PIECE.is_multiple_of(in_memory(BLOCK)) && STAGING_PIECE.is_multiple_of(CHUNK));
 /// Uploads up to this size, in bytes, wait for their commit in memory.
 const IN_MEMORY_SIZE: usize = 16 << 10;
 /// Memory that uploads may take together, in bytes; the rest wait in files.
@@ -245,15 +245,13 @@ pub(crate) fn keep_inline(catalogue: &Catalogue, uploads: &[&Upload]) -> Result<
             Waiting::InFile(incoming) => &incoming.0,
         };
         let mut file = File::open(incoming).at("opening", incoming)?;
-        let mut block = vec![0; STAGING_PIECE];
-        let mut at = 0;
-        loop {
-            let filled = fill(&mut file, &mut block).at("reading", incoming)?;
+        let mut piece = vec![0; STAGING_PIECE];
+        for first in (0..).step_by(STAGING_PIECE / CHUNK) {
+            let filled = fill(&mut file, &mut piece).at("reading", incoming)?;
             if filled == 0 {
                 break;
             }
-            put_chunks(catalogue, &staged.sha256, at, &block[..filled])?;
-            at += (filled / CHUNK) as u32;
+            put_chunks(catalogue, &staged.sha256, first, &piece[..filled])?;
         }
     }
     catalogue.sync()

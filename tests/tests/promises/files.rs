@@ -135,7 +135,7 @@ fn damaged_bytes_are_an_error_and_never_data() {
         let source = env.file("big.wat", wat(1));
         let published = env.publish(&source, "key", &[]);
         let sha256 = published["sha256"].as_str().unwrap();
-        let object = env.store().join("objects").join(&sha256[..2]).join(sha256);
+        let object = env.object(sha256);
         let good = fs::read(&object).unwrap();
         const BLOCK: usize = 32 << 10;
         for damaged in [0, 3, good.len() / BLOCK] {

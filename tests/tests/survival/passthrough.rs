@@ -23,10 +23,9 @@ fn publish(env: &Environment, key: &str, seed: u32) -> Value {
     env.publish(&env.file("source.wat", wat(seed)), key, &[])
 }
 
-/// The one object file of the store, if payloads are kept so.
-fn object(env: &Environment) -> Option<PathBuf> {
-    let directory = fs::read_dir(env.store().join("objects")).unwrap().next()?.unwrap().path();
-    Some(fs::read_dir(directory).unwrap().next()?.unwrap().path())
+/// The object file of what was published, which is not the only one: its source has one too.
+fn object_of(env: &Environment, published: &Value) -> PathBuf {
+    env.object(published["sha256"].as_str().unwrap())
 }
 
 /// Takes every page of a file, and of what is behind it, out of memory, as far as it is not mapped.
@@ -147,7 +146,7 @@ fn what_is_damaged_is_not_passed_through() {
         publish(env, "key", 1);
         publish(env, "good", 2);
         let damaged = env.json(&["show", "key"])["sha256"].as_str().unwrap().to_owned();
-        let object = env.store().join("objects").join(&damaged[..2]).join(&damaged);
+        let object = env.object(&damaged);
         let middle = fs::metadata(&object).unwrap().len() / 2;
         succeed(env.command("chmod").arg("0600").arg(&object));
         OpenOptions::new().write(true).open(&object).unwrap().write_all_at(b"!", middle).unwrap();
@@ -213,8 +212,7 @@ fn what_is_in_memory_needs_no_disk() {
 
 fn in_memory_needs_no_disk(env: &Environment) {
     let root = env.user == User::Root;
-    publish(env, "key", 1);
-    let object = object(env).unwrap();
+    let object = object_of(env, &publish(env, "key", 1));
     let bytes = fs::read(&object).unwrap();
     mount(env, &["--in-memory"]);
     let held = File::open(env.mounted("key")).unwrap();
@@ -340,8 +338,7 @@ fn opens_that_wait_for_a_keeper_are_answered() {
 #[test]
 fn what_is_passed_through_can_not_be_written_after_a_remount() {
     in_environment(User::Root, Inline::Default, &|env| {
-        publish(env, "key", 1);
-        let object = object(env).unwrap();
+        let object = object_of(env, &publish(env, "key", 1));
         let bytes = fs::read(&object).unwrap();
         mount(env, &["--passthrough"]);
         succeed(env.command("mount").args(["-i", "-o", "remount,rw"]).arg(env.mount_point()));
@@ -380,10 +377,7 @@ fn an_open_whose_check_kills_three_workers_is_answered_with_an_error() {
 fn what_a_dying_worker_put_into_memory_is_held() {
     in_environment(User::Root, Inline::Default, &|env| {
         let published: Vec<_> = (1..=3).map(|n| publish(env, &format!("key-{n}"), n)).collect();
-        let objects = published.iter().map(|p| {
-            let sha256 = p["sha256"].as_str().unwrap();
-            env.store().join("objects").join(&sha256[..2]).join(sha256)
-        });
+        let objects = published.iter().map(|p| object_of(env, p));
         let objects: Vec<PathBuf> = objects.collect();
         let bytes: Vec<_> = objects.iter().map(|object| fs::read(object).unwrap()).collect();
         mount(env, &["--in-memory"]);

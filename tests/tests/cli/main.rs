@@ -1,0 +1,16 @@
+//! The commands: what they print, and how they fail.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod control;
+mod help;
+mod link;
+mod mount;
+mod publish;
+mod rm;
+
+const MODULE: &str = "(module (func (export \"answer\") (result i32) i32.const 42))";
+const COMPONENT: &str = "(component (core module (func (export \"f\"))))";
+
+fn path(file: &std::path::Path) -> &str {
+    file.to_str().unwrap()
+}
