@@ -15,8 +15,8 @@ use wasmfs_store::{
 
 use crate::control::changes::{Change, Committed};
 use crate::control::{
-    AskedPolicy, CollectRequest, MountStatus, Piece, PublishAnswer, PublishItem, PublishRequest,
-    SourceItem, PublishOptions, piece,
+    AskedPolicy, CollectRequest, MountStatus, Piece, PublishAnswer, PublishItem, PublishOptions,
+    PublishRequest, SourceItem, piece,
 };
 use crate::control::{Client, was_lost};
 use crate::ui::Failure;

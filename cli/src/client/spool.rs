@@ -15,7 +15,7 @@ impl SpoolFile {
     /// Adds all that a reader gives.
     pub fn add(&mut self, mut from: impl Read) -> io::Result<Section> {
         let (file, start) = match self.0.take() {
-            Some(scratch) => scratch,
+            Some(open) => open,
             None => (Arc::new(tempfile::tempfile()?), 0),
         };
         let mut end = start;
@@ -36,7 +36,7 @@ impl SpoolFile {
     }
 }
 
-/// A part of the scratch file, to be read from its start by each clone.
+/// A part of the spool file, to be read from its start by each clone.
 #[derive(Clone, Debug)]
 pub struct Section {
     file: Arc<File>,

@@ -17,7 +17,7 @@ use crate::ui::Failure;
 /// of up to 10 ms, so a file that was written a moment ago is let rest first.
 const REST: Duration = Duration::from_millis(25);
 /// How long a file may take to come to rest.
-const PATIENCE: Duration = Duration::from_secs(2);
+const AT_REST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where a file is.
 #[derive(Clone, Debug)]
@@ -118,7 +118,7 @@ impl StableFile {
             if age >= REST {
                 return Ok(StableFile { file, stamp });
             }
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > AT_REST_TIMEOUT {
                 return Err(changing().into());
             }
             std::thread::sleep(REST - age);

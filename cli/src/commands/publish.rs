@@ -86,7 +86,7 @@ pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
         let mut reading = Reading {
             args: &args,
             compiler: args.compile.with.is_some().then(|| args.compile.compiler()).transpose()?,
-            scratch: SpoolFile::default(),
+            spool: SpoolFile::default(),
             progress: &progress,
         };
         for (file, key) in args.files.iter().zip(keys) {
@@ -94,7 +94,8 @@ pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
         }
     }
     let mut access = Access::open_or_create(store)?;
-    let terms = PublishOptions { default: args.default, engine: args.engine.clone(), together: false };
+    let terms =
+        PublishOptions { default: args.default, engine: args.engine.clone(), together: false };
     let (results, visible) = batch::publish(&mut access, &inputs, &terms, &progress)?;
     access.close()?;
     progress.finish_and_clear();
@@ -198,7 +199,7 @@ struct Reading<'a> {
     args: &'a Args,
     /// Set up for the first file that needs it.
     compiler: Option<Compiler>,
-    scratch: SpoolFile,
+    spool: SpoolFile,
     progress: &'a ProgressBar,
 }
 
@@ -227,7 +228,7 @@ impl Reading<'_> {
             Bytes::File(FilePlace::At(file.to_owned()))
         } else {
             let whole = io::Cursor::new(head).chain(input);
-            Bytes::Kept(self.scratch.add(whole).context("reading it")?)
+            Bytes::Kept(self.spool.add(whole).context("reading it")?)
         };
         Ok(Input::new(key, bytes))
     }
@@ -241,13 +242,13 @@ impl Reading<'_> {
         let binary = to_binary(source)?;
         let say = |line: &str| self.progress.suspend(|| output::note(format_args!("{line}")));
         let artifact = compiler.compile(name.rsplit('/').next().unwrap_or(name), &binary, say)?;
-        let artifact = self.scratch.add(artifact).context("writing a temporary file")?;
+        let artifact = self.spool.add(artifact).context("writing a temporary file")?;
         let more = artifact.len().saturating_sub(source.len() as u64);
         self.progress.inc_length(more);
         let source = if self.args.no_keep_source {
             None
         } else {
-            let kept = self.scratch.add(&*binary).context("writing a temporary file")?;
+            let kept = self.spool.add(&*binary).context("writing a temporary file")?;
             Some(SourceBytes::Kept(kept))
         };
         let producer = Some(compiler.producer());

@@ -9,7 +9,7 @@ use wasmfs_store::{Key, KeyInfo, Published, Sha, Version};
 
 use crate::client::Access;
 use crate::client::batch::{self, Bytes, Input, SourceBytes};
-use crate::client::spool::{SpoolFile, Section};
+use crate::client::spool::{Section, SpoolFile};
 use crate::compile::{CompileArgs, Compiler};
 use crate::control::PublishOptions;
 use crate::ui::output;
@@ -68,8 +68,8 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let compiler = args.compile.compiler()?;
     let access = Access::open(store)?;
     access.named_engine(args.engine.as_deref())?;
-    let mut scratch = SpoolFile::default();
-    let jobs = jobs(&access, &args, &mut scratch)?;
+    let mut spool = SpoolFile::default();
+    let jobs = jobs(&access, &args, &mut spool)?;
     // Compiling takes long; the store is nobody's meanwhile.
     access.close()?;
     if jobs.is_empty() {
@@ -77,11 +77,12 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             Failure::new("the store has no key", "`wasmfs publish FILE.wasm` adds one").into()
         );
     }
-    let inputs = compile_all(&jobs, &compiler, scratch);
+    let inputs = compile_all(&jobs, &compiler, spool);
 
     let failed = inputs.iter().any(Result::is_err);
     let move_names = args.default && !failed;
-    let terms = PublishOptions { default: move_names, engine: args.engine.clone(), together: move_names };
+    let terms =
+        PublishOptions { default: move_names, engine: args.engine.clone(), together: move_names };
     let mut access = Access::open(store)?;
     let progress = progress::bar(inputs.iter().flatten().map(Input::len).sum(), true);
     let (results, visible) = batch::publish(&mut access, &inputs, &terms, &progress)?;
@@ -91,7 +92,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 }
 
 /// What there is to compile, with the sources out of the store.
-fn jobs(access: &Access, args: &Args, scratch: &mut SpoolFile) -> Result<Vec<(Key, Result<Job>)>> {
+fn jobs(access: &Access, args: &Args, spool: &mut SpoolFile) -> Result<Vec<(Key, Result<Job>)>> {
     let all = access.keys("")?;
     let mut wanted: Vec<&KeyInfo> = Vec::new();
     if args.all {
@@ -105,7 +106,7 @@ fn jobs(access: &Access, args: &Args, scratch: &mut SpoolFile) -> Result<Vec<(Ke
     for info in wanted {
         let job = source_of(info).and_then(|(version, sha256)| {
             let bytes = access.payload(&sha256)?;
-            let source = scratch.add(&bytes[..]).context("writing a temporary file")?;
+            let source = spool.add(&bytes[..]).context("writing a temporary file")?;
             Ok(Job { version, sha256, source })
         });
         jobs.push((info.key.clone(), job));
@@ -127,10 +128,10 @@ fn source_of(info: &KeyInfo) -> Result<(Version, Sha)> {
 fn compile_all(
     jobs: &[(Key, Result<Job>)],
     compiler: &Compiler,
-    scratch: SpoolFile,
+    spool: SpoolFile,
 ) -> Vec<Result<Input>> {
     let progress = progress::count(jobs.len() as u64);
-    let (next, scratch) = (AtomicUsize::new(0), Mutex::new(scratch));
+    let (next, spool) = (AtomicUsize::new(0), Mutex::new(spool));
     let done: Mutex<Vec<(usize, Result<Input>)>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..compiler.jobs().min(jobs.len()) {
@@ -142,7 +143,7 @@ fn compile_all(
                     let input = match job {
                         Ok(job) => {
                             let name = format!("{number}-{key}");
-                            compile(key, job, &name, compiler, &scratch, &progress)
+                            compile(key, job, &name, compiler, &spool, &progress)
                         }
                         Err(e) => Err(Failure::of(e).into()),
                     };
@@ -163,14 +164,14 @@ fn compile(
     job: &Job,
     name: &str,
     compiler: &Compiler,
-    scratch: &Mutex<SpoolFile>,
+    spool: &Mutex<SpoolFile>,
     progress: &ProgressBar,
 ) -> Result<Input> {
     let mut source = Vec::new();
     std::io::Read::read_to_end(&mut job.source.clone(), &mut source)?;
     let say = |line: &str| progress.suspend(|| output::note(format_args!("{key}: {line}")));
     let artifact = compiler.compile(name, &source, say)?;
-    let kept = scratch.lock().unwrap_or_else(|e| e.into_inner()).add(artifact);
+    let kept = spool.lock().unwrap_or_else(|e| e.into_inner()).add(artifact);
     let bytes = Bytes::Kept(kept.context("writing a temporary file")?);
     let (source, producer) = (Some(SourceBytes::Stored(job.sha256)), Some(compiler.producer()));
     let recompiled_from = Some(job.version);

@@ -13,7 +13,7 @@ use crate::ui::output;
 use crate::ui::{Outcome, print_error};
 
 /// How long the server may take to close the store.
-const PATIENCE: Duration = Duration::from_secs(10);
+const SERVER_END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Unmount; refuses while processes use the mount
 #[derive(clap::Args, Debug)]
@@ -69,7 +69,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
                     && status.mounts.iter().all(|m| m.connection != mounted.device.1)
             })
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + SERVER_END_TIMEOUT;
         while Instant::now() < deadline && Store::is_in_use(store) && !serves_others() {
             std::thread::sleep(Duration::from_millis(10));
         }

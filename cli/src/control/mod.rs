@@ -39,7 +39,7 @@ mod transport;
 
 pub use messages::{
     AskedPolicy, CollectRequest, KeeperStatus, MountRequest, MountStatus, Piece, PublishAnswer,
-    PublishItem, PublishRequest, RecordsPage, SourceItem, PublishOptions, WorkerStatus, piece,
+    PublishItem, PublishOptions, PublishRequest, RecordsPage, SourceItem, WorkerStatus, piece,
 };
 pub use server::{Clients, Server, accept};
 pub use transport::{Client, was_lost};

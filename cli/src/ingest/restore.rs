@@ -14,7 +14,7 @@ use wasmfs_store::{Key, KeyInfo, Sha, Store, TEMP_PREFIX, Version, VersionInfo};
 
 use crate::client::Access;
 use crate::client::batch::{self, Bytes, Input, SourceBytes};
-use crate::client::spool::{SpoolFile, Section};
+use crate::client::spool::{Section, SpoolFile};
 use crate::control::PublishOptions;
 use crate::control::changes::{Alias, Pin, SetDefault};
 use crate::control::{Client, was_lost};
@@ -108,13 +108,13 @@ struct Merge<'a> {
     /// Versions to publish, and what is to be published.
     waiting: Vec<(VersionInfo, Result<Input>)>,
     size: u64,
-    scratch: SpoolFile,
+    spool: SpoolFile,
 }
 
 impl<'a> Merge<'a> {
     fn new(theirs: &'a Store, archived: Archived) -> Merge<'a> {
         let report = Restored { archived, visible: true, ..Restored::default() };
-        Merge { theirs, report, waiting: Vec::new(), size: 0, scratch: SpoolFile::default() }
+        Merge { theirs, report, waiting: Vec::new(), size: 0, spool: SpoolFile::default() }
     }
 
     fn run(mut self, access: &mut Access) -> Result<Restored> {
@@ -160,7 +160,7 @@ impl<'a> Merge<'a> {
     }
 
     fn section(&mut self, sha256: &Sha) -> Result<Section> {
-        Ok(self.scratch.add(Payload { store: self.theirs, sha256: *sha256, at: 0 })?)
+        Ok(self.spool.add(Payload { store: self.theirs, sha256: *sha256, at: 0 })?)
     }
 
     fn publish(&mut self, access: &mut Access) -> Result<()> {
@@ -168,7 +168,8 @@ impl<'a> Merge<'a> {
             std::mem::take(&mut self.waiting).into_iter().unzip();
         if !inputs.is_empty() {
             let hidden = ProgressBar::hidden();
-            let (outcomes, visible) = batch::publish(access, &inputs, &PublishOptions::default(), &hidden)?;
+            let (outcomes, visible) =
+                batch::publish(access, &inputs, &PublishOptions::default(), &hidden)?;
             self.report.visible &= visible;
             for (version, outcome) in versions.into_iter().zip(outcomes) {
                 match outcome {
@@ -180,7 +181,7 @@ impl<'a> Merge<'a> {
                 }
             }
         }
-        (self.size, self.scratch) = (0, SpoolFile::default());
+        (self.size, self.spool) = (0, SpoolFile::default());
         Ok(())
     }
 

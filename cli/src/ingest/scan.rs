@@ -18,7 +18,7 @@ use wasmfs_store::artifact::{NotAnArtifact, inspect};
 use wasmfs_store::{InvalidKey, Key, KeyInfo, Published, Sha, Status, VersionInfo, check_engine};
 
 use crate::client::batch::{self, Bytes, Input};
-use crate::client::stable_file::{FilePlace, Stamp, StableFile};
+use crate::client::stable_file::{FilePlace, StableFile, Stamp};
 use crate::client::{Access, NamedEngine};
 use crate::compile::Interrupts;
 use crate::control::PublishOptions;

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use super::database::{Bytes, Database, Pair, Unopened};
 use super::packed::{self, Writes};
 use super::read::Records;
-use super::sled::{Bytes, Database, Pair, Unopened};
 use super::tables::{
     APPLIED, Applied, AppliedLayout, CHUNKS, KeyLayout, PAYLOADS, RawKey, Row, SECTIONS, Span,
     ValueLayout, stands_alone,

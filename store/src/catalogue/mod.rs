@@ -2,11 +2,12 @@
 //!
 //! It is derived: the history says what was committed, the catalogue answers questions about it
 //! quickly, and can be rebuilt. Rows are read through [`Records`] and written by changes of the
-//! history alone ([`apply`] to an [`Overlay`]). `sled.rs` alone knows which database is under it,
+//! history alone ([`apply`] to an [`Overlay`]). `database.rs` alone knows which database is under it,
 //! `tables/` alone how a row is written. It uses the history; payloads and the store use it.
 
 mod apply;
 mod chunks;
+mod database;
 mod handle;
 mod invalidation;
 mod open;
@@ -15,18 +16,17 @@ mod packed;
 mod read;
 mod rebuild;
 mod replay;
-mod sled;
 mod slot;
 pub(crate) mod tables;
 
 pub(crate) use apply::apply;
 pub(crate) use chunks::{CHUNK, put_chunks, read_chunks, whole_inline};
+pub(crate) use database::{Bytes, catch_panic, is_too_large, weight};
+pub use database::{DATABASE_LOG_FILTER, is_database_panic, panics_are_caught};
 pub(crate) use handle::Catalogue;
 pub use invalidation::{Changes, PendingInvalidations};
 pub(crate) use overlay::Overlay;
 pub(crate) use read::Records;
 pub(crate) use rebuild::{bring_inside, put_in_place_of};
 pub(crate) use replay::{catch_up, from_history};
-pub(crate) use sled::{Bytes, catch_panic, is_too_large, weight};
-pub use sled::{DATABASE_LOG_FILTER, is_database_panic, panics_are_caught};
 pub(crate) use slot::{CatalogueSlot, Condition, Lease, has_lease};

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::database::{Unopened, catch_panic};
 use super::handle::Catalogue;
 use super::rebuild::{bring_inside, rebuild, sole};
 use super::replay::catch_up;
-use super::sled::{Unopened, catch_panic};
 use crate::disk::durable::remove_dir;
 use crate::disk::names::{CATALOGUE, NEW_CATALOGUE, OBJECTS};
 use crate::disk::temp_dir_in_memory;

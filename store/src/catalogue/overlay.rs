@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::database::{Bytes, Pair};
 use super::handle::Catalogue;
 use super::packed::Writes;
 use super::read::Records;
-use super::sled::{Bytes, Pair};
 use super::tables::{KeyLayout, RawKey, Span, Table, ValueLayout};
 use crate::error::Result;
 

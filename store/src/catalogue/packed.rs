@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 
-use super::sled::{Batch, Bytes, Database, Pair};
+use super::database::{Batch, Bytes, Database, Pair};
 use super::tables::stands_alone;
 use crate::error::{Error, Result};
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::sled::{Bytes, Pair};
+use super::database::{Bytes, Pair};
 use super::tables::{
     ALIASES, APPLIED, AliasRecord, Applied, DIRECTORIES, ENGINES, EngineRecord, INODES,
     InodeRecord, KeyLayout, NAMES, PAYLOADS, PayloadRecord, RawKey, Row, Span, Table, USERS,

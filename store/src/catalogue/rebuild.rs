@@ -7,9 +7,9 @@ use std::sync::Arc;
 use rustix::fs::RenameFlags;
 
 use super::chunks::{put_chunks, whole_inline};
+use super::database::catch_panic;
 use super::handle::Catalogue;
 use super::replay::catch_up;
-use super::sled::catch_panic;
 use super::tables::PAYLOADS;
 use crate::disk::durable::{remove_dir, sync_dir};
 use crate::disk::names::{CATALOGUE, NEW_CATALOGUE, OBJECTS, damaged_aside, object_in};

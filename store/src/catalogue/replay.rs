@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::apply::apply;
+use super::database::catch_panic;
 use super::handle::Catalogue;
 use super::overlay::Overlay;
 use super::read::Records;
-use super::sled::catch_panic;
 use crate::error::{Error, Result};
 use crate::history::{End, History, LogEntry};
 use crate::types::Sequence;

@@ -12,10 +12,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use super::database::catch_panic;
 use super::handle::Catalogue;
 use super::open::{open, open_in_memory};
 use super::rebuild::put_in_place;
-use super::sled::catch_panic;
 use crate::disk::space::{give_back_reserve, make_reserve};
 use crate::error::{Error, Result};
 use crate::history::History;

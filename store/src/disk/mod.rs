@@ -8,10 +8,10 @@ pub(crate) mod clock;
 pub(crate) mod durable;
 mod lock;
 pub(crate) mod names;
-mod scratch;
 pub(crate) mod space;
+mod temp;
 
 pub use lock::Lock;
 pub(crate) use lock::check_owner;
-pub use scratch::TEMP_PREFIX;
-pub(crate) use scratch::{sweep, temp_dir, temp_dir_in_memory};
+pub use temp::TEMP_PREFIX;
+pub(crate) use temp::{sweep, temp_dir, temp_dir_in_memory};

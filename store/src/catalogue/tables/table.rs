@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::layout::{Composite, KeyLayout, ValueLayout};
-use crate::catalogue::sled::Bytes;
+use crate::catalogue::database::Bytes;
 use crate::error::{Error, Result};
 
 /// A key as the database has it. Only a table makes one.
