@@ -1,4 +1,6 @@
 //! The `wasmfs` command.
+#![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
 mod cli;

@@ -117,6 +117,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// What a system call on the mount answers. A store that can't answer is
     /// always EIO: never ENOENT, which the kernel and hosts would believe.
+    #[must_use]
     pub fn errno(&self) -> Errno {
         match self {
             Error::NotFound | Error::Hidden => Errno::ENOENT,

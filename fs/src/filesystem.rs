@@ -39,6 +39,22 @@ pub struct Attributes {
 }
 
 /// The filesystem. Every method can be called from any thread.
+///
+/// ```
+/// use std::sync::Arc;
+/// use wasmfs_fs::{CACHEDIR_TAG, Error, Filesystem};
+/// use wasmfs_store::{ROOT_INODE, Store};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let dir = tempfile::tempdir()?;
+/// let store = Arc::new(Store::open_or_create(dir.path())?);
+/// let filesystem = Filesystem::new(store);
+/// let tag = filesystem.lookup(ROOT_INODE, CACHEDIR_TAG)?;
+/// assert!(filesystem.read(tag.inode, 0, 10)?.starts_with(b"Signature:"));
+/// assert!(matches!(filesystem.lookup(ROOT_INODE, "absent"), Err(Error::NotFound)));
+/// # Ok(())
+/// # }
+/// ```
 pub struct Filesystem {
     store: Arc<Store>,
     /// Versions of which it is just found out whether they are in use.

@@ -1,7 +1,9 @@
 //! The mount of wasmfs: a read-only filesystem over a store, and the FUSE
 //! layer that serves it, and the keeper that outlives who serves it. It takes
 //! no arguments and prints nothing.
-#![warn(missing_docs)]
+#![warn(missing_docs, unreachable_pub)]
+#![warn(clippy::must_use_candidate, clippy::print_stdout, clippy::print_stderr)]
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::cast_sign_loss))]
 
 mod background;
 mod backing;

@@ -13,7 +13,24 @@
 //! | `incoming/` | uploads under way, swept when the store opens |
 //! | `state.json` | whether the catalogue was closed, and in which run of the machine |
 //! | `lock` | the owner's process number, under a flock |
-#![warn(missing_docs)]
+//!
+//! ```
+//! use wasmfs_store::{Error, Key, Store};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! let store = Store::open_or_create(&dir.path().join("store"))?;
+//! let key = Key::new("zellij/strider.cwasm")?;
+//! assert!(matches!(store.versions(&key), Err(Error::NoKey(_))));
+//! // What is no artifact is refused, and leaves nothing.
+//! assert!(matches!(store.stage(&b"no ELF"[..]), Err(Error::NotAnArtifact(_))));
+//! store.close()?;
+//! # Ok(())
+//! # }
+//! ```
+#![warn(missing_docs, unreachable_pub)]
+#![warn(clippy::must_use_candidate, clippy::print_stdout, clippy::print_stderr)]
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::cast_sign_loss))]
 
 pub mod artifact;
 mod catalogue;

@@ -309,7 +309,7 @@ fn what_the_catalogue_proves_to_have_been_acknowledged_is_never_cut_off() {
         fs::write(&path, bad).unwrap();
         match Store::open(dir.path()) {
             Err(Error::HistoryDamaged { reason, .. }) => {
-                assert!(reason.contains("was acknowledged"))
+                assert!(reason.contains("was acknowledged"));
             }
             Err(e) => panic!("{e}"),
             Ok(_) => panic!("it was opened"),

@@ -56,9 +56,9 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         },
     };
     if args.json {
-        output::json(&report)?
+        output::json(&report)?;
     } else {
-        print(report)?
+        print(report)?;
     }
     Ok(Outcome::Done)
 }

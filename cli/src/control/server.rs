@@ -182,7 +182,8 @@ impl Connection {
                 self.store(move |store| json(&store.version(&key, version)?)).await
             }
             (&Method::GET, "/v1/latest") => {
-                let limit = query.number("limit")?.unwrap_or(100) as usize;
+                let limit = query.number("limit")?.unwrap_or(100);
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
                 self.store(move |store| json(&store.latest(limit)?)).await
             }
             (&Method::GET, "/v1/engines") => self.store(|store| json(&store.engines()?)).await,

@@ -19,7 +19,7 @@ use crate::mount::Options;
 
 /// The version of this protocol. A keeper lives on while its workers are
 /// replaced by newer ones, so a change that either side would misunderstand raises it.
-pub const PROTOCOL: u32 = 2;
+pub(crate) const PROTOCOL: u32 = 2;
 
 /// The version that serving mounts of these options takes: 2 if files are passed through or in memory.
 pub(crate) fn protocol<'a>(mut mounts: impl Iterator<Item = &'a Options>) -> u32 {

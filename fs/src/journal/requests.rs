@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | 0 | 1 + the last commit that the kernel knows of; 0 if nobody has said yet |
 //! | 16 + 16 i | thread i: the minor device number of a mount, and the kernel's number of the request; 0 if it has none |
-//! | 32 KiB | files that are passed through: see [`crate::backings`] |
+//! | 32 KiB | files that are passed through: see `registrations.rs` |
 
 use std::cell::Cell;
 use std::io;

@@ -24,6 +24,7 @@ pub struct MountUser {
 
 /// The processes that use the file system with this device number, or one inode
 /// of it; for each the first use found.
+#[must_use]
 pub fn mount_users(device: (u32, u32), inode: Option<Inode>) -> Vec<MountUser> {
     let mut found: Vec<MountUser> = fs::read_dir("/proc")
         .into_iter()

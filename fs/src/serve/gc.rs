@@ -1,12 +1,11 @@
 //! Collecting what nobody uses: who does, only the kernel knows.
 //!
-//! Names first, then the question. From some moment on, whoever looks for a
-//! version by its own name is noted. Then each mount's notifying thread, which
-//! comes after every lookup that was answered before that moment (see
-//! [`crate::notify`]), drops the name and asks whether the kernel still has the
-//! inode: open, mapped, or on the way. If not, and if nobody has looked for it
-//! meanwhile, it is doomed: from then on it isn't found. Another name leads to
-//! it only after a commit of its key, and then it is not given up.
+//! Collection first watches its candidates: from then on a lookup of `.wasmfs/versions/KEY/N` marks
+//! that version as claimed. Then each mount's notifying thread drops the names of the candidates
+//! and asks whether the kernel still has their inodes: open, mapped, or on the way. It comes after
+//! every lookup that was answered before the watch (see [`super::invalidate`]). A version that the
+//! kernel has not, and that nobody has claimed, is doomed: from then on no lookup finds it. Another
+//! name leads to it only after a commit of its key, and then it is not given up.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering;

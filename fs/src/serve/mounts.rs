@@ -51,7 +51,7 @@ pub struct Mount {
     pub mount_point: PathBuf,
     /// How it was made.
     pub options: Options,
-    /// Its device number; see [`Mounted::device`](crate::mount::point::Mounted::device).
+    /// Its device number; see [`Mounted::device`](crate::mount::Mounted::device).
     pub device: (u32, u32),
     pub(crate) connection: Arc<Connection>,
     queue: Queue,
@@ -59,6 +59,7 @@ pub struct Mount {
 
 impl Mount {
     /// Whether it can still be found at its path.
+    #[must_use]
     pub fn is_attached(&self) -> bool {
         self.connection.record.is_attached()
     }

@@ -52,7 +52,9 @@ fn carry_out(mounts: &Weak<Mounts>, policy: &Policy) {
         match look_twice(mounts, policy) {
             Ok(None) => {}
             Ok(Some(Collected { versions, payloads, bytes })) => {
-                log::info!("collected {versions} versions and {payloads} payloads of {bytes} bytes")
+                log::info!(
+                    "collected {versions} versions and {payloads} payloads of {bytes} bytes"
+                );
             }
             Err(e) => log::error!("collecting: {}", chain(&e)),
         }

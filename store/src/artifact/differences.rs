@@ -19,6 +19,7 @@ pub struct Difference {
 
 impl Difference {
     /// In words, of an artifact and the engine called `right` it should be of.
+    #[must_use]
     pub fn of_artifact(&self, right: &str) -> String {
         match self.what.as_str() {
             COMPILER => format!("compiled by {}, {right} is {}", self.left, self.right),
@@ -40,6 +41,7 @@ const FEATURES: &str = "wasm features";
 impl Engine {
     /// Everything in which this engine and another are known to differ. Engines of the same
     /// fingerprint don't; of others there is always something to say.
+    #[must_use]
     pub fn differences(&self, other: &Engine) -> Vec<Difference> {
         let (left, right) = (&self.description, &other.description);
         let mut found = Vec::new();

@@ -32,6 +32,7 @@ pub struct EngineDescription {
 impl EngineDescription {
     /// The engine's name in the mount, with `digits` hexadecimal digits of the
     /// fingerprint: `wasmtime-48-x86_64-3d181f2b`. Always one valid path component.
+    #[must_use]
     pub fn label(&self, digits: usize) -> String {
         let clean = |text: &str, empty: &str| {
             let text: String = text
@@ -60,6 +61,7 @@ pub struct Engine {
 
 /// Decodes the engine's section as far as it can be understood; what can't be
 /// is `""` or [`Compiler::Unknown`], never an error.
+#[must_use]
 pub fn decode(section: &[u8]) -> Engine {
     let mut description = EngineDescription {
         fingerprint: Sha::of(section),

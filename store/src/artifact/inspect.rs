@@ -48,6 +48,7 @@ pub struct Artifact {
 
 impl Artifact {
     /// Who compiled it, with its settings.
+    #[must_use]
     pub fn described(&self) -> Engine {
         Engine { description: self.engine.clone(), ..decode(&self.section) }
     }

@@ -1,6 +1,6 @@
 //! Artifacts: what the bytes that wasmtime compiled say of themselves, and of their engine.
 //!
-//! It reads without wasmtime, and any bytes whatever. [`inspect`] and [`decode`] are the ways in. A
+//! It reads without wasmtime, and any bytes whatever. [`inspect()`] and [`decode()`] are the ways in. A
 //! new wasmtime version is a change of `layouts.rs` alone. It uses [`crate::Sha`] and nothing else
 //! of the store.
 

@@ -41,11 +41,13 @@ pub struct Setting {
 
 impl Setting {
     /// Whether somebody asked for it to be so.
+    #[must_use]
     pub fn is_unusual(&self) -> bool {
         self.default.as_ref().is_some_and(|default| *default != self.value)
     }
 
     /// What people call it.
+    #[must_use]
     pub fn words(&self) -> &str {
         let known = WORDS.iter().find(|(name, _)| *name == self.name);
         known.map_or(&self.name, |(_, words)| words)

@@ -165,7 +165,7 @@ pub(crate) fn apply(overlay: &mut Overlay, entry: &LogEntry, history_len: u64) -
             overlay.set(&INODES, inode, &InodeRecord::Version(record))?;
         }
         Change::Remove { key, version } => {
-            remove(overlay, key, *version, entry.time, &mut changes)?
+            remove(overlay, key, *version, entry.time, &mut changes)?;
         }
         Change::Default { keys, engine } => {
             for key in keys {

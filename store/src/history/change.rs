@@ -7,7 +7,7 @@ use crate::types::{EngineNumber, Inode, Sequence, Sha, Version, View};
 
 /// One committed change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LogEntry {
+pub(crate) struct LogEntry {
     /// Counts from 1, without gaps.
     pub seq: Sequence,
     /// The last sequence number known to be on disk when this was written.
@@ -23,7 +23,7 @@ pub struct LogEntry {
 /// that applying it again gives the same catalogue.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
-pub enum Change {
+pub(crate) enum Change {
     /// The store was made.
     Create,
     /// An engine was seen for the first time.
@@ -221,7 +221,7 @@ pub enum Change {
 
 /// sha256 of each block of a payload, in order, base64. A line has one of these, or can't be read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Blocks {
+pub(crate) enum Blocks {
     /// Blocks of 32 KiB; from format 2 on.
     #[serde(rename = "blocks32k")]
     Small(String),
@@ -232,7 +232,7 @@ pub enum Blocks {
 
 /// A version that was given up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CollectedVersion {
+pub(crate) struct CollectedVersion {
     /// The key.
     pub key: String,
     /// The version number.
@@ -257,7 +257,7 @@ fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<St
 
 /// A directory that gets its inode number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct NewDirectory {
+pub(crate) struct NewDirectory {
     /// The view it belongs to.
     pub view: View,
     /// Its path in the view.

@@ -63,6 +63,7 @@ pub struct Verified {
 
 impl Verified {
     /// Whether nothing is wrong, or was put right. A file that nothing needs is nothing wrong.
+    #[must_use]
     pub fn is_sound(&self) -> bool {
         self.findings
             .iter()

@@ -1,7 +1,7 @@
 //! Maintenance: verification, repair, archives.
 //!
-//! [`verify`] looks at a store whoever has it open, [`repair`] and [`restore`] have it for
-//! themselves, [`export`] reads beside its owner. They use every other folder, and nothing uses
+//! [`verify()`] looks at a store whoever has it open, [`repair()`] and [`restore()`] have it for
+//! themselves, [`export()`] reads beside its owner. They use every other folder, and nothing uses
 //! them.
 
 mod archive;

@@ -1,7 +1,7 @@
 //! Payloads: the bytes of artifacts and sources, stored once per sha256.
 //!
 //! They are staged ([`Staging`]), kept as object files ([`Objects`]) or, when small, as chunks
-//! inside the catalogue ([`keep_inline`]), and read block by block, each checked ([`Reader`]).
+//! inside the catalogue ([`keep_inline`]), and read block by block, each checked (`reader.rs`).
 //! Which versions have them is no concern of this folder's. It uses the catalogue and the disk.
 
 mod blocks;

@@ -107,16 +107,19 @@ impl Drop for Waiting {
 
 impl Staged {
     /// The payload's sha256.
+    #[must_use]
     pub fn sha256(&self) -> Sha {
         self.upload.sha256
     }
 
     /// The payload's size in bytes.
+    #[must_use]
     pub fn size(&self) -> u64 {
         self.upload.size
     }
 
     /// What the artifact says of itself.
+    #[must_use]
     pub fn artifact(&self) -> &Artifact {
         &self.artifact
     }

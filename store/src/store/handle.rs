@@ -56,6 +56,7 @@ impl Store {
     }
 
     /// Whether a process has the store in `dir` open.
+    #[must_use]
     pub fn is_in_use(dir: &Path) -> bool {
         Lock::is_taken(dir)
     }

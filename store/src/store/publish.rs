@@ -40,6 +40,7 @@ pub struct Publish {
 
 impl Publish {
     /// An artifact of which nothing else is known or asked.
+    #[must_use]
     pub fn new(key: Key, staged: Staged) -> Publish {
         Publish {
             key,

@@ -73,6 +73,7 @@ pub struct KeyInfo {
 }
 
 /// Nanoseconds since 1970 as RFC 3339 text, UTC, to the second.
+#[must_use]
 pub fn rfc3339(nanoseconds: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(nanoseconds)).to_string()
 }

@@ -15,6 +15,14 @@ pub const RESERVED: &str = ".wasmfs";
 /// A relative path of UTF-8 components, valid by construction: 1 to 1,024
 /// bytes, no empty component, `.`, `..`, NUL or control characters, and not
 /// under `.wasmfs`.
+///
+/// ```
+/// use wasmfs_store::{Key, KeyError};
+///
+/// assert_eq!(Key::new("a/b.cwasm")?.split(), ("a", "b.cwasm"));
+/// assert_eq!(Key::new("a//b").unwrap_err().rule, KeyError::EmptyComponent);
+/// # Ok::<(), wasmfs_store::InvalidKey>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Key(String);
@@ -76,6 +84,7 @@ impl Key {
     }
 
     /// The key as a path.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -87,6 +96,7 @@ impl Key {
     }
 
     /// The directory above the key (`""` at the root) and the last component.
+    #[must_use]
     pub fn split(&self) -> (&str, &str) {
         split_path(&self.0)
     }

@@ -349,7 +349,7 @@ fn a_guard_leaves_nothing_behind_when_a_test_fails() {
             assert!(reader.try_wait().unwrap().is_none(), "it is stuck");
             *left.lock().unwrap() = Some(reader);
             panic!("a test that fails");
-        })
+        });
     });
     assert!(result.is_err());
     // What was stuck has ended, with an error.

@@ -65,12 +65,12 @@ fn stress(env: &Environment) {
             while_going(&stop, || {
                 run_host(env, &answers);
                 calls.fetch_add(u64::from(FUNCTIONS), Ordering::Relaxed);
-            })
+            });
         });
         scope.spawn(|| {
             while_going(&stop, || {
                 publish_anew(env, publishes.fetch_add(1, Ordering::Relaxed));
-            })
+            });
         });
         let mut dice = Dice(0x5eed);
         let _end = StopOnPanic(&stop);

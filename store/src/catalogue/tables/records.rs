@@ -12,11 +12,11 @@ use crate::types::{EngineNumber, FIRST_FREE_INODE, Inode, Sequence, Sha, Version
 
 /// The layout of the records, and of the tables of engines' settings that they were made
 /// with; from 2 to 127. [`Applied`] starts alike in every layout: 0, the layout, the sequence number.
-pub const LAYOUT: u8 = 3;
+pub(super) const LAYOUT: u8 = 3;
 
 /// How much of the history the catalogue holds, and the numbers it gives next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Applied {
+pub(crate) struct Applied {
     /// Always 0. The first layout had no number, and what is next in its place, which is
     /// never 0.
     pub mark: u32,
@@ -34,7 +34,7 @@ pub struct Applied {
 
 impl Applied {
     /// Nothing is applied, and every number is to be given.
-    pub const NOTHING: Applied = Applied {
+    pub(crate) const NOTHING: Applied = Applied {
         mark: 0,
         layout: LAYOUT as u32,
         seq: Sequence(0),
@@ -77,7 +77,7 @@ impl AppliedLayout {
 
 /// What survives of a key even when all its versions are removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyRecord {
+pub(crate) struct KeyRecord {
     /// The engine that the plain name serves.
     pub default_engine: EngineNumber,
     /// The last version number given.
@@ -107,7 +107,7 @@ pub struct LinkRecord {
 
 /// What another name of an engine means now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AliasRecord {
+pub(crate) struct AliasRecord {
     /// The engine.
     pub engine: EngineNumber,
     /// The inode number of the symbolic link.
@@ -154,7 +154,7 @@ pub struct VersionRecord {
 
 /// An engine of the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EngineRecord {
+pub(crate) struct EngineRecord {
     /// Its name in the mount.
     pub label: String,
     /// What its artifacts say of it.
@@ -168,7 +168,7 @@ pub struct EngineRecord {
 /// A payload, stored once however many versions have it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "StoredPayload", into = "StoredPayload")]
-pub struct PayloadRecord {
+pub(crate) struct PayloadRecord {
     /// Its size in bytes.
     pub size: u64,
     /// Module or component, compiled or not.
