@@ -272,12 +272,28 @@ impl Environment {
 
 /// A program that cargo built, beside this program or test.
 pub fn binary(name: &str) -> PathBuf {
+    let path = built(name);
+    assert!(path.exists(), "{} is missing: `make build` builds it", path.display());
+    path
+}
+
+fn built(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the program's path");
     let dir = own.parent().expect("target/PROFILE, or deps in it");
     let dir = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
-    let path = dir.join(name);
-    assert!(path.exists(), "{} is missing: `make build` builds it", path.display());
-    path
+    dir.join(name)
+}
+
+/// The program of the release before, which `tests/previous.sh` built; `None`, and said, only
+/// where that found no history to build it from.
+pub fn previous() -> Option<PathBuf> {
+    if let Ok(reason) = fs::read_to_string(built("../previous/absent")) {
+        eprintln!("NOT TESTED against the release before: {reason}");
+        return None;
+    }
+    let path = built("../previous/wasmfs");
+    assert!(path.exists(), "{} is missing: tests/previous.sh builds it", path.display());
+    Some(path)
 }
 
 /// A real host, which `tests/setup.sh` installed.

@@ -1,0 +1,72 @@
+//! Mounts that the program of the release before made.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use wasmfs_tests::host::Host;
+use wasmfs_tests::module::wat;
+use wasmfs_tests::{Environment, in_each_environment, previous, succeed};
+
+/// The program of the release before, where this user can reach and replace it.
+fn install_previous(env: &Environment) -> Option<PathBuf> {
+    let program = env.path("bin-wasmfs");
+    fs::copy(previous()?, &program).unwrap();
+    Some(program)
+}
+
+fn exe(pid: u32) -> u64 {
+    fs::metadata(format!("/proc/{pid}/exe")).unwrap().ino()
+}
+
+#[test]
+fn a_mount_of_the_release_before_is_reloaded_under_a_running_host() {
+    in_each_environment(|env| {
+        let Some(program) = install_previous(env) else { return };
+        succeed(env.command(&program).arg("mount"));
+        env.watch(&env.mount_point());
+        env.publish(&env.file("big.wat", wat(1)), "key", &[]);
+        let mut host = Host::load(env, &env.mounted("key"), "cranelift");
+        let expected = host.said("call f1 7");
+        let (keeper, worker) = (env.keeper_pid(), exe(env.worker_pid()));
+        fs::copy(env.binary("wasmfs"), env.path("new")).unwrap();
+        fs::rename(env.path("new"), &program).unwrap();
+        assert!(env.run(&["reload"]).contains("serves now"));
+        assert_ne!(exe(env.worker_pid()), worker);
+        assert_eq!(env.keeper_pid(), keeper);
+        // A function that was never called before: its pages come from the new worker.
+        assert_eq!(host.said("call f1 7"), expected);
+        host.said("call f50 7");
+        let again = env.publish(&env.file("big-2.wat", wat(2)), "key", &[]);
+        assert_eq!(again["version"], 2);
+        // The new worker dies, and the old keeper starts the next.
+        env.signal(env.worker_pid(), "-KILL");
+        assert!(fs::read(env.mounted("key")).unwrap().len() > 1000);
+        host.said("call f51 7");
+        drop(host);
+        env.unmount();
+    });
+}
+
+#[test]
+fn commands_of_either_release_reach_the_server_of_the_other() {
+    in_each_environment(|env| {
+        let Some(program) = install_previous(env) else { return };
+        let previous = |args: &[&str]| succeed(env.command(&program).args(args));
+        let file = env.file("m.wat", "(module)");
+        let file = file.to_str().unwrap();
+        env.mount();
+        previous(&["publish", file, "--key", "by-the-old"]);
+        assert!(previous(&["ls"]).contains("by-the-old"));
+        env.unmount();
+        previous(&["mount"]);
+        env.watch(&env.mount_point());
+        env.run(&["publish", file, "--key", "by-the-new"]);
+        assert_eq!(env.json(&["ls"]).as_array().unwrap().len(), 2);
+        assert_eq!(env.json(&["ls"]).to_string(), {
+            let text = previous(&["ls", "--json"]);
+            serde_json::from_str::<serde_json::Value>(&text).unwrap().to_string()
+        });
+        env.unmount();
+    });
+}
