@@ -5,8 +5,10 @@ mod control;
 mod help;
 mod link;
 mod mount;
+mod printed;
 mod publish;
 mod rm;
+mod snapshot;
 
 const MODULE: &str = "(module (func (export \"answer\") (result i32) i32.const 42))";
 const COMPONENT: &str = "(component (core module (func (export \"f\"))))";
