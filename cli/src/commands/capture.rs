@@ -1,3 +1,5 @@
+//! `wasmfs capture`.
+
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt;

@@ -1,3 +1,5 @@
+//! `wasmfs default`.
+
 use std::path::Path;
 
 use anyhow::Result;

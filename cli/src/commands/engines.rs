@@ -1,3 +1,5 @@
+//! `wasmfs engines`.
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,5 @@
+//! `wasmfs export`.
+
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 

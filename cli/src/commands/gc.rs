@@ -1,3 +1,5 @@
+//! `wasmfs gc`.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;

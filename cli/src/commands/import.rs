@@ -1,3 +1,5 @@
+//! `wasmfs import`.
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;

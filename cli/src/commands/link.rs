@@ -1,3 +1,5 @@
+//! `wasmfs link`.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;

@@ -1,3 +1,5 @@
+//! `wasmfs log`.
+
 use std::path::Path;
 
 use anyhow::Result;

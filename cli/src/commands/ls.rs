@@ -1,3 +1,5 @@
+//! `wasmfs ls`.
+
 use std::path::Path;
 
 use anyhow::Result;

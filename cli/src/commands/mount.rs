@@ -1,3 +1,5 @@
+//! `wasmfs mount`.
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! `wasmfs pin` and `wasmfs unpin`.
+
 use std::path::Path;
 
 use anyhow::Result;

@@ -1,3 +1,5 @@
+//! `wasmfs publish`.
+
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};

@@ -1,3 +1,5 @@
+//! `wasmfs recompile`.
+
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,3 +1,5 @@
+//! `wasmfs reload`.
+
 use std::path::Path;
 
 use anyhow::Result;

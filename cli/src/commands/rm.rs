@@ -1,3 +1,5 @@
+//! `wasmfs rm`.
+
 use std::path::Path;
 
 use anyhow::Result;

@@ -1,3 +1,5 @@
+//! `wasmfs rollback`.
+
 use std::path::Path;
 
 use anyhow::Result;

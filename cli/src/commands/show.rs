@@ -1,3 +1,5 @@
+//! `wasmfs show`.
+
 use std::path::Path;
 
 use anyhow::Result;

@@ -1,3 +1,5 @@
+//! `wasmfs status`.
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;

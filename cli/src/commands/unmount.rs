@@ -1,3 +1,5 @@
+//! `wasmfs unmount`.
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

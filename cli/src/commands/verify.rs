@@ -1,3 +1,5 @@
+//! `wasmfs verify`.
+
 use std::cell::RefCell;
 use std::path::Path;
 

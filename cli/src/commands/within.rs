@@ -1,3 +1,5 @@
+//! `wasmfs within`, which `capture --dir` starts: a command that sees one directory in the place of another.
+
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::process::CommandExt;
