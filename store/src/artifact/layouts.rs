@@ -3,7 +3,7 @@
 //!
 //! Sources: wasmtime-environ's `tunables.rs` and wasmparser's `features.rs` of each of 29 to 50.
 //! CONTRIBUTING.md says how a new version is added. A catalogue has what an earlier table made of
-//! an engine: whoever changes a table raises `LAYOUT` in `catalogue/records.rs`.
+//! an engine: whoever changes a table raises `LAYOUT` in `catalogue/tables/records.rs`.
 
 use std::ops::RangeInclusive;
 

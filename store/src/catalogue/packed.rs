@@ -21,7 +21,7 @@ use super::tables::stands_alone;
 use crate::error::{Error, Result};
 
 /// The size from which a block is split, in bytes.
-const LIMIT: usize = 1 << 10;
+const BLOCK_LIMIT: usize = 1 << 10;
 const BLOCK: u8 = 1;
 
 /// Writes, in the order of keys; `None` takes a record away.
@@ -117,8 +117,8 @@ fn pack(entries: &[Record], appended: bool) -> Vec<(&[u8], Vec<u8>)> {
         before = &entry.0;
     }
     let limit = match appended {
-        true => LIMIT,
-        false => whole.len() / whole.len().div_ceil(LIMIT).max(1) + 1,
+        true => BLOCK_LIMIT,
+        false => whole.len() / whole.len().div_ceil(BLOCK_LIMIT).max(1) + 1,
     };
     let mut blocks: Vec<(&[u8], Vec<u8>)> = Vec::new();
     let mut before: &[u8] = b"";

@@ -1,3 +1,5 @@
+//! `wasmfs tests`.
+
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
