@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 hosts=${WASMFS_TEST_HOSTS:-/var/tmp/wasmfs-hosts-$(id -u)}
-wasmfs=$PWD/target/release/wasmfs
+wasmfs=$(realpath "${CARGO_TARGET_DIR:-target}")/release/wasmfs
 wasmtime=$hosts/wasmtime
 dir=$(mktemp -d)
 export WASMFS_STORE=$dir/store WASMFS_MOUNT=$dir/wasm-modules

