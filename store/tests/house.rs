@@ -270,3 +270,29 @@ fn a_constant_says_what_it_bounds() {
         }
     }
 }
+
+#[test]
+fn documents_name_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let documents = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+    let mut seen = 0;
+    for document in documents {
+        let text = fs::read_to_string(root.join(document)).unwrap();
+        for path in text.split('`').skip(1).step_by(2) {
+            // `store/types/key.rs` is short for `store/src/types/key.rs`; `{…}` stands for several,
+            // and `size.rs` is an example of what could be added.
+            let (first, rest) = path.split_once('/').unwrap_or_default();
+            if !CRATES.contains(&first) && first != "tests"
+                || !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"_/.".contains(&b))
+                || path.ends_with("/size.rs")
+            {
+                continue;
+            }
+            seen += 1;
+            let found =
+                root.join(path).exists() || root.join(first).join("src").join(rest).exists();
+            assert!(found, "{document} names {path}");
+        }
+    }
+    assert!(seen > 50, "{seen}");
+}

@@ -61,7 +61,7 @@ impl Adapter {
         Adapter { parts, connection, agreement, uid, gid }
     }
 
-    /// Takes a request in hand that the store has to answer; `None` if it has
+    /// Notes that a request is in flight which the store has to answer; `None` if it has
     /// killed too many workers.
     fn take(
         &self,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::invalidation::{Changes, Touched};
+use super::invalidation::{Affected, Changes};
 use super::overlay::Overlay;
 use super::read::Records;
 use super::tables::{
@@ -71,17 +71,17 @@ pub(crate) fn apply(overlay: &mut Overlay, entry: &LogEntry, history_len: u64) -
             applied.next_inode = applied.next_inode.max(inode.next());
         }
         Change::Alias { name, engine, inode, before } => {
-            let touched = Touched::alias_before(overlay, name, [Some(*engine), *before])?;
+            let affected = Affected::alias_before(overlay, name, [Some(*engine), *before])?;
             let link = LinkRecord { target: overlay.engine(*engine)?.label, made: entry.time };
             overlay.set(&INODES, *inode, &InodeRecord::Alias(link))?;
             overlay.set(&ALIASES, name, &AliasRecord { engine: *engine, inode: *inode })?;
             applied.next_inode = applied.next_inode.max(inode.next());
-            touched.after(overlay, entry.time, &mut changes)?;
+            affected.after(overlay, entry.time, &mut changes)?;
         }
         Change::Unalias { name, engine } => {
-            let touched = Touched::alias_before(overlay, name, [Some(*engine), None])?;
+            let affected = Affected::alias_before(overlay, name, [Some(*engine), None])?;
             overlay.remove(&ALIASES, name);
-            touched.after(overlay, entry.time, &mut changes)?;
+            affected.after(overlay, entry.time, &mut changes)?;
         }
         Change::Payload { sha256, size, kind, inline, blocks } => {
             let (large_blocks, blocks) = match blocks {
@@ -108,7 +108,7 @@ pub(crate) fn apply(overlay: &mut Overlay, entry: &LogEntry, history_len: u64) -
             rollback_of,
             directories,
         } => {
-            let touched = Touched::before(overlay, key, &[*engine].into(), &[*version])?;
+            let affected = Affected::before(overlay, key, &[*engine].into(), &[*version])?;
             for new in directories {
                 add_directory(overlay, new.view, &new.path, new.inode, entry.time)?;
                 applied.next_inode = applied.next_inode.max(new.inode.next());
@@ -141,7 +141,7 @@ pub(crate) fn apply(overlay: &mut Overlay, entry: &LogEntry, history_len: u64) -
             };
             overlay.set(&KEYS, key, &KeyRecord { default_engine, last_version: *version })?;
             point_plain_name(overlay, key)?;
-            touched.after(overlay, entry.time, &mut changes)?;
+            affected.after(overlay, entry.time, &mut changes)?;
         }
         Change::Origin { key, version, source, producer } => {
             let Some((inode, mut record)) = overlay.version(key, *version)? else {
@@ -169,14 +169,14 @@ pub(crate) fn apply(overlay: &mut Overlay, entry: &LogEntry, history_len: u64) -
         }
         Change::Default { keys, engine } => {
             for key in keys {
-                let touched = Touched::before(overlay, key, &BTreeSet::new(), &[])?;
+                let affected = Affected::before(overlay, key, &BTreeSet::new(), &[])?;
                 let mut record = overlay
                     .get(&KEYS, key)?
                     .ok_or_else(|| Error::Inconsistent(format!("key {key} has no record")))?;
                 record.default_engine = *engine;
                 overlay.set(&KEYS, key, &record)?;
                 point_plain_name(overlay, key)?;
-                touched.after(overlay, entry.time, &mut changes)?;
+                affected.after(overlay, entry.time, &mut changes)?;
                 // Key by key: one batch for all would have every reader wait for it. What is
                 // interrupted is applied again from the start, which changes nothing twice.
                 overlay.end_change();
@@ -299,14 +299,14 @@ fn collect(
     if found != *inode {
         return Err(Error::Inconsistent(format!("{key} version {version} is not inode {inode}")));
     }
-    let touched = Touched::before(overlay, key, &BTreeSet::new(), &[*version])?;
+    let affected = Affected::before(overlay, key, &BTreeSet::new(), &[*version])?;
     overlay.remove(&NAMES, Name::of_version(key, *version));
     overlay.remove(&VERSIONS, (key, *version));
     overlay.remove(&INODES, *inode);
     for payload in [Some(record.sha256), record.source].into_iter().flatten() {
         overlay.remove(&USERS, (&payload, *inode));
     }
-    touched.after(overlay, time, changes)
+    affected.after(overlay, time, changes)
 }
 
 /// Takes a payload's records away, and its bytes if they are kept inside; in small pieces, since
@@ -332,7 +332,7 @@ fn remove(
     }
     let engines: BTreeSet<_> = gone.iter().map(|(_, record)| record.engine).collect();
     let numbers: Vec<_> = gone.iter().map(|(_, record)| record.version).collect();
-    let touched = Touched::before(overlay, key, &engines, &numbers)?;
+    let affected = Affected::before(overlay, key, &engines, &numbers)?;
     for (inode, mut record) in gone {
         record.removed = Some(time);
         overlay.remove(&NAMES, Name::of_version(key, record.version));
@@ -353,7 +353,7 @@ fn remove(
         }
     }
     point_plain_name(overlay, key)?;
-    touched.after(overlay, time, changes)
+    affected.after(overlay, time, changes)
 }
 
 /// The plain name leads where the name of the key's default engine leads.

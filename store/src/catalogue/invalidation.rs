@@ -41,7 +41,7 @@ pub struct PendingInvalidations {
 }
 
 impl PendingInvalidations {
-    /// Adds what `entry`, which is applied, may have touched.
+    /// Adds what `entry`, which is applied, may have affected.
     pub(crate) fn add(&mut self, catalogue: &Catalogue, entry: &LogEntry) -> Result<()> {
         let (key, engines, versions) = match &entry.change {
             Change::Publish { key, engine, version, .. } => {
@@ -115,7 +115,7 @@ impl PendingInvalidations {
 }
 
 /// The names that a change may touch, with what they led to before it.
-pub(super) struct Touched {
+pub(super) struct Affected {
     names: Vec<(CachedName, Option<Inode>)>,
 }
 
@@ -155,14 +155,14 @@ fn names_of_alias(name: &str, engines: [Option<EngineNumber>; 2]) -> Vec<CachedN
     [CachedName::Alias { name: name.to_owned() }].into_iter().chain(directories).collect()
 }
 
-impl Touched {
+impl Affected {
     pub(super) fn before(
         overlay: &Overlay,
         key: &str,
         engines: &BTreeSet<EngineNumber>,
         versions: &[Version],
-    ) -> Result<Touched> {
-        Touched::of(overlay, names_of(key, engines, versions))
+    ) -> Result<Affected> {
+        Affected::of(overlay, names_of(key, engines, versions))
     }
 
     /// An alias, and the directories of the engines that it leads to before and after.
@@ -170,13 +170,13 @@ impl Touched {
         overlay: &Overlay,
         name: &str,
         engines: [Option<EngineNumber>; 2],
-    ) -> Result<Touched> {
-        Touched::of(overlay, names_of_alias(name, engines))
+    ) -> Result<Affected> {
+        Affected::of(overlay, names_of_alias(name, engines))
     }
 
-    fn of(overlay: &Overlay, names: Vec<CachedName>) -> Result<Touched> {
+    fn of(overlay: &Overlay, names: Vec<CachedName>) -> Result<Affected> {
         let lead = |name: CachedName| name.leads_to(overlay).map(|inode| (name, inode));
-        Ok(Touched { names: names.into_iter().map(lead).collect::<Result<_>>()? })
+        Ok(Affected { names: names.into_iter().map(lead).collect::<Result<_>>()? })
     }
 
     /// Notes every name that leads elsewhere now, and sets its directory's time.

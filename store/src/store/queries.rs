@@ -202,7 +202,7 @@ impl Store {
         Ok(keys)
     }
 
-    /// The names that changes after number `told` may have touched.
+    /// The names that changes after number `told` may have affected.
     pub fn pending_invalidations(&self, told: Sequence) -> Result<PendingInvalidations> {
         let entries = self.lock_history().entries_after(told)?;
         let catalogue = self.catalogue()?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::memory as thrift;
+use super::memory;
 use super::process::{Child, Death, Program};
 use super::run::{
     Keeper, PREPARATION_TIMEOUT, REAP_TIMEOUT, RESTART_PAUSE, STOP_TIMEOUT, Stage, WorkerProcess,
@@ -273,7 +273,7 @@ impl Keeper<'_> {
         }
         self.tell_who();
         if self.up {
-            thrift::shed();
+            memory::shed();
         }
     }
 

@@ -8,7 +8,7 @@ use rustix::mm::{Advice, madvise};
 /// Has the kernel take the pages of this program that were needed to start it
 /// out of memory. What is needed again comes back from the file by itself.
 pub(super) fn shed() {
-    // It is only about thrift: without /proc, or with another format, nothing is given back.
+    // It only saves memory: without /proc, or with another format, nothing is given back.
     let Ok(smaps) = fs::read_to_string("/proc/self/smaps") else { return };
     let mut mapping = None;
     for line in smaps.lines() {
