@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Threads: as many payloads are looked through at once.
-const THREADS: usize = 2;
+const BACKGROUND_THREADS: usize = 2;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -24,7 +24,7 @@ impl Background {
 fn start() -> Sender<Job> {
     let (sender, jobs) = channel::<Job>();
     let jobs = Arc::new(Mutex::new(jobs));
-    for _ in 0..THREADS {
+    for _ in 0..BACKGROUND_THREADS {
         let jobs = jobs.clone();
         let run = move || {
             while let Some(job) = next(&jobs) {

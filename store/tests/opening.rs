@@ -265,9 +265,9 @@ fn a_flipped_bit_inside_sled_is_an_error_and_never_data() {
     let Some(wasmfs_store::InodeRecord::Version(version)) = store.inode(inode).unwrap() else {
         panic!("no version");
     };
-    const BLOCK: usize = 32 << 10;
-    for (block, right) in bytes.chunks(BLOCK).enumerate() {
-        let read = store.read(&version, (block * BLOCK) as u64, BLOCK);
+    const BLOCK_SIZE: usize = 32 << 10;
+    for (block, right) in bytes.chunks(BLOCK_SIZE).enumerate() {
+        let read = store.read(&version, (block * BLOCK_SIZE) as u64, BLOCK_SIZE);
         match (block, read) {
             (5, Err(Error::PayloadDamaged { reason, .. })) => {
                 assert!(reason.contains("byte 163840 "), "{reason}");

@@ -13,7 +13,7 @@ use wasmfs_store::{
     Store, Version, VersionInfo,
 };
 
-use crate::control::changes::{Change, Committed};
+use crate::control::changes::{ChangeRequest, Committed};
 use crate::control::{
     AskedPolicy, CollectRequest, MountStatus, Piece, PublishAnswer, PublishItem, PublishOptions,
     PublishRequest, SourceItem, piece,
@@ -218,25 +218,25 @@ impl Access {
     }
 
     /// Publishes what was handed over, with one commit.
-    pub fn publish(&self, items: Vec<Item>, terms: &PublishOptions) -> Result<PublishAnswer> {
+    pub fn publish(&self, items: Vec<Item>, options: &PublishOptions) -> Result<PublishAnswer> {
         match self {
             Access::Direct(store) => {
-                let requests = items.into_iter().map(|item| item.for_store(terms));
+                let requests = items.into_iter().map(|item| item.for_store(options));
                 let requests = requests.collect::<Option<_>>().context(OTHER_HANDS)?;
-                let (results, _) = store.publish(requests, terms.together)?;
+                let (results, _) = store.publish(requests, options.together)?;
                 let results = results.into_iter().map(|r| r.map_err(|e| Failure::of(&e.into())));
                 Ok(PublishAnswer { results: results.collect(), visible: true })
             }
             Access::Server(client) => {
                 let items = items.into_iter().map(Item::for_server);
                 let items = items.collect::<Option<_>>().context(OTHER_HANDS)?;
-                client.publish(&PublishRequest { items, terms: terms.clone() })
+                client.publish(&PublishRequest { items, options: options.clone() })
             }
         }
     }
 
     /// Makes a change.
-    pub fn change<C: Change>(&self, change: C) -> Result<Committed<C::Outcome>> {
+    pub fn change<C: ChangeRequest>(&self, change: C) -> Result<Committed<C::Outcome>> {
         match self {
             Access::Direct(store) => {
                 let (outcome, _) = change.apply(store)?;
@@ -300,7 +300,7 @@ impl Access {
 const OTHER_HANDS: &str = "something was handed over to another server";
 
 impl Item {
-    fn for_store(self, terms: &PublishOptions) -> Option<Publish> {
+    fn for_store(self, options: &PublishOptions) -> Option<Publish> {
         let Handed::Direct(staged) = self.artifact else { return None };
         let source = match self.source {
             None => None,
@@ -309,8 +309,8 @@ impl Item {
             Some(HandedSource::Server(_)) => return None,
         };
         Some(Publish {
-            make_default: terms.default,
-            engine: terms.engine.clone(),
+            make_default: options.default,
+            engine: options.engine.clone(),
             source,
             producer: self.producer,
             recompiled_from: self.recompiled_from,

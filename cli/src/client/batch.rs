@@ -16,7 +16,7 @@ use crate::control::was_lost;
 use crate::ui::Failure;
 
 /// How often a batch is handed over while servers go away.
-const ATTEMPTS: u32 = 5;
+const BATCH_ATTEMPTS: u32 = 5;
 
 /// An artifact that is ready to be handed over. No file is held open meanwhile:
 /// there may be more than a process may open.
@@ -90,14 +90,14 @@ pub type Outcomes = (Vec<Result<Published, Failure>>, bool);
 pub fn publish(
     access: &mut Access,
     inputs: &[Result<Input>],
-    terms: &PublishOptions,
+    options: &PublishOptions,
     progress: &ProgressBar,
 ) -> Result<Outcomes> {
     let mut attempt = 1;
     loop {
-        match hand_over(access, inputs, terms, progress) {
+        match hand_over(access, inputs, options, progress) {
             // What was handed over is gone, or published: the successor knows.
-            Err(e) if was_lost(&e) && attempt < ATTEMPTS => {
+            Err(e) if was_lost(&e) && attempt < BATCH_ATTEMPTS => {
                 attempt += 1;
                 access.reach_again()?;
             }
@@ -111,7 +111,7 @@ pub fn publish(
 fn hand_over(
     access: &Access,
     inputs: &[Result<Input>],
-    terms: &PublishOptions,
+    options: &PublishOptions,
     progress: &ProgressBar,
 ) -> Result<Outcomes> {
     let mut results: Vec<Option<Result<Published, Failure>>> = Vec::new();
@@ -140,12 +140,12 @@ fn hand_over(
     progress.set_message("committing");
     let mut answers = Vec::new().into_iter();
     let mut visible = true;
-    if terms.together && results.iter().any(Option::is_some) {
+    if options.together && results.iter().any(Option::is_some) {
         answers =
             vec![Err(Failure::of(&wasmfs_store::Error::HeldBack.into())); batch.len()].into_iter();
     } else if !batch.is_empty() {
         let count = batch.len();
-        let published = match access.publish(batch, terms) {
+        let published = match access.publish(batch, options) {
             Ok(answer) => {
                 visible = answer.visible;
                 answer.results

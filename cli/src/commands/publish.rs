@@ -96,9 +96,9 @@ pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
         }
     }
     let mut access = Access::open_or_create(store)?;
-    let terms =
+    let options =
         PublishOptions { default: args.default, engine: args.engine.clone(), together: false };
-    let (results, visible) = batch::publish(&mut access, &inputs, &terms, &progress)?;
+    let (results, visible) = batch::publish(&mut access, &inputs, &options, &progress)?;
     access.close()?;
     progress.finish_and_clear();
     report(&args, results, visible)

@@ -83,11 +83,11 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 
     let failed = inputs.iter().any(Result::is_err);
     let move_names = args.default && !failed;
-    let terms =
+    let options =
         PublishOptions { default: move_names, engine: args.engine.clone(), together: move_names };
     let mut access = Access::open(store)?;
     let progress = progress::bar(inputs.iter().flatten().map(Input::len).sum(), true);
-    let (results, visible) = batch::publish(&mut access, &inputs, &terms, &progress)?;
+    let (results, visible) = batch::publish(&mut access, &inputs, &options, &progress)?;
     access.close()?;
     progress.finish_and_clear();
     report(&args, jobs, results, visible)

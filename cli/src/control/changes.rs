@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use wasmfs_store::{Changes, EngineInfo, Key, Moved, Published, Removed, Result, Store, Version};
 
 /// A change of the store.
-pub trait Change: Serialize + DeserializeOwned + Send + 'static {
+pub trait ChangeRequest: Serialize + DeserializeOwned + Send + 'static {
     /// Where a server takes it.
     const PATH: &str;
     /// What comes of it.
@@ -46,7 +46,7 @@ pub struct VersionOf {
 #[serde(transparent)]
 pub struct Rollback(pub VersionOf);
 
-impl Change for Rollback {
+impl ChangeRequest for Rollback {
     const PATH: &str = "/v1/rollback";
     type Outcome = Published;
 
@@ -60,7 +60,7 @@ impl Change for Rollback {
 #[serde(transparent)]
 pub struct Remove(pub VersionOf);
 
-impl Change for Remove {
+impl ChangeRequest for Remove {
     const PATH: &str = "/v1/remove";
     type Outcome = Removed;
 
@@ -78,7 +78,7 @@ pub struct SetDefault {
     pub engine: String,
 }
 
-impl Change for SetDefault {
+impl ChangeRequest for SetDefault {
     const PATH: &str = "/v1/default";
     type Outcome = Moved;
 
@@ -112,7 +112,7 @@ pub struct Pinned {
     pub changed: bool,
 }
 
-impl Change for Pin {
+impl ChangeRequest for Pin {
     const PATH: &str = "/v1/pin";
     type Outcome = Pinned;
 
@@ -155,7 +155,7 @@ pub enum Alias {
     },
 }
 
-impl Change for Alias {
+impl ChangeRequest for Alias {
     const PATH: &str = "/v1/alias";
     type Outcome = EngineInfo;
 

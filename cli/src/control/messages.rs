@@ -105,7 +105,7 @@ pub struct PublishRequest {
     pub items: Vec<PublishItem>,
     /// How to publish them.
     #[serde(flatten)]
-    pub terms: PublishOptions,
+    pub options: PublishOptions,
 }
 
 /// How a batch is published.

@@ -21,7 +21,7 @@
 //! | `GET /v1/users?sha256=S` | the versions that have a payload |
 //! | `POST /v1/collect`, [`messages::CollectRequest`] | `Collection`, of some keys |
 //! | `POST /v1/tidy` | `Tidied` |
-//! | `POST /v1/rollback`, `/v1/remove`, `/v1/default`, `/v1/alias`, `/v1/pin`: a [`changes::Change`] | [`changes::Committed`] |
+//! | `POST /v1/rollback`, `/v1/remove`, `/v1/default`, `/v1/alias`, `/v1/pin`: a [`changes::ChangeRequest`] | [`changes::Committed`] |
 //! | `POST /v1/mount`, [`messages::MountRequest`] | [`messages::Status`] |
 //! | `POST /v1/reload` | [`messages::ReloadAnswer`], when the server lets go for its successor |
 //!

@@ -21,7 +21,7 @@ use wasmfs_fs::{Mounts, Worker};
 use wasmfs_store::maintenance::Live;
 use wasmfs_store::{Publish, Source, Staged, StagedSource, Store, Version};
 
-use super::changes::{Alias, Change, Committed, Pin, Remove, Rollback, SetDefault};
+use super::changes::{Alias, ChangeRequest, Committed, Pin, Remove, Rollback, SetDefault};
 use super::http::{Answer, Query, blocking, json, read, stream};
 use super::messages::{
     CollectRequest, MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem,
@@ -86,7 +86,7 @@ enum Staging {
 }
 
 /// One client. Its uploads are taken back when it goes away.
-struct Connection {
+struct ClientConnection {
     server: Arc<Server>,
     uploads: Mutex<HashMap<u64, Staging>>,
     next_upload: AtomicU64,
@@ -114,8 +114,11 @@ async fn serve(stream: UnixStream, server: Arc<Server>, mut ending: watch::Recei
         Ok(peer) => return log::warn!("a command of uid {} was refused", peer.uid()),
         Err(e) => return log::warn!("a command of an unknown user was refused: {e}"),
     }
-    let connection =
-        Arc::new(Connection { server, uploads: Mutex::default(), next_upload: AtomicU64::new(1) });
+    let connection = Arc::new(ClientConnection {
+        server,
+        uploads: Mutex::default(),
+        next_upload: AtomicU64::new(1),
+    });
     let service = service_fn(|request| {
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(connection.answer(request).await) }
@@ -134,7 +137,7 @@ async fn serve(stream: UnixStream, server: Arc<Server>, mut ending: watch::Recei
     }
 }
 
-impl Connection {
+impl ClientConnection {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let mut response = match self.route(request).await {
             Ok(response) => response,
@@ -296,7 +299,7 @@ impl Connection {
     }
 
     fn publish(&self, request: PublishRequest) -> Answer {
-        let PublishRequest { items, terms } = request;
+        let PublishRequest { items, options } = request;
         let mut requests = Vec::with_capacity(items.len());
         {
             let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -314,8 +317,8 @@ impl Connection {
                     },
                 };
                 requests.push(Publish {
-                    make_default: terms.default,
-                    engine: terms.engine.clone(),
+                    make_default: options.default,
+                    engine: options.engine.clone(),
                     source,
                     producer,
                     recompiled_from,
@@ -323,13 +326,13 @@ impl Connection {
                 });
             }
         }
-        let commit = |store: &Store| store.publish(requests, terms.together);
+        let commit = |store: &Store| store.publish(requests, options.together);
         let (results, visible) = self.server.mounts().commit(commit)?;
         let results = results.into_iter().map(|r| r.map_err(|e| Failure::of(&e.into()))).collect();
         json(&PublishAnswer { results, visible })
     }
 
-    async fn change<C: Change>(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+    async fn change<C: ChangeRequest>(self: Arc<Self>, request: Request<Incoming>) -> Answer {
         let change: C = read(request).await?;
         blocking(move || {
             let (outcome, visible) = self.server.mounts().commit(|store| change.apply(store))?;

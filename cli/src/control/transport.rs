@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 use wasmfs_fs::gc::{Collection, Tidied};
 use wasmfs_fs::short_path;
 
-use super::changes::{Change, Committed};
+use super::changes::{ChangeRequest, Committed};
 use super::messages::{
     CollectRequest, MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishRequest,
     ReloadAnswer, Status, Upload,
@@ -40,7 +40,7 @@ const UPLOAD_PIECE: usize = 256 << 10;
 /// have to rebuild its catalogue.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a question is asked while servers go away.
-const ATTEMPTS: u32 = 10;
+const CONNECT_ATTEMPTS: u32 = 10;
 /// After this time the user is told what is waited for.
 const NOTICE_AFTER: Duration = Duration::from_secs(2);
 
@@ -150,7 +150,9 @@ impl Client {
         let mut attempt = 1;
         loop {
             match self.send(Method::GET, &format!("{path}?{query}"), empty()) {
-                Err(e) if was_lost(&e) && attempt < ATTEMPTS && self.reconnect()? => attempt += 1,
+                Err(e) if was_lost(&e) && attempt < CONNECT_ATTEMPTS && self.reconnect()? => {
+                    attempt += 1;
+                }
                 result => return result,
             }
         }
@@ -174,7 +176,10 @@ impl Client {
             match self.post(path, request) {
                 Err(e) if was_unsent(&e) && self.reconnect()? => {}
                 Err(e)
-                    if repeatable && was_lost(&e) && attempt < ATTEMPTS && self.reconnect()? =>
+                    if repeatable
+                        && was_lost(&e)
+                        && attempt < CONNECT_ATTEMPTS
+                        && self.reconnect()? =>
                 {
                     attempt += 1;
                 }
@@ -184,7 +189,7 @@ impl Client {
     }
 
     /// Asks for a change of the store.
-    pub fn change<C: Change>(&self, change: &C) -> Result<Committed<C::Outcome>> {
+    pub fn change<C: ChangeRequest>(&self, change: &C) -> Result<Committed<C::Outcome>> {
         self.ask(C::PATH, change, change.is_repeatable())
     }
 

@@ -165,8 +165,8 @@ fn publish(
     let sizes = new.iter().map(|(path, ..)| what.dir.join(path).metadata().map_or(0, |m| m.len()));
     let progress: ProgressBar = progress::bar(sizes.sum(), true);
     let engine = what.engine.as_ref().map(|engine| engine.info.label.clone());
-    let terms = PublishOptions { engine, ..PublishOptions::default() };
-    let (results, visible) = batch::publish(access, inputs, &terms, &progress)?;
+    let options = PublishOptions { engine, ..PublishOptions::default() };
+    let (results, visible) = batch::publish(access, inputs, &options, &progress)?;
     progress.finish_and_clear();
     report.visible = visible;
     for ((path, key, stamp), result) in new.into_iter().zip(results) {

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::ipc::{MountRecord, packet_pair};
 
 /// Threads that answer the kernel. Reads wait for the disk; lookups don't.
-const THREADS: usize = 4;
+const SESSION_THREADS: usize = 4;
 /// A session that fuser believes to be with the kernel, and what it answered.
 pub(crate) struct Handshake<FS: fuser::Filesystem> {
     session: Session<FS>,
@@ -32,7 +32,7 @@ impl<FS: fuser::Filesystem> Handshake<FS> {
         let (kernel, ours) = packet_pair()?;
         write(&kernel, init)?;
         let mut config = Config::default();
-        config.n_threads = Some(THREADS);
+        config.n_threads = Some(SESSION_THREADS);
         // Who may look in is the kernel's to decide, by the mount's options.
         let session = Session::from_fd(filesystem, ours, SessionACL::All, config)?;
         let mut reply = vec![0; MIN_READ_BUFFER];

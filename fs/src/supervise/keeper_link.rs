@@ -15,7 +15,7 @@ use crate::ipc::{Channel, KeeperStatus, MAX_DESCRIPTORS, Message};
 use crate::journal::{InFlightRequests, Journal};
 
 /// After how long a keeper that has not answered is asked again.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+const REGISTRATION_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a keeper whose socket is full is given each time.
 const FULL_SOCKET_PAUSE: Duration = Duration::from_millis(20);
 /// How long it is given in all.
@@ -129,7 +129,7 @@ impl KeeperLink {
     /// what is sent. Asking twice does nothing.
     pub(super) fn ask_again(&self, keeper: &Channel) {
         let mut state = self.state();
-        if state.asked.is_empty() || state.asked_at.elapsed() < ANSWER_TIMEOUT {
+        if state.asked.is_empty() || state.asked_at.elapsed() < REGISTRATION_TIMEOUT {
             return;
         }
         state.asked_at = Instant::now();

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 
 /// The size from which a block is split, in bytes.
 const BLOCK_LIMIT: usize = 1 << 10;
-const BLOCK: u8 = 1;
+const BLOCK_TAG: u8 = 1;
 
 /// Writes, in the order of keys; `None` takes a record away.
 pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
@@ -30,12 +30,12 @@ pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 type Record = (Vec<u8>, Vec<u8>);
 
 fn block_key(first: &[u8]) -> Vec<u8> {
-    [&[BLOCK], first].concat()
+    [&[BLOCK_TAG], first].concat()
 }
 
 /// Every block, or those from one on.
 fn blocks_from(key: Vec<u8>) -> std::ops::Range<Vec<u8>> {
-    key..vec![BLOCK + 1]
+    key..vec![BLOCK_TAG + 1]
 }
 
 fn put_number(out: &mut Vec<u8>, mut number: usize) {
@@ -140,7 +140,7 @@ fn pack(entries: &[Record], appended: bool) -> Vec<(&[u8], Vec<u8>)> {
 fn block_of(db: &Database, key: &[u8]) -> Result<Option<Pair>> {
     let mut after = block_key(key);
     after.push(0);
-    Ok(db.last_before(&after)?.filter(|(at, _)| at.first() == Some(&BLOCK)))
+    Ok(db.last_before(&after)?.filter(|(at, _)| at.first() == Some(&BLOCK_TAG)))
 }
 
 /// One record.
@@ -163,9 +163,9 @@ pub(super) fn get(db: &Database, key: &[u8]) -> Result<Option<Bytes>> {
 pub(super) fn first_from(db: &Database, from: &[u8]) -> Result<Option<Pair>> {
     let mut next = match block_of(db, from)? {
         Some(block) => Some(block),
-        None => db.first_after(&[BLOCK - 1])?,
+        None => db.first_after(&[BLOCK_TAG - 1])?,
     };
-    while let Some((at, block)) = next.filter(|(at, _)| at.first() == Some(&BLOCK)) {
+    while let Some((at, block)) = next.filter(|(at, _)| at.first() == Some(&BLOCK_TAG)) {
         let mut found = None;
         walk(&block, |key, value| {
             if key >= from {
@@ -245,7 +245,7 @@ pub(super) fn range(
     db: &Database,
     from: Vec<u8>,
 ) -> Result<impl Iterator<Item = Result<Pair>> + use<'_>> {
-    let start = block_of(db, &from)?.map_or(vec![BLOCK], |(at, _)| at.to_vec());
+    let start = block_of(db, &from)?.map_or(vec![BLOCK_TAG], |(at, _)| at.to_vec());
     Ok(Range { blocks: db.range(blocks_from(start)), records: Vec::new().into_iter(), from })
 }
 
@@ -277,7 +277,7 @@ pub(super) fn backwards<'d>(
     db: &'d Database,
     prefix: &[u8],
 ) -> Result<impl Iterator<Item = Result<Pair>> + use<'d>> {
-    let start = block_of(db, prefix)?.map_or(vec![BLOCK], |(at, _)| at.to_vec());
+    let start = block_of(db, prefix)?.map_or(vec![BLOCK_TAG], |(at, _)| at.to_vec());
     let mut end = block_key(prefix);
     end.push(0xff);
     let mut last: Option<Vec<u8>> = None;

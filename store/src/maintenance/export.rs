@@ -28,7 +28,7 @@ pub fn export(
     let settings = dir.join(SETTINGS);
     let text = fs::read(&settings).at("reading", &settings)?;
     append(&mut tar, SETTINGS, text.len() as u64, &text[..])?;
-    let objects = Objects::look(dir);
+    let objects = Objects::open_read_only(dir);
     let (mut written, mut done) = (BTreeSet::new(), 0);
     for look in 1.. {
         // This very file, should it be compacted meanwhile.

@@ -85,7 +85,7 @@ fn rescue_onto(
     raise_format(&dir.join(SETTINGS))?;
     let known = catalogue.applied()?.seq;
     let next_inode = catalogue.applied()?.next_inode;
-    let mut rescuer = Rescuer { objects: Objects::look(dir), old, next_inode, catalogue };
+    let mut rescuer = Rescuer { objects: Objects::open_read_only(dir), old, next_inode, catalogue };
     // Numbers that are given anew are given to nothing that any line names.
     let mut lines = Lines::default();
     salvage(path, |entry| {

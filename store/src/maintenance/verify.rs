@@ -19,7 +19,7 @@ use crate::history::History;
 use crate::payload::Objects;
 
 /// How often verification starts over when the history is compacted under it.
-const ATTEMPTS: usize = 3;
+const VERIFY_ATTEMPTS: usize = 3;
 
 /// Verifies the store in `dir`. Its catalogue in use is `live`, or it can't be opened for this
 /// reason. Nothing is changed.
@@ -28,7 +28,7 @@ pub fn verify<L: Live>(
     live: std::result::Result<&L, &Error>,
     course: &mut Course<'_>,
 ) -> Result<Verified> {
-    for _ in 1..ATTEMPTS {
+    for _ in 1..VERIFY_ATTEMPTS {
         if let Some(verified) = attempt(dir, live, course)? {
             return Ok(verified);
         }
@@ -57,7 +57,7 @@ fn attempt<L: Live>(
         Err(e) => return Err(e),
     };
     verified.changes = history.lines()?;
-    let objects = Objects::look(dir);
+    let objects = Objects::open_read_only(dir);
     check_payloads(&objects, &truth, live.ok(), course, &mut verified)?;
     check_orphans(&objects, &truth, &mut verified)?;
     match live {

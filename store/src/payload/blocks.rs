@@ -6,7 +6,7 @@ use std::io::{self, Read};
 
 use sha2::{Digest, Sha256};
 
-use super::info::{BLOCK, PayloadInfo};
+use super::info::{BLOCK_SIZE, PayloadInfo};
 use crate::catalogue::tables::{BLOCKS, HASHES_PER_RECORD};
 use crate::catalogue::{Bytes, Catalogue, Records};
 use crate::error::Result;
@@ -36,7 +36,7 @@ impl Hashes {
     /// Takes the next bytes: whole blocks, but for the last.
     pub(crate) fn add(&mut self, piece: &[u8]) {
         self.whole.update(piece);
-        for block in piece.chunks(in_memory(BLOCK)) {
+        for block in piece.chunks(in_memory(BLOCK_SIZE)) {
             self.blocks.extend_from_slice(&Sha256::digest(block));
         }
         self.size += piece.len() as u64;

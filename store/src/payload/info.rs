@@ -7,7 +7,7 @@ use crate::types::Sha;
 
 /// The size of a block in bytes; the last of a payload may be shorter. A page fault asks for 128 KiB
 /// that begin anywhere: small blocks keep what is read and hashed beyond that small.
-pub(crate) const BLOCK: u64 = 32 << 10;
+pub(crate) const BLOCK_SIZE: u64 = 32 << 10;
 /// The size of the blocks of payloads in stores of format 1, in bytes.
 pub(crate) const LARGE_BLOCK: u64 = 128 << 10;
 
@@ -24,7 +24,7 @@ pub(crate) struct PayloadInfo {
 impl PayloadInfo {
     pub(crate) fn new(sha256: &Sha, record: &PayloadRecord) -> PayloadInfo {
         let PayloadRecord { size, inline, large_blocks, .. } = *record;
-        let block_size = if large_blocks { LARGE_BLOCK } else { BLOCK };
+        let block_size = if large_blocks { LARGE_BLOCK } else { BLOCK_SIZE };
         PayloadInfo { sha256: *sha256, size, inline, block_size }
     }
 

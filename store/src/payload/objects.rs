@@ -50,11 +50,11 @@ impl Objects {
     /// The object files of the store in `dir`, whose directory is made if it is missing.
     pub(crate) fn open(store: &Path) -> Result<Objects> {
         unless_unwritable(make_dir(&store.join(OBJECTS)))?;
-        Ok(Objects::look(store))
+        Ok(Objects::open_read_only(store))
     }
 
     /// The same as they are, to be read only.
-    pub(crate) fn look(store: &Path) -> Objects {
+    pub(crate) fn open_read_only(store: &Path) -> Objects {
         let dir = store.join(OBJECTS);
         Objects { named: Mutex::default(), reader: Reader::new(&dir), dir }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::blocks::{Hashed, Hashes, fill};
-use super::info::BLOCK;
+use super::info::BLOCK_SIZE;
 use super::reader::drop_pages;
 use crate::artifact::{Artifact, ArtifactKind, inspect};
 use crate::catalogue::{CHUNK, Catalogue, put_chunks};
@@ -19,8 +19,9 @@ use crate::types::{Sha, in_memory};
 
 /// What is read at once of an upload, in bytes: whole blocks, and whole chunks.
 const STAGING_PIECE: usize = 128 << 10;
-const _: () =
-    assert!(STAGING_PIECE.is_multiple_of(in_memory(BLOCK)) && STAGING_PIECE.is_multiple_of(CHUNK));
+const _: () = assert!(
+    STAGING_PIECE.is_multiple_of(in_memory(BLOCK_SIZE)) && STAGING_PIECE.is_multiple_of(CHUNK)
+);
 /// Uploads up to this size, in bytes, wait for their commit in memory.
 const IN_MEMORY_SIZE: usize = 16 << 10;
 /// Memory that uploads may take together, in bytes; the rest wait in files.

@@ -7,7 +7,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::blocks::differs;
-use super::info::{BLOCK, LARGE_BLOCK, PayloadInfo};
+use super::info::{BLOCK_SIZE, LARGE_BLOCK, PayloadInfo};
 use super::objects::ObjectFault;
 use super::staging::keep_inline;
 use crate::artifact::ArtifactKind;
@@ -65,7 +65,8 @@ fn payloads_of_either_block_size_are_read_and_checked() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open_or_create(dir.path()).unwrap();
     let record = HASHES_PER_RECORD as u64;
-    let around = [BLOCK, LARGE_BLOCK, record * BLOCK].into_iter().flat_map(|at| [at, at + 1]);
+    let around =
+        [BLOCK_SIZE, LARGE_BLOCK, record * BLOCK_SIZE].into_iter().flat_map(|at| [at, at + 1]);
     // Inside the catalogue not the largest, which takes long.
     let sizes = around.chain([9, 1_000_000, record * LARGE_BLOCK + 1]);
     let all = sizes.flat_map(|size| [(size, false), (size, true)]);
@@ -86,7 +87,7 @@ fn payloads_of_either_block_size_are_read_and_checked() {
             let last = payload.size - 1;
             damage(&object, last, &good);
             assert!(!store.objects.reader().is_whole(&catalogue, &payload).unwrap());
-            let block = if large { LARGE_BLOCK } else { BLOCK };
+            let block = if large { LARGE_BLOCK } else { BLOCK_SIZE };
             let said = differs(last / block * block);
             assert!(matches!(check(), Some(ObjectFault::Damaged(found)) if found == said));
         }
@@ -101,7 +102,7 @@ fn a_damaged_block_is_an_error_and_its_neighbours_are_not() {
         let good = bytes(1_000_000, 1);
         let sha256 = add(&store, &good, false, large);
         damage(&store.objects.path(&sha256), 600_000, &good);
-        let block = if large { LARGE_BLOCK } else { BLOCK };
+        let block = if large { LARGE_BLOCK } else { BLOCK_SIZE };
         let start = 600_000 / block * block;
         for (at, len) in [(start, 1), (start - 1, 2), (start + block - 1, 1), (0, 1_000_000)] {
             match store.read_payload(&sha256, at, len) {

@@ -79,6 +79,9 @@ pub struct Published {
     pub plain_name_serves: Option<Version>,
 }
 
+/// What came of each request, and the writer that has what is to be committed.
+type Prepared<'s> = (Vec<Result<Published>>, Option<Writer<'s>>);
+
 /// Uploads that a commit keeps.
 #[derive(Default)]
 struct Uploads<'a> {
@@ -98,19 +101,36 @@ impl Store {
         requests: Vec<Publish>,
         together: bool,
     ) -> Result<(Vec<Result<Published>>, Changes)> {
+        let (published, writer) = match self.prepare(&requests, together) {
+            // The database tells of a write that failed in the background with whatever it is
+            // asked next: by now the disk may have room again, and nothing is committed yet.
+            Err(_) if self.catalogue_has_failed() => self.prepare(&requests, together)?,
+            prepared => prepared?,
+        };
+        Ok((published, writer.map_or(Ok(Changes::default()), Writer::commit)?))
+    }
+
+    /// Plans all of `requests` and makes their payloads durable; without a writer if nothing is to
+    /// be committed.
+    fn prepare(&self, requests: &[Publish], together: bool) -> Result<Prepared<'_>> {
         let mut writer = self.writer()?;
         let mut uploads = Uploads::default();
         let mut results = Vec::new();
-        for request in &requests {
+        for request in requests {
             let make_default = request.make_default && !together;
             results.push(self.plan_publish(&mut writer, request, make_default, &mut uploads));
         }
+        let failed = results.iter().position(Result::is_err);
+        if let Some(at) = failed.filter(|_| self.catalogue_has_failed()) {
+            // It is no fault of the request's.
+            results.swap_remove(at)?;
+        }
         if together && results.iter().any(Result::is_err) {
             let held_back = |result: Result<_>| Err(result.err().unwrap_or(Error::HeldBack));
-            return Ok((results.into_iter().map(held_back).collect(), Changes::default()));
+            return Ok((results.into_iter().map(held_back).collect(), None));
         }
         if together {
-            plan_defaults(&mut writer, &requests, &results)?;
+            plan_defaults(&mut writer, requests, &results)?;
         }
         let published = requests.iter().zip(results).map(|(request, planned)| {
             let (status, inode) = planned?;
@@ -122,11 +142,12 @@ impl Store {
             let inside: u64 = inside.iter().map(|upload| upload.size).sum();
             check_free_space(self.dir(), 2 * inside + writer.weight())?;
         }
-        self.objects.keep(&objects, &self.staging)?;
         if !inside.is_empty() {
             keep_inline(writer.catalogue(), &inside)?;
         }
-        Ok((published, writer.commit()?))
+        // After all that may have to be done again: it takes the uploads' files away.
+        self.objects.keep(&objects, &self.staging)?;
+        Ok((published, Some(writer)))
     }
 
     fn plan_publish<'a>(

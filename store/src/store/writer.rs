@@ -126,6 +126,11 @@ impl Store {
         self.slot.lease()
     }
 
+    /// Whether the catalogue failed, and is opened again by whoever writes next.
+    pub(crate) fn catalogue_has_failed(&self) -> bool {
+        self.slot.condition() == Condition::Failed
+    }
+
     fn try_lock_history(&self) -> Option<MutexGuard<'_, History>> {
         match self.history.try_lock() {
             Ok(history) => Some(history),

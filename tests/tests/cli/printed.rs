@@ -52,7 +52,9 @@ fn ls() {
     let env = user();
     let empty = session(&env, &[&["ls"]]);
     let env = publisher();
-    let text = session(&env, &[&["ls"], &["ls", "lib/"], &["ls", "nothing"]]);
+    // A character may be two columns wide.
+    let wide: &[&str] = &["publish", "app.wat", "--key", "部品.cwasm"];
+    let text = session(&env, &[&["ls"], &["ls", "lib/"], &["ls", "nothing"], wide, &["ls"]]);
     check("ls", &format!("{empty}\n{text}"));
 }
 
