@@ -1,7 +1,7 @@
 # Everything a checkout needs. `make demo` and `make test` set up the machine by themselves when they
 # are run as root; as an ordinary user, install fuse3 and python3-venv first.
 
-.PHONY: build program check deny demo docs fuzz install lint test unit bench bench-smoke
+.PHONY: build program check deny demo docs fuzz install lint snapshots test unit bench bench-smoke
 
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -37,12 +37,17 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
-# Those tests that need neither root nor a mount.
+# Those tests that need neither root nor a mount. All of the workspace, as when it was built: one
+# choice of features.
 unit:
-	cargo test --release -p wasmfs-store --lib --test house --test publishing --test engines \
-		--test opening --test collecting --test fuzz
-	cargo test --release -p wasmfs-fs --lib --test filesystem
-	cargo test --release -p wasmfs-store -p wasmfs-fs --doc
+	cargo test --release --workspace --no-fail-fast --lib --test house --test publishing \
+		--test several_engines --test opening --test collecting --test fuzz --test filesystem
+	cargo test --release --workspace --doc
+
+# What commands print, and the reference of commands, as they are now: read the difference.
+snapshots: program
+	INSTA_UPDATE=always WASMFS_UPDATE=1 cargo test --release -p wasmfs-tests --test cli -- \
+		printed help
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items

@@ -1,4 +1,5 @@
-//! The one error type of this crate, and the one place where an errno is decided.
+//! The one error type of this crate, and the one place where an error becomes an errno. What an
+//! operation is answered as such (EROFS, ENOSYS) is in `fuse/adapter.rs`.
 
 use std::io;
 use std::path::PathBuf;

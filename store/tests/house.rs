@@ -218,6 +218,35 @@ fn no_folders_import_each_other_in_a_circle() {
     }
 }
 
+/// The folders of a crate as ARCHITECTURE.md lists them, those that may be used first.
+fn listed(name: &str) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let list = text.split(&format!("\n    {name}/src/\n")).nth(1).unwrap();
+    let lines = list.lines().take_while(|line| line.starts_with("      "));
+    let names = lines.map(|line| line.split_whitespace().next().unwrap());
+    names.map(|n| n.trim_end_matches('/').trim_end_matches(".rs").to_owned()).collect()
+}
+
+#[test]
+fn imports_go_up_the_lists_of_architecture_md() {
+    for name in CRATES {
+        let listed = listed(name);
+        let place = |module: &str| listed.iter().position(|found| found == folder(module));
+        for (module, imported) in imports(&modules(name)) {
+            let Some(own) = place(&module) else { continue };
+            for target in imported {
+                let below = place(&target).is_some_and(|other| other > own);
+                assert!(!below, "{name}: {module} imports {target}, which is listed below it");
+            }
+        }
+        let all = modules(name);
+        for module in all.keys().filter(|module| module.contains("::")) {
+            assert!(place(module).is_some(), "{name}: ARCHITECTURE.md doesn't list {module}");
+        }
+    }
+}
+
 #[test]
 fn a_circle_would_be_found() {
     let graph = |pairs: &[(&str, &str)]| {
@@ -279,12 +308,10 @@ fn documents_name_files_that_exist() {
     for document in documents {
         let text = fs::read_to_string(root.join(document)).unwrap();
         for path in text.split('`').skip(1).step_by(2) {
-            // `store/types/key.rs` is short for `store/src/types/key.rs`; `{…}` stands for several,
-            // and `size.rs` is an example of what could be added.
+            // `store/types/key.rs` is short for `store/src/types/key.rs`; `{…}` stands for several.
             let (first, rest) = path.split_once('/').unwrap_or_default();
             if !CRATES.contains(&first) && first != "tests"
                 || !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"_/.".contains(&b))
-                || path.ends_with("/size.rs")
             {
                 continue;
             }

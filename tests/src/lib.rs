@@ -9,6 +9,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
+use std::time::SystemTime;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -270,11 +272,36 @@ impl Environment {
     }
 }
 
-/// A program that cargo built, beside this program or test.
+/// A program that cargo built, beside this program or test: for cargo doesn't know that a test
+/// runs it, none that is older than what it is built from.
 pub fn binary(name: &str) -> PathBuf {
+    static NEWEST_SOURCE: LazyLock<SystemTime> = LazyLock::new(newest_source);
     let path = built(name);
-    assert!(path.exists(), "{} is missing: `make build` builds it", path.display());
+    let modified = fs::metadata(&path).and_then(|found| found.modified());
+    let Ok(modified) = modified else {
+        panic!("{} is missing: `make build` builds it", path.display());
+    };
+    let is_fresh = !name.starts_with("wasmfs") || modified >= *NEWEST_SOURCE;
+    assert!(is_fresh, "{} is older than its sources: `make build` builds it", path.display());
     path
+}
+
+/// When a source of `wasmfs` was last changed.
+fn newest_source() -> SystemTime {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut pending: Vec<_> = ["store/src", "fs/src", "cli/src"].map(|d| root.join(d)).into();
+    let mut newest = SystemTime::UNIX_EPOCH;
+    while let Some(directory) = pending.pop() {
+        for entry in fs::read_dir(directory).expect("a directory of sources") {
+            let entry = entry.expect("an entry of it");
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                pending.push(entry.path());
+            } else if let Ok(modified) = entry.metadata().and_then(|found| found.modified()) {
+                newest = newest.max(modified);
+            }
+        }
+    }
+    newest
 }
 
 fn built(name: &str) -> PathBuf {

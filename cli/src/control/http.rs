@@ -38,8 +38,11 @@ pub(super) async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Res
     let body = Limited::new(request.into_body(), MAX_REQUEST).collect().await;
     let body = body.map_err(|e| anyhow::anyhow!("reading the request: {e}"))?;
     serde_json::from_slice(&body.to_bytes()).map_err(|e| {
-        Failure::usage(format!("the request can't be understood: {e}"), "see ARCHITECTURE.md")
-            .into()
+        Failure::usage(
+            format!("the request can't be understood: {e}"),
+            "`cli/src/control/mod.rs` has the table of requests",
+        )
+        .into()
     })
 }
 
@@ -59,14 +62,24 @@ impl Query {
     /// Bytes in base64.
     pub(super) fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        let wrong = |e| Failure::usage(format!("{name} is not base64: {e}"), "see ARCHITECTURE.md");
+        let wrong = |e| {
+            Failure::usage(
+                format!("{name} is not base64: {e}"),
+                "`cli/src/control/mod.rs` has the table of requests",
+            )
+        };
         Ok(Some(BASE64.decode(text).map_err(wrong)?))
     }
 
     /// The policy that is asked for, in JSON.
     pub(super) fn policy(&self) -> Result<AskedPolicy> {
         let Some(text) = self.text("policy") else { return Ok(AskedPolicy::default()) };
-        let wrong = |e| Failure::usage(format!("that is no policy: {e}"), "see ARCHITECTURE.md");
+        let wrong = |e| {
+            Failure::usage(
+                format!("that is no policy: {e}"),
+                "`cli/src/control/mod.rs` has the table of requests",
+            )
+        };
         Ok(serde_json::from_str(&text).map_err(wrong)?)
     }
 
@@ -82,14 +95,21 @@ impl Query {
     pub(super) fn sha(&self, name: &str) -> Result<Sha> {
         let text = self.text(name).unwrap_or_default();
         text.parse().map_err(|e| {
-            Failure::usage(format!("{name}={text}: {e}"), "see ARCHITECTURE.md").into()
+            Failure::usage(
+                format!("{name}={text}: {e}"),
+                "`cli/src/control/mod.rs` has the table of requests",
+            )
+            .into()
         })
     }
 
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>> {
         let parse = |text: &String| {
             text.parse().map_err(|_| {
-                Failure::usage(format!("{name}={text} is not a number"), "see ARCHITECTURE.md")
+                Failure::usage(
+                    format!("{name}={text} is not a number"),
+                    "`cli/src/control/mod.rs` has the table of requests",
+                )
             })
         };
         Ok(self.0.get(name).map(parse).transpose()?)

@@ -250,7 +250,7 @@ impl ClientConnection {
             (&Method::POST, "/v1/reload") => self.reload().await,
             (method, path) => Err(Failure::usage(
                 format!("there is no {method} {path}"),
-                "ARCHITECTURE.md names the table of requests",
+                "the server may be of another wasmfs: `wasmfs reload` has today's serve",
             )
             .into()),
         }

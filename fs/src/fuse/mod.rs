@@ -1,6 +1,6 @@
 //! FUSE: the thin layer between the kernel and the filesystem.
 //!
-//! `adapter.rs` turns fuser's calls into the filesystem's; `read_only.rs` refuses the rest. A
+//! `adapter.rs` turns fuser's calls into the filesystem's, or refuses them (`read_only.rs`). A
 //! [`Connection`] outlives its process, and a [`Handshake`] begins to serve it. `wire.rs` alone
 //! knows bytes of the protocol. It uses the filesystem, the journal and the backings; whoever
 //! serves mounts uses it.

@@ -9,8 +9,9 @@ use std::ops::RangeInclusive;
 
 use super::compiler::Compiler;
 
-/// The major versions whose layout is in the tables.
-pub(super) const KNOWN: RangeInclusive<u32> = 29..=50;
+/// The major versions of wasmtime whose settings can be decoded.
+pub const KNOWN_WASMTIME: RangeInclusive<u32> = 29..=LAST;
+const LAST: u32 = 50;
 pub(super) const WINCH_CALLABLE: &str = "winch_callable";
 pub(super) const SIGNALS: &str = "signals_based_traps";
 
@@ -45,7 +46,7 @@ const fn field(
     Field { name, kind, majors, default: Some(default) }
 }
 
-const ALL: RangeInclusive<u32> = KNOWN;
+const ALL: RangeInclusive<u32> = KNOWN_WASMTIME;
 
 pub(super) const TUNABLES: &[Field] = &[
     field("collector", ValueKind::Collector, ALL, ""),
@@ -54,12 +55,12 @@ pub(super) const TUNABLES: &[Field] = &[
     field("memory_reservation_for_growth", ValueKind::Bytes, ALL, "2 GiB"),
     // `generate_native_debuginfo` before 39.
     field("debug_native", ValueKind::Bool, ALL, "off"),
-    field("debug_guest", ValueKind::Bool, 39..=50, "off"),
-    field("debug_symbols", ValueKind::Bool, 47..=50, "on"),
+    field("debug_guest", ValueKind::Bool, 39..=LAST, "off"),
+    field("debug_symbols", ValueKind::Bool, 47..=LAST, "on"),
     // Follows an environment variable unless it is set.
     Field { name: "parse_wasm_debuginfo", kind: ValueKind::Bool, majors: ALL, default: None },
     field("consume_fuel", ValueKind::Bool, ALL, "off"),
-    field("operator_cost", ValueKind::OperatorCost, 43..=50, "default"),
+    field("operator_cost", ValueKind::OperatorCost, 43..=LAST, "default"),
     field("epoch_interruption", ValueKind::Bool, ALL, "off"),
     field("memory_may_move", ValueKind::Bool, ALL, "on"),
     field("guard_before_linear_memory", ValueKind::Bool, ALL, "on"),
@@ -72,21 +73,21 @@ pub(super) const TUNABLES: &[Field] = &[
     field("memory_init_cow", ValueKind::Bool, ALL, "on"),
     field("inlining", ValueKind::Bool, 36..=44, "off"),
     field("inlining_intra_module", ValueKind::IntraModuleInlining, 36..=44, "when using gc"),
-    field("inlining", ValueKind::Inlining, 45..=50, "no"),
-    field("inlining_small_callee_size", ValueKind::Number, 36..=50, "50"),
-    field("inlining_sum_size_threshold", ValueKind::Number, 36..=50, "2000"),
-    field("concurrency_support", ValueKind::Bool, 42..=50, "on"),
-    field("recording", ValueKind::Bool, 43..=50, "off"),
-    field("asan_stack_switching", ValueKind::Bool, 50..=50, "off"),
-    field("gc_zeal_alloc_counter", ValueKind::Counter, 45..=50, "off"),
-    field("gc_heap_reservation", ValueKind::Bytes, 45..=50, "4 GiB"),
-    field("gc_heap_guard_size", ValueKind::Bytes, 45..=50, "32 MiB"),
-    field("gc_heap_reservation_for_growth", ValueKind::Bytes, 45..=50, "2 GiB"),
-    field("gc_heap_initial_size", ValueKind::Bytes, 47..=50, "0 B"),
-    field("gc_heap_may_move", ValueKind::Bool, 45..=50, "on"),
-    field("metadata_for_internal_asserts", ValueKind::Bool, 46..=50, "off"),
-    field("metadata_for_gc_heap_corruption", ValueKind::Bool, 46..=50, "on"),
-    field("branch_hinting", ValueKind::Bool, 46..=50, "off"),
+    field("inlining", ValueKind::Inlining, 45..=LAST, "no"),
+    field("inlining_small_callee_size", ValueKind::Number, 36..=LAST, "50"),
+    field("inlining_sum_size_threshold", ValueKind::Number, 36..=LAST, "2000"),
+    field("concurrency_support", ValueKind::Bool, 42..=LAST, "on"),
+    field("recording", ValueKind::Bool, 43..=LAST, "off"),
+    field("asan_stack_switching", ValueKind::Bool, 50..=LAST, "off"),
+    field("gc_zeal_alloc_counter", ValueKind::Counter, 45..=LAST, "off"),
+    field("gc_heap_reservation", ValueKind::Bytes, 45..=LAST, "4 GiB"),
+    field("gc_heap_guard_size", ValueKind::Bytes, 45..=LAST, "32 MiB"),
+    field("gc_heap_reservation_for_growth", ValueKind::Bytes, 45..=LAST, "2 GiB"),
+    field("gc_heap_initial_size", ValueKind::Bytes, 47..=LAST, "0 B"),
+    field("gc_heap_may_move", ValueKind::Bool, 45..=LAST, "on"),
+    field("metadata_for_internal_asserts", ValueKind::Bool, 46..=LAST, "off"),
+    field("metadata_for_gc_heap_corruption", ValueKind::Bool, 46..=LAST, "on"),
+    field("branch_hinting", ValueKind::Bool, 46..=LAST, "off"),
 ];
 
 /// What wasmtime's default crate features give (measured: the CLI of 36 and 42 to 49).
@@ -241,4 +242,14 @@ pub(super) fn default_features(major: u32, compiler: Compiler) -> Option<u64> {
         (Compiler::Winch, 49) => 0xc_0d01_f97f,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Compiler, LAST, default_features};
+
+    #[test]
+    fn the_newest_version_has_default_features() {
+        assert!(default_features(LAST, Compiler::Cranelift).is_some());
+    }
 }

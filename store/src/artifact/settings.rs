@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::compiler::{Compiler, printable};
 use super::layouts::{
-    KNOWN, SIGNALS, TUNABLES, ValueKind, WINCH_CALLABLE, default_collector, default_features,
-    default_flag, feature_bit, feature_bools,
+    KNOWN_WASMTIME, SIGNALS, TUNABLES, ValueKind, WINCH_CALLABLE, default_collector,
+    default_features, default_flag, feature_bit, feature_bools,
 };
 
 /// What a setting is about.
@@ -85,7 +85,7 @@ pub(super) struct Settings {
 /// Decodes what stands after the target, for a version whose layout is known.
 pub(super) fn decode(version: &str, target: &str, rest: &[u8]) -> Option<Settings> {
     let major: u32 = version.split('.').next()?.parse().ok()?;
-    if !KNOWN.contains(&major) {
+    if !KNOWN_WASMTIME.contains(&major) {
         return None;
     }
     let mut reader = Reader(rest);

@@ -12,7 +12,11 @@
 //! | it is locked a moment longer than it is open | opening waits for that |
 //! | errors are handed on as text | [`cause_of`] |
 //!
-//! Nothing outside of this file knows that it is sled.
+//! Nothing in the crates outside of this file names sled. Another database takes its place with
+//! what is public here: [`Database`], [`Bytes`], [`Batch`] and [`Unopened`] with their methods, the
+//! estimates [`weight`] and [`is_too_large`], and the questions about panics; `LAYOUT` is raised
+//! then. Some tests of the store open sled by themselves. `packed.rs`, chunks of payloads and the
+//! copy of a large database are there for sled's sake as well, and may go with it.
 
 use std::cell::Cell;
 use std::fs;

@@ -68,7 +68,7 @@ pub struct KeyInfo {
     pub serves: Option<VersionInfo>,
     /// The newest version of every engine that has one.
     pub engines: Vec<VersionInfo>,
-    /// How many versions there are.
+    /// How many versions there are that were not removed.
     pub versions: usize,
 }
 

@@ -24,8 +24,9 @@ pub fn session(env: &Environment, commands: &[&[&str]]) -> String {
     all.join("\n")
 }
 
-/// Checks `text` against the snapshot of this name, beside the tests. `INSTA_UPDATE=always cargo
-/// test -p wasmfs-tests --test cli` writes them anew.
+/// Checks `text` against the snapshot of this name, beside the tests. `make snapshots` writes them
+/// anew. What differs from run to run is taken out: paths, digests, times, and in JSON the numbers
+/// of fields that are called `size` or `bytes`.
 pub fn check(name: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.set_prepend_module_to_snapshot(false);
