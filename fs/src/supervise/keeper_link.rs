@@ -75,14 +75,30 @@ impl KeeperLink {
         self.state().status = Some(status);
     }
 
-    /// Has another keeper take over, or none. Gives the one before, and what that was asked to
-    /// register and has not answered.
-    pub(super) fn replace_keeper(
-        &self,
-        keeper: Option<Arc<Channel>>,
-    ) -> (Option<Arc<Channel>>, HashMap<MountInode, OwnedFd>) {
+    /// Notes that the keeper is gone. Gives what it was asked to register and has not answered.
+    pub(super) fn lose_keeper(&self) -> HashMap<MountInode, OwnedFd> {
         let mut state = self.state();
-        (std::mem::replace(&mut state.keeper, keeper), std::mem::take(&mut state.asked))
+        state.keeper = None;
+        std::mem::take(&mut state.asked)
+    }
+
+    /// Has `new` take over: the keeper before is released, and `hand_over` sends the new one all
+    /// that it needs. It expects this first, so nobody else says anything meanwhile. Gives what the
+    /// one before was asked to register and has not answered; if the handover fails, that stays,
+    /// until this keeper is lost.
+    pub(super) fn change_keeper(
+        &self,
+        new: &Arc<Channel>,
+        hand_over: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<HashMap<MountInode, OwnedFd>> {
+        let mut state = self.state();
+        // First: should this process die half-way, there is one keeper at most.
+        if let Some(old) = state.keeper.replace(new.clone()) {
+            // If it doesn't hear, it is gone.
+            let _ = old.send(&Message::Released, &[]);
+        }
+        hand_over()?;
+        Ok(std::mem::take(&mut state.asked))
     }
 
     /// Says something to the keeper, and whether there is one that heard it.
@@ -209,5 +225,58 @@ impl PayloadKeeper for KeeperLink {
         for some in payloads.chunks(MAX_DESCRIPTORS) {
             self.insist(&Message::LetGo { payloads: some.to_vec() }, &[]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::packet_pair;
+
+    /// A link to a keeper, and the keeper's end.
+    fn linked() -> (KeeperLink, Channel) {
+        let (ours, keeper) = pair();
+        let in_flight = InFlightRequests::new(Journal::create().unwrap(), Vec::new());
+        (KeeperLink::new(ours, None, Arc::new(in_flight)), keeper)
+    }
+
+    fn pair() -> (Arc<Channel>, Channel) {
+        let (ours, theirs) = packet_pair().unwrap();
+        (Arc::new(Channel::from(ours)), Channel::from(theirs))
+    }
+
+    fn heard(keeper: &Channel) -> Message {
+        keeper.receive().unwrap().unwrap().0
+    }
+
+    #[test]
+    fn a_new_keeper_hears_nothing_before_the_handover() {
+        let (link, old) = linked();
+        let (ours, new) = pair();
+        std::thread::scope(|scope| {
+            let handed_over = link.change_keeper(&ours, || {
+                // Whoever says something now waits.
+                let said = scope.spawn(|| link.say(&Message::Gone, &[]));
+                std::thread::sleep(Duration::from_millis(50));
+                assert!(!said.is_finished());
+                ours.send(&Message::Stop, &[])
+            });
+            assert!(handed_over.unwrap().is_empty());
+        });
+        assert!(matches!(heard(&old), Message::Released));
+        assert!(matches!(heard(&new), Message::Stop));
+        assert!(matches!(heard(&new), Message::Gone));
+    }
+
+    #[test]
+    fn what_is_to_be_registered_outlives_a_handover_that_fails() {
+        let (link, _old) = linked();
+        let at = MountInode { connection: 7, inode: wasmfs_store::Inode(18) };
+        let file = File::open("/dev/null").unwrap();
+        assert!(link.register(at, file.into()).is_none());
+        let (ours, new) = pair();
+        drop(new);
+        assert!(link.change_keeper(&ours, || ours.send(&Message::Stop, &[])).is_err());
+        assert!(link.lose_keeper().contains_key(&at));
     }
 }

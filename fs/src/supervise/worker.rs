@@ -241,7 +241,7 @@ impl Worker {
     }
 
     fn lose_keeper(self: &Arc<Self>) {
-        let (_, asked) = self.link.replace_keeper(None);
+        let asked = self.link.lose_keeper();
         let mut state = self.state();
         state.acknowledged = None;
         state.requests.clear();
@@ -401,24 +401,21 @@ impl Worker {
             suspects: self.mounts.suspects().to_vec(),
             successor: false,
         };
-        // First: should this process die half-way, there is one keeper at most.
-        let (old, asked) = self.link.replace_keeper(Some(new.clone()));
-        if let Some(old) = old {
-            // If it doesn't hear, it is gone.
-            let _ = old.send(&Message::Released, &[]);
-        }
         state.requests.clear();
         state.acknowledged = None;
-        let descriptors = [self.lock.as_fd(), self.listener.as_fd(), self.mounts.journal().as_fd()];
-        new.send(&handover, &descriptors)?;
-        for mount in &mounts {
-            let record = mount.connection.record.clone();
-            let message = Message::Connection { record, request: None };
-            new.send(&message, &[mount.connection.device.as_fd()])?;
-        }
-        if let Err(e) = hand_over_held(&new, &self.mounts.memory().held()) {
-            log::warn!("the new keeper doesn't hold what is in memory: {e}");
-        }
+        let asked = self.link.change_keeper(&new, || {
+            let own = [self.lock.as_fd(), self.listener.as_fd(), self.mounts.journal().as_fd()];
+            new.send(&handover, &own)?;
+            for mount in &mounts {
+                let record = mount.connection.record.clone();
+                let message = Message::Connection { record, request: None };
+                new.send(&message, &[mount.connection.device.as_fd()])?;
+            }
+            if let Err(e) = hand_over_held(&new, &self.mounts.memory().held()) {
+                log::warn!("the new keeper doesn't hold what is in memory: {e}");
+            }
+            Ok(())
+        })?;
         drop(state);
         log::info!("another keeper has taken over");
         self.register_all(asked);
