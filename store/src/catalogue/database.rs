@@ -121,7 +121,8 @@ impl Unopened {
         let source = match self {
             Unopened::Locked => io::ErrorKind::WouldBlock.into(),
             Unopened::Disk(e) => e,
-            Unopened::Broken(reason) => io::Error::other(reason),
+            // A panic may tell of a disk that failed.
+            Unopened::Broken(reason) => cause_of(io::Error::other(reason)),
         };
         Error::Io { action: "opening the catalogue in", path: path.to_owned(), source }
     }

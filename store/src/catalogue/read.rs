@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::database::{Bytes, Pair};
 use super::tables::{
-    ALIASES, APPLIED, AliasRecord, Applied, DIRECTORIES, ENGINES, EngineRecord, INODES,
-    InodeRecord, KeyLayout, NAMES, PAYLOADS, PayloadRecord, RawKey, Row, Span, Table, USERS,
-    VERSIONS, ValueLayout, VersionRecord,
+    ALIASES, APPLIED, AliasRecord, Applied, AppliedLayout, DIRECTORIES, ENGINES, EngineRecord,
+    INODES, InodeRecord, KeyLayout, NAMES, PAYLOADS, PayloadRecord, RawKey, Row, Span, Table,
+    USERS, VERSIONS, ValueLayout, VersionRecord,
 };
 use crate::error::{Error, Result};
 use crate::types::{EngineNumber, Inode, Sha, Version, View};
@@ -65,10 +65,12 @@ pub(crate) trait Records {
     /// How much of the history is in here, and the numbers to give next.
     fn applied(&self) -> Result<Applied> {
         // A catalogue of another layout is not damaged.
-        match self.raw(&APPLIED.key(()))? {
-            Some(value) => super::tables::AppliedLayout::read(&value),
-            None => Ok(Applied::NOTHING),
+        let Some(value) = self.raw(&APPLIED.key(()))? else { return Ok(Applied::NOTHING) };
+        let read = AppliedLayout::read(&value);
+        if read.is_err() && AppliedLayout::is_todays(&value) {
+            self.note_damage();
         }
+        read
     }
 
     fn inode(&self, inode: Inode) -> Result<Option<InodeRecord>> {

@@ -79,8 +79,9 @@ pub struct Published {
     pub plain_name_serves: Option<Version>,
 }
 
-/// What came of each request, and the writer that has what is to be committed.
-type Prepared<'s> = (Vec<Result<Published>>, Option<Writer<'s>>);
+/// What comes of each request; and what is to be committed, if anything, with the uploads that
+/// become object files before.
+type PlannedBatch<'a> = (Vec<Result<Published>>, Option<(Writer<'a>, Vec<&'a Upload>)>);
 
 /// Uploads that a commit keeps.
 #[derive(Default)]
@@ -101,18 +102,19 @@ impl Store {
         requests: Vec<Publish>,
         together: bool,
     ) -> Result<(Vec<Result<Published>>, Changes)> {
-        let (published, writer) = match self.prepare(&requests, together) {
+        let (published, planned) = match self.plan_all(&requests, together) {
             // The database tells of a write that failed in the background with whatever it is
-            // asked next: by now the disk may have room again, and nothing is committed yet.
-            Err(_) if self.catalogue_has_failed() => self.prepare(&requests, together)?,
-            prepared => prepared?,
+            // asked next: by now the disk may have room again, and nothing was done yet.
+            Err(_) if self.catalogue_has_failed() => self.plan_all(&requests, together)?,
+            planned => planned?,
         };
-        Ok((published, writer.map_or(Ok(Changes::default()), Writer::commit)?))
+        let Some((writer, objects)) = planned else { return Ok((published, Changes::default())) };
+        self.objects.keep(&objects, &self.staging)?;
+        Ok((published, writer.commit()?))
     }
 
-    /// Plans all of `requests` and makes their payloads durable; without a writer if nothing is to
-    /// be committed.
-    fn prepare(&self, requests: &[Publish], together: bool) -> Result<Prepared<'_>> {
+    /// Plans all of `requests`, and makes those payloads durable that the catalogue keeps.
+    fn plan_all<'a>(&'a self, requests: &'a [Publish], together: bool) -> Result<PlannedBatch<'a>> {
         let mut writer = self.writer()?;
         let mut uploads = Uploads::default();
         let mut results = Vec::new();
@@ -120,11 +122,7 @@ impl Store {
             let make_default = request.make_default && !together;
             results.push(self.plan_publish(&mut writer, request, make_default, &mut uploads));
         }
-        let failed = results.iter().position(Result::is_err);
-        if let Some(at) = failed.filter(|_| self.catalogue_has_failed()) {
-            // It is no fault of the request's.
-            results.swap_remove(at)?;
-        }
+        self.check_catalogue(&mut results)?;
         if together && results.iter().any(Result::is_err) {
             let held_back = |result: Result<_>| Err(result.err().unwrap_or(Error::HeldBack));
             return Ok((results.into_iter().map(held_back).collect(), None));
@@ -136,7 +134,8 @@ impl Store {
             let (status, inode) = planned?;
             published(writer.view(), &request.key, inode, status)
         });
-        let published = published.collect();
+        let mut published = published.collect();
+        self.check_catalogue(&mut published)?;
         let Uploads { inside, objects, .. } = uploads;
         if !writer.is_empty() || !inside.is_empty() || !objects.is_empty() {
             let inside: u64 = inside.iter().map(|upload| upload.size).sum();
@@ -145,9 +144,16 @@ impl Store {
         if !inside.is_empty() {
             keep_inline(writer.catalogue(), &inside)?;
         }
-        // After all that may have to be done again: it takes the uploads' files away.
-        self.objects.keep(&objects, &self.staging)?;
-        Ok((published, Some(writer)))
+        Ok((published, Some((writer, objects))))
+    }
+
+    /// What went wrong, if it was the catalogue that failed rather than a request.
+    fn check_catalogue<T>(&self, results: &mut Vec<Result<T>>) -> Result<()> {
+        let failed = results.iter().position(Result::is_err);
+        match failed.filter(|_| self.catalogue_has_failed()) {
+            Some(at) => results.swap_remove(at).map(drop),
+            None => Ok(()),
+        }
     }
 
     fn plan_publish<'a>(

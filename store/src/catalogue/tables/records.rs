@@ -56,8 +56,7 @@ impl ValueLayout for AppliedLayout {
     }
 
     fn read(bytes: &[u8]) -> Result<Applied> {
-        // The mark and the layout are under 128: a byte each.
-        if !bytes.starts_with(&[0, LAYOUT]) {
+        if !AppliedLayout::is_todays(bytes) {
             return Err(Error::Inconsistent("another version of wasmfs made it".into()));
         }
         Record::read(bytes)
@@ -65,6 +64,12 @@ impl ValueLayout for AppliedLayout {
 }
 
 impl AppliedLayout {
+    /// Whether a record is of this layout, and damaged if it can't be read.
+    pub(crate) fn is_todays(bytes: &[u8]) -> bool {
+        // The mark and the layout are under 128: a byte each.
+        bytes.starts_with(&[0, LAYOUT])
+    }
+
     /// The last sequence number applied, whatever the layout.
     pub(crate) fn sequence(bytes: &[u8]) -> Result<Sequence> {
         match bytes.first() {
