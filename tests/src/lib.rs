@@ -323,6 +323,12 @@ pub fn previous() -> Option<PathBuf> {
     Some(path)
 }
 
+/// Copies a program that is to be run. `cp` does it: were it written here, a process that another
+/// thread starts meanwhile would have it open for writing, and nobody could run it (ETXTBSY).
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    succeed(Command::new("cp").arg(from.as_ref()).arg(to.as_ref()));
+}
+
 /// A real host, which `tests/setup.sh` installed.
 pub fn real_host(name: &str) -> PathBuf {
     let dir = std::env::var_os("WASMFS_TEST_HOSTS").map(PathBuf::from);

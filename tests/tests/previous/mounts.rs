@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use wasmfs_tests::host::Host;
 use wasmfs_tests::module::wat;
-use wasmfs_tests::{Environment, in_each_environment, previous, succeed};
+use wasmfs_tests::{Environment, copy_program, in_each_environment, previous, succeed};
 
 /// The program of the release before, where this user can reach and replace it.
 fn install_previous(env: &Environment) -> Option<PathBuf> {
     let program = env.path("bin-wasmfs");
-    fs::copy(previous()?, &program).unwrap();
+    copy_program(previous()?, &program);
     Some(program)
 }
 
@@ -29,7 +29,7 @@ fn a_mount_of_the_release_before_is_reloaded_under_a_running_host() {
         let mut host = Host::load(env, &env.mounted("key"), "cranelift");
         let expected = host.said("call f1 7");
         let (keeper, worker) = (env.keeper_pid(), exe(env.worker_pid()));
-        fs::copy(env.binary("wasmfs"), env.path("new")).unwrap();
+        copy_program(env.binary("wasmfs"), env.path("new"));
         fs::rename(env.path("new"), &program).unwrap();
         assert!(env.run(&["reload"]).contains("serves now"));
         assert_ne!(exe(env.worker_pid()), worker);

@@ -11,7 +11,7 @@ use wasmfs_tests::guard::{connection_at, servers};
 use wasmfs_tests::host::Host;
 use wasmfs_tests::module::wat;
 use wasmfs_tests::{
-    Environment, FAULTY, Inline, User, identity, in_each_environment, names, succeed,
+    Environment, FAULTY, Inline, User, copy_program, identity, in_each_environment, names, succeed,
 };
 
 use crate::{log, replacements, replacements_of, wait_until};
@@ -198,7 +198,7 @@ fn own_program(env: &Environment) -> std::path::PathBuf {
 
 fn copy_of(env: &Environment, build: &str) -> std::path::PathBuf {
     let program = env.path("bin-wasmfs");
-    fs::copy(env.binary(build), &program).unwrap();
+    copy_program(env.binary(build), &program);
     program
 }
 
@@ -216,7 +216,7 @@ fn reload_runs_what_is_on_disk_now() {
         env.publish(&env.file("big.wat", wat(1)), "key", &[]);
         let mut host = Host::load(env, &env.mounted("key"), "cranelift");
         let (keeper, worker, old) = (env.keeper_pid(), env.worker_pid(), exe(env.worker_pid()));
-        fs::copy(&program, env.path("new")).unwrap();
+        copy_program(&program, env.path("new"));
         fs::rename(env.path("new"), &program).unwrap();
         let new = fs::metadata(&program).unwrap().ino();
         assert_ne!(old, new);
@@ -262,7 +262,7 @@ fn reload_keeps_the_old_worker_if_the_new_one_cannot_serve() {
         fs::rename(&program, &kept).unwrap();
         stays("opening");
         // A program that starts and is no wasmfs.
-        fs::copy("/bin/false", &program).unwrap();
+        copy_program("/bin/false", &program);
         stays("the worker ended before it was ready (exit status 1)");
         fs::write(&program, "nothing to execute").unwrap();
         stays("starting a worker");
@@ -293,7 +293,7 @@ fn a_new_worker_that_fails_after_all_gives_way_to_the_old_program() {
         env.watch(&env.mount_point());
         env.publish(&env.file("m.wat", "(module)"), "key", &[]);
         let old = exe(env.worker_pid());
-        fs::copy(&program, env.path("new")).unwrap();
+        copy_program(&program, env.path("new"));
         fs::rename(env.path("new"), &program).unwrap();
         env.file("marker", "");
         let stderr = env.fail(1, &["reload"]);
