@@ -278,8 +278,10 @@ fn publishing_again_mends_a_damaged_payload() {
     let object = dir.path().join("objects").join(&hex[..2]).join(&hex);
     drop(store);
     for damage in 0..3 {
+        // Only root may write to the file itself.
+        fs::remove_file(&object).unwrap();
         match damage {
-            0 => fs::remove_file(&object).unwrap(),
+            0 => {}
             1 => fs::write(&object, &bytes[..1000]).unwrap(),
             _ => {
                 let mut bad = bytes.clone();
