@@ -9,6 +9,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use support::random::Random;
 use support::*;
 use wasmfs_store::maintenance::{Course, FindingKind, Verified, verify};
 use wasmfs_store::{Error, InlineLimit, Settings, Sha, Store, Version};
@@ -16,18 +17,6 @@ use wasmfs_store::{Error, InlineLimit, Settings, Sha, Store, Version};
 /// Trials, if the environment doesn't ask for more.
 fn trials(otherwise: u64) -> u64 {
     std::env::var("WASMFS_DAMAGE_TRIALS").map_or(otherwise, |n| n.parse().unwrap())
-}
-
-/// The same numbers every time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit.max(1)
-    }
 }
 
 type Contents = BTreeMap<(String, Version), (Sha, Vec<u8>)>;
@@ -92,14 +81,14 @@ fn damage(dir: &Path, random: &mut Random) -> (String, PathBuf) {
         "settings.json",
         "lock",
     ];
-    let kind = kinds[random.below(kinds.len() as u64) as usize];
+    let kind = kinds[random.index(kinds.len())];
     let of_kind: Vec<_> = all
         .iter()
         .filter(|path| path.strip_prefix(dir).unwrap().to_string_lossy().starts_with(kind))
         .collect();
     let path = match of_kind.len() {
         0 => dir.join("history"),
-        n => of_kind[random.below(n as u64) as usize].clone(),
+        n => of_kind[random.index(n)].clone(),
     };
     let mut bytes = fs::read(&path).unwrap();
     let used = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1) as u64;
@@ -293,7 +282,7 @@ fn every_flipped_byte_of_a_payload_is_refused() {
         fs::set_permissions(&object, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         let mut random = Random(0x1234_5678_9abc_def1);
         for _ in 0..flips {
-            let at = random.below(bytes.len() as u64) as usize;
+            let at = random.index(bytes.len());
             let mut bad = bytes.clone();
             bad[at] ^= 1 << random.below(8);
             fs::write(&object, &bad).unwrap();

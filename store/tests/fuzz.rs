@@ -9,41 +9,30 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
+use support::random::Random;
 use support::{artifact, key, publish};
 use wasmfs_store::{Settings, Store};
 
-/// xorshift64: the same bytes for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit.max(1) as u64) as usize
-    }
-
-    /// Changes some bytes: flipped, cut, doubled, or of another seed.
-    fn mutate(&mut self, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
-        for _ in 0..=self.below(4) {
-            let at = self.below(bytes.len().max(1));
-            match self.below(6) {
-                0 if !bytes.is_empty() => bytes[at] ^= 1 << self.below(8),
-                1 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][self.below(5)],
-                2 => bytes.truncate(at),
-                3 => bytes.insert(at.min(bytes.len()), self.below(256) as u8),
-                4 => {
-                    let end = (at + self.below(64)).min(bytes.len());
-                    let piece = bytes[at.min(end)..end].to_vec();
-                    bytes.splice(at.min(end)..at.min(end), piece);
-                }
-                _ => {
-                    let other = &others[self.below(others.len())];
-                    let from = self.below(other.len().max(1)).min(other.len());
-                    let end = (from + self.below(128)).min(other.len());
-                    let at = at.min(bytes.len());
-                    bytes.splice(at..at, other[from..end].iter().copied());
-                }
+/// Changes some bytes: flipped, cut, doubled, or of another seed.
+fn mutate(random: &mut Random, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
+    for _ in 0..=random.index(4) {
+        let at = random.index(bytes.len().max(1));
+        match random.index(6) {
+            0 if !bytes.is_empty() => bytes[at] ^= 1 << random.index(8),
+            1 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.index(5)],
+            2 => bytes.truncate(at),
+            3 => bytes.insert(at.min(bytes.len()), random.index(256) as u8),
+            4 => {
+                let end = (at + random.index(64)).min(bytes.len());
+                let piece = bytes[at.min(end)..end].to_vec();
+                bytes.splice(at.min(end)..at.min(end), piece);
+            }
+            _ => {
+                let other = &others[random.index(others.len())];
+                let from = random.index(other.len().max(1)).min(other.len());
+                let end = (from + random.index(128)).min(other.len());
+                let at = at.min(bytes.len());
+                bytes.splice(at..at, other[from..end].iter().copied());
             }
         }
     }
@@ -59,8 +48,8 @@ fn fuzz(what: &str, seeds: &[Vec<u8>], check: impl Fn(&[u8]) + std::panic::RefUn
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let (start, mut runs) = (Instant::now(), 0u64);
     while start.elapsed() < seconds() / 3 || runs < 10 {
-        let mut bytes = seeds[random.below(seeds.len())].clone();
-        random.mutate(&mut bytes, seeds);
+        let mut bytes = seeds[random.index(seeds.len())].clone();
+        mutate(&mut random, &mut bytes, seeds);
         if catch_unwind(|| check(&bytes)).is_err() {
             panic!("{what} after {runs} runs: {bytes:02x?}");
         }

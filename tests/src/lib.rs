@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use walkdir::WalkDir;
 
 use guard::Guard;
 
@@ -289,19 +290,11 @@ pub fn binary(name: &str) -> PathBuf {
 /// When a source of `wasmfs` was last changed.
 fn newest_source() -> SystemTime {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut pending: Vec<_> = ["store/src", "fs/src", "cli/src"].map(|d| root.join(d)).into();
-    let mut newest = SystemTime::UNIX_EPOCH;
-    while let Some(directory) = pending.pop() {
-        for entry in fs::read_dir(directory).expect("a directory of sources") {
-            let entry = entry.expect("an entry of it");
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                pending.push(entry.path());
-            } else if let Ok(modified) = entry.metadata().and_then(|found| found.modified()) {
-                newest = newest.max(modified);
-            }
-        }
-    }
-    newest
+    let sources = ["store/src", "fs/src", "cli/src"].map(|directory| root.join(directory));
+    let files = sources.iter().flat_map(WalkDir::new).map(|entry| entry.expect("a source"));
+    let files = files.filter(|entry| entry.file_type().is_file());
+    let modified = files.map(|file| file.metadata().expect("a source").modified().ok());
+    modified.flatten().max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 fn built(name: &str) -> PathBuf {

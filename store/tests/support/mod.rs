@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses some of it")]
 
 pub mod disk;
+pub mod random;
 
 use std::path::Path;
 
