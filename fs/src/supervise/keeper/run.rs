@@ -20,7 +20,9 @@ use rustix::net::SocketType;
 use rustix::process::Signal as Kill;
 use wasmfs_store::Lock;
 
+use super::phase::{Happening, Phase};
 use super::process::{Child, Program};
+use super::worker_process::{Stage, WorkerProcess};
 use crate::backing::InMemory;
 use crate::error::{Error, IoContext, Result};
 use crate::fuse::Connection;
@@ -58,31 +60,14 @@ pub struct Plan {
     pub socket: &'static str,
 }
 
-/// How far a worker is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// It looks whether it could serve.
-    Preparing,
-    /// It could.
-    Prepared,
-    /// It opens the store.
-    Starting,
-    Serving,
-    /// It ends its commands, for a successor or for good.
-    Stopping,
-}
-
-pub(super) struct WorkerProcess {
-    pub(super) process: Child,
-    pub(super) channel: Channel,
-    pub(super) stage: Stage,
-    pub(super) program: Rc<Program>,
-    /// When it is killed if its stage has not changed.
-    pub(super) deadline: Option<Instant>,
-    /// Whether its end of the channel is closed. No worker does that while it
-    /// lives, so all of it is dead but for threads with descriptors of their
-    /// own, which may wait for its successor.
-    pub(super) silent: bool,
+/// What to do when a worker ends before it is ready.
+pub(super) enum IfUnready {
+    /// No worker was ever ready: end, with its reason.
+    GiveUp,
+    /// The program has served before: start the next one, after a pause.
+    Retry,
+    /// The program is new since a reload: go back to this one.
+    GoBack(Rc<Program>),
 }
 
 pub(super) struct Keeper<'a> {
@@ -100,8 +85,7 @@ pub(super) struct Keeper<'a> {
     /// What is dead but for a thread that waits for its successor.
     pub(super) lingering: Vec<Child>,
     pub(super) program: Rc<Program>,
-    /// What to go back to if the program turns out bad after all.
-    pub(super) previous: Option<Rc<Program>>,
+    pub(super) if_unready: IfUnready,
     pub(super) since: u64,
     pub(super) replacements: u64,
     pub(super) last_pause: Option<Duration>,
@@ -115,13 +99,9 @@ pub(super) struct Keeper<'a> {
     pub(super) to_mount: Option<(PathBuf, Options)>,
     /// Why the first mount could not be made after all.
     pub(super) failed_to_mount: Option<Error>,
-    /// Whether a worker was ever ready.
-    pub(super) proven: bool,
-    pub(super) up: bool,
-    /// Whether it was asked to stop.
-    pub(super) stopping: bool,
-    pub(super) ending: bool,
-    pub(super) released: bool,
+    pub(super) phase: Phase,
+    /// Whether it was said that what was to be mounted is served.
+    pub(super) is_announced: bool,
     /// Why the last reload came to nothing after all.
     pub(super) reload_failed: Option<String>,
 }
@@ -140,11 +120,10 @@ pub fn keep(plan: &Plan, lock: impl FnOnce() -> Result<Lock>, up: Up<'_>) -> Res
         Some(keeper) => keeper,
         None => Keeper::begin(plan, &program, lock()?)?,
     };
-    let adopted = keeper.worker.is_some();
     let result = keeper.run(&signals, up);
     // An error is no reason to take a worker from its hosts: it serves on without a keeper.
-    let serves_on = result.is_err() && (adopted || keeper.up);
-    if !keeper.released && !serves_on {
+    let serves_on = result.is_err() && keeper.phase.serves();
+    if keeper.phase != Phase::Released && !serves_on {
         keeper.leave();
     }
     result
@@ -178,7 +157,7 @@ impl<'a> Keeper<'a> {
             successor: None,
             lingering: Vec::new(),
             program: program.clone(),
-            previous: None,
+            if_unready: IfUnready::GiveUp,
             since: u64::try_from(since.as_nanos()).unwrap_or(0),
             replacements: 0,
             last_pause: None,
@@ -187,11 +166,8 @@ impl<'a> Keeper<'a> {
             reason: None,
             to_mount: Some(plan.mount.clone()),
             failed_to_mount: None,
-            proven: false,
-            up: false,
-            stopping: false,
-            ending: false,
-            released: false,
+            phase: Phase::Starting,
+            is_announced: false,
             reload_failed: None,
         }
     }
@@ -227,7 +203,7 @@ impl<'a> Keeper<'a> {
         keeper.connections = handover.connections;
         (keeper.suspects, keeper.replacements) = (handover.suspects, handover.replacements);
         keeper.last_pause = handover.last_pause_us.map(Duration::from_micros);
-        keeper.proven = true;
+        (keeper.if_unready, keeper.phase) = (IfUnready::Retry, Phase::Up);
         if let Some(attached) = keeper.connections.iter().find(|c| c.record.is_attached()) {
             if attached.record.options != plan.mount.1 {
                 log::warn!("it stays mounted as it was: {:?}", attached.record.options);
@@ -254,21 +230,25 @@ impl<'a> Keeper<'a> {
                 return Err(e);
             }
             if self.is_serving()
+                && self.phase.may_mount()
                 && let Some((mount_point, options)) = self.to_mount.take()
             {
                 self.mount(&mount_point, options, None)?;
             }
-            if !self.up && self.is_up() {
-                self.up = true;
+            if !self.is_announced && self.phase.may_mount() && self.is_up() {
+                self.is_announced = true;
+                self.happened(Happening::Served);
                 if let Err(e) = up() {
                     log::warn!("nobody hears that the mount is served: {e}");
                 }
                 super::memory::shed();
             }
-            if (self.up || self.stopping) && self.connections.is_empty() && !self.ending {
-                self.end();
+            if self.connections.is_empty() && self.to_mount.is_none() {
+                self.happened(Happening::Unused);
             }
-            if self.released || (self.ending && self.worker.is_none()) {
+            if self.phase == Phase::Released
+                || (self.phase == Phase::Ending && self.worker.is_none())
+            {
                 return Ok(());
             }
             if self.worker.is_none() && self.start_at.is_some_and(|at| at <= Instant::now()) {
@@ -276,6 +256,18 @@ impl<'a> Keeper<'a> {
                 self.start_next();
             }
             self.wait(signals)?;
+        }
+    }
+
+    /// Goes over to the phase that follows.
+    pub(super) fn happened(&mut self, happening: Happening) {
+        let before = self.phase;
+        self.phase = before.after(happening);
+        if self.phase != before {
+            log::debug!("{happening:?}: {before:?} -> {:?}", self.phase);
+            if self.phase == Phase::Ending {
+                self.end();
+            }
         }
     }
 
@@ -371,8 +363,9 @@ impl<'a> Keeper<'a> {
             if signal.ssi_signo == Signal::SIGHUP as u32 {
                 continue;
             }
-            self.stopping = true;
             log::info!("asked to stop: detaching, and serving on until the last user is gone");
+            self.to_mount = None;
+            self.happened(Happening::AskedToStop);
             detach(self.connections.iter().map(|c| c.record.clone()).collect());
         }
     }
