@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use fuser::Errno;
 
-/// What can go wrong in serving or managing a mount.
-#[derive(Debug, thiserror::Error)]
+/// What can go wrong in serving or managing a mount. The name of a variant is its code, so it
+/// stays.
+#[derive(Debug, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Error {
     /// No such name, or no such inode.
@@ -36,7 +38,7 @@ pub enum Error {
     Store(#[from] wasmfs_store::Error),
     /// Something that is already mounted, or a directory with files in it.
     #[error("{} is not empty: it holds {found:?}", mount_point.display())]
-    NotEmpty {
+    MountPointNotEmpty {
         /// The mount point.
         mount_point: PathBuf,
         /// One thing in it.
@@ -53,6 +55,7 @@ pub enum Error {
     MountedElsewhere(PathBuf),
     /// The server is about to end.
     #[error("the server of the store is just ending")]
+    #[strum(serialize = "server-ending")]
     Ending,
     /// Nothing of ours is mounted there.
     #[error("{} is not a mount of wasmfs", .0.display())]
@@ -74,7 +77,11 @@ pub enum Error {
     NoFusermount(#[source] io::Error),
     /// `fusermount3` refused.
     #[error("fusermount3 failed: {0}")]
+    #[strum(serialize = "fusermount-failed")]
     Fusermount(String),
+    /// `/dev/fuse` can't be opened, which every mount begins with.
+    #[error("/dev/fuse can't be opened")]
+    NoFuseDevice(#[source] io::Error),
     /// A system call failed.
     #[error("{action} {}", path.display())]
     Io {
@@ -88,12 +95,14 @@ pub enum Error {
     },
     /// The kernel and fuser could not agree.
     #[error("starting to serve the mount")]
+    #[strum(serialize = "session-failed")]
     Session(#[source] io::Error),
     /// This build would have agreed with the kernel on something else.
-    #[error("the mount was made on other terms: FUSE_INIT's {0} differ")]
+    #[error("this wasmfs would negotiate the mount differently: FUSE_INIT's {0} differ")]
     OtherAgreement(&'static str),
     /// Keeper and worker don't understand each other.
-    #[error("between keeper and worker")]
+    #[error("the channel between keeper and worker failed")]
+    #[strum(serialize = "channel-failed")]
     Channel(#[source] io::Error),
     /// There is no keeper that could do it.
     #[error("the mount is unguarded: its keeper is gone")]
@@ -116,6 +125,19 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// Every code there is of this crate's own.
+    pub const CODES: &[&str] = <Error as strum::VariantNames>::VARIANTS;
+
+    /// What programs tell this error by: stable, whatever its message says. What is the store's
+    /// has the store's code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Store(error) => error.code(),
+            error => error.into(),
+        }
+    }
+
     /// What a system call on the mount answers. A store that can't answer is
     /// always EIO: never ENOENT, which the kernel and hosts would believe.
     #[must_use]

@@ -7,8 +7,9 @@ use crate::artifact::{Difference, NotAnArtifact};
 use crate::types::{InvalidKey, Key, Sha, Version};
 
 /// What can go wrong in a store. Messages say what was wrong; what to do next
-/// is added by whoever talks to the user.
-#[derive(Debug, thiserror::Error)]
+/// is added by whoever talks to the user. The name of a variant is its code, so it stays.
+#[derive(Debug, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Error {
     /// A system call on a file of the store failed.
@@ -24,16 +25,18 @@ pub enum Error {
     },
     /// Reading the bytes to publish failed on the caller's side.
     #[error("reading the artifact")]
+    #[strum(serialize = "unreadable-input")]
     Input(#[source] io::Error),
     /// Writing an archive failed on the caller's side.
     #[error("writing the archive")]
+    #[strum(serialize = "unwritable-output")]
     Output(#[source] io::Error),
     /// What should be an archive of a store is not, or not all of one.
     #[error("this is no whole archive of a store: {0}")]
     NotAnArchive(String),
     /// A store that should be empty has something in it.
     #[error("the store {} is not empty", .0.display())]
-    NotEmpty(PathBuf),
+    StoreNotEmpty(PathBuf),
     /// Another process owns the store.
     #[error("the store {} is in use by process {}", dir.display(), pid.map_or("(unknown)".to_string(), |p| p.to_string()))]
     InUse {
@@ -75,6 +78,7 @@ pub enum Error {
     },
     /// `settings.json` can't be read.
     #[error("{} is not valid", path.display())]
+    #[strum(serialize = "invalid-settings")]
     Settings {
         /// The settings file.
         path: PathBuf,
@@ -84,6 +88,7 @@ pub enum Error {
     },
     /// A name that can't be a key.
     #[error(transparent)]
+    #[strum(serialize = "invalid-key")]
     Key(#[from] InvalidKey),
     /// A key would be a directory of another, or the reverse.
     #[error("{key} can't be published: {other} is a key, and a key can't also be a directory")]
@@ -96,6 +101,26 @@ pub enum Error {
     /// The bytes are not a wasmtime artifact.
     #[error(transparent)]
     NotAnArtifact(#[from] NotAnArtifact),
+    /// Nothing can be staged, though the store is this user's.
+    #[error("{} can't be written from here", dir.display())]
+    CannotStage {
+        /// The directory of what is staged.
+        dir: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// What was staged is not there any more.
+    #[error("what was staged as {0} is gone")]
+    StagedGone(String),
+    /// What was staged is not what it was said to be.
+    #[error("what was staged as {name} can't be published: {reason}")]
+    UnfitStaged {
+        /// Its name in `incoming/`, or its sha256.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// The bytes are not WebAssembly in binary form.
     #[error("this is not a wasm module or component")]
     NotWasm,
@@ -110,6 +135,7 @@ pub enum Error {
     NoAlias(String),
     /// A name that can't be an alias.
     #[error("{name:?} can't be an engine's alias: {rule}")]
+    #[strum(serialize = "invalid-alias")]
     AliasName {
         /// The name given.
         name: String,
@@ -143,7 +169,7 @@ pub enum Error {
         source_known: bool,
     },
     /// Something else in a batch that goes in together was refused.
-    #[error("it was held back, since another of the batch was refused")]
+    #[error("not published: another item of this all-or-nothing batch was refused")]
     HeldBack,
     /// The store has no such payload.
     #[error("the store has no payload {0}")]
@@ -194,9 +220,11 @@ pub enum Error {
     NoCatalogue,
     /// The database under the catalogue failed.
     #[error("the catalogue failed")]
+    #[strum(serialize = "catalogue-failed")]
     Catalogue(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A record of the catalogue can't be decoded, or one that must exist is missing.
     #[error("the catalogue is inconsistent: {0}")]
+    #[strum(serialize = "catalogue-inconsistent")]
     Inconsistent(String),
     /// Bytes of a payload differ from what was published.
     #[error("payload {sha256} is damaged: {reason}")]
@@ -209,6 +237,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Every code there is.
+    pub const CODES: &[&str] = <Error as strum::VariantNames>::VARIANTS;
+
+    /// What programs tell this error by: stable, whatever its message says.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.into()
+    }
+
     /// Whether the disk has no room.
     pub(crate) fn is_disk_full(&self) -> bool {
         self.disk_error().is_some_and(is_full)
@@ -222,6 +259,14 @@ impl Error {
     /// Whether the disk refused to be written.
     pub(crate) fn is_out_of_room(&self) -> bool {
         self.disk_error().is_some_and(is_out_of_room)
+    }
+
+    /// The system's answer, if it is one.
+    pub(crate) fn into_io(self) -> Option<io::Error> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            _ => None,
+        }
     }
 
     fn disk_error(&self) -> Option<&io::Error> {

@@ -199,7 +199,7 @@ fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::NotAnArchive(_) => {
             "`wasmfs export` makes one, whole; a single artifact is for `wasmfs publish`".into()
         }
-        StoreError::NotEmpty(_) => "give the command again: it adds what is missing".into(),
+        StoreError::StoreNotEmpty(_) => "give the command again: it adds what is missing".into(),
         StoreError::Output(source) => io_hint(None, source),
         StoreError::HeldBack => "see to the other one, and do it again".into(),
         StoreError::NotWasm => "name a .wasm file".into(),
@@ -248,7 +248,7 @@ fn io_hint(path: Option<&Path>, error: &io::Error) -> String {
 
 fn fs_hint(error: &FsError) -> Option<String> {
     Some(match error {
-        FsError::NotEmpty { .. } => {
+        FsError::MountPointNotEmpty { .. } => {
             "mount on an empty directory: `wasmfs mount DIR`, or WASMFS_MOUNT".into()
         }
         FsError::MountPointNotADirectory(_) => "mount on a directory: `wasmfs mount DIR`".into(),
@@ -276,7 +276,7 @@ fn fs_hint(error: &FsError) -> Option<String> {
         FsError::NoFusermount(_) => {
             "install FUSE 3 (`apt-get install fuse3`, `dnf install fuse3`)".into()
         }
-        FsError::Fusermount(message) if message.contains("/dev/fuse") => {
+        FsError::NoFuseDevice(_) => {
             "/dev/fuse must exist and be open to you: `modprobe fuse`; in a container, pass the device in"
                 .into()
         }

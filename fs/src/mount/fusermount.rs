@@ -1,5 +1,6 @@
 //! Mounting and unmounting as an ordinary user, through `fusermount3`.
 
+use std::fs::{self, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,6 +13,8 @@ use rustix::net::{
     recvmsg, socketpair,
 };
 
+use super::table::mounted_at;
+use super::users::mount_users;
 use crate::error::{Error, IoContext, Result};
 
 /// Mounts, and returns the descriptor of `/dev/fuse` to serve the mount by.
@@ -25,9 +28,15 @@ pub(super) fn mount(mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
     if allow_other {
         options.push_str(",allow_other");
     }
+    if allow_other && !is_other_allowed() {
+        return Err(Error::AllowOtherForbidden);
+    }
     let mut command = Command::new("fusermount3");
     command.env("_FUSE_COMMFD", theirs.as_raw_fd().to_string()).args(["-o", &options, "--"]);
-    run_fusermount(command.arg(mount_point), mount_point)?;
+    run_fusermount(command.arg(mount_point)).map_err(|e| match device_fault() {
+        Some(fault) => Error::NoFuseDevice(fault),
+        None => e,
+    })?;
     drop(theirs);
     receive_descriptor(&ours).at("receiving /dev/fuse for", mount_point)
 }
@@ -48,6 +57,23 @@ fn receive_descriptor(socket: &OwnedFd) -> io::Result<OwnedFd> {
     Err(io::Error::other("fusermount3 sent no descriptor"))
 }
 
+/// What of `/dev/fuse` keeps this user from mounting.
+fn device_fault() -> Option<io::Error> {
+    OpenOptions::new().read(true).write(true).open("/dev/fuse").err()
+}
+
+/// Whether `/etc/fuse.conf` lets ordinary users mount for others too, as fusermount3 reads it
+/// (libfuse 3.17, `util/fusermount.c`: `read_conf`). What can't be read is left to it to judge.
+fn is_other_allowed() -> bool {
+    match fs::read_to_string("/etc/fuse.conf") {
+        Ok(text) => {
+            let lines = text.lines().map(|line| line.split('#').next().unwrap_or("").trim());
+            lines.into_iter().any(|line| line == "user_allow_other")
+        }
+        Err(e) => e.kind() != io::ErrorKind::NotFound,
+    }
+}
+
 /// Unmounts; with `lazy` it disappears at once, whoever uses it.
 pub(super) fn unmount(mount_point: &Path, lazy: bool) -> Result<()> {
     let mut command = Command::new("fusermount3");
@@ -55,22 +81,26 @@ pub(super) fn unmount(mount_point: &Path, lazy: bool) -> Result<()> {
     if lazy {
         command.arg("-z");
     }
-    run_fusermount(command.arg("--").arg(mount_point), mount_point)
+    run_fusermount(command.arg("--").arg(mount_point)).map_err(|e| match e {
+        // It has only words for what the kernel answered. A mount of this user's that is still
+        // there can be busy or gone wrong; its users tell which.
+        Error::Fusermount(_) if !lazy && is_used(mount_point) => {
+            Error::Busy(mount_point.to_owned())
+        }
+        e => e,
+    })
 }
 
-fn run_fusermount(command: &mut Command, mount_point: &Path) -> Result<()> {
-    // English messages, since two of them are told apart below.
-    let command = command.env("LC_ALL", "C").stdin(Stdio::null());
-    let output = command.output().map_err(Error::NoFusermount)?;
+/// Whether a process that this user may look into uses the mount.
+fn is_used(mount_point: &Path) -> bool {
+    let Ok(Some(mounted)) = mounted_at(mount_point) else { return false };
+    !mount_users(mounted.device, None).is_empty()
+}
+
+fn run_fusermount(command: &mut Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().map_err(Error::NoFusermount)?;
     if output.status.success() {
         return Ok(());
     }
-    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(if message.contains("only allowed if 'user_allow_other' is set") {
-        Error::AllowOtherForbidden
-    } else if message.ends_with("Device or resource busy") {
-        Error::Busy(mount_point.to_owned())
-    } else {
-        Error::Fusermount(message)
-    })
+    Err(Error::Fusermount(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }

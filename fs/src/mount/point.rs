@@ -75,7 +75,7 @@ pub fn prepare(mount_point: &Path) -> Result<()> {
     let mut entries = fs::read_dir(mount_point).at("reading", mount_point)?;
     if let Some(entry) = entries.next() {
         let found = entry.at("reading", mount_point)?.file_name().to_string_lossy().into_owned();
-        return Err(Error::NotEmpty { mount_point: mount_point.to_owned(), found });
+        return Err(Error::MountPointNotEmpty { mount_point: mount_point.to_owned(), found });
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ pub fn abort_on_panic(distrust: impl Fn() + Send + Sync + 'static) {
         }
         let backtrace = std::backtrace::Backtrace::force_capture().to_string();
         log::error!("{panic}\n{backtrace}");
-        if is_database_panic(panic.location().map(|at| at.file()), &backtrace) {
+        if is_database_panic() {
             distrust();
         }
         std::process::abort();

@@ -9,8 +9,8 @@
 //! | damage makes it panic, at open or later | [`catch_panic`], and a hook asks [`is_database_panic`] |
 //! | a kill leaves `snap.*.generating`, and no open works after | the file is removed before opening |
 //! | it notes where everything is only when it opens | [`Database::is_long`]: it should be opened again |
-//! | it is locked a moment longer than it is open | opening waits for that |
-//! | errors are handed on as text | [`cause_of`] |
+//! | it is locked a moment longer than it is open | opening waits for that; [`is_locked`] asks the lock itself |
+//! | an error is handed on by its kind alone, and EIO has none of its own | [`cause_of`] |
 //!
 //! Nothing in the crates outside of this file names sled. Another database takes its place with
 //! what is public here: [`Database`], [`Bytes`], [`Batch`] and [`Unopened`] with their methods, the
@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::disk::durable::sync_files;
+use crate::disk::space::check_writable;
 use crate::error::{Error, Result, is_out_of_room, is_unwritable};
 
 /// The filter that keeps what the database logs for its own developers out of a log, in the syntax
@@ -121,8 +122,7 @@ impl Unopened {
         let source = match self {
             Unopened::Locked => io::ErrorKind::WouldBlock.into(),
             Unopened::Disk(e) => e,
-            // A panic may tell of a disk that failed.
-            Unopened::Broken(reason) => cause_of(io::Error::other(reason)),
+            Unopened::Broken(reason) => io::Error::other(reason),
         };
         Error::Io { action: "opening the catalogue in", path: path.to_owned(), source }
     }
@@ -158,17 +158,17 @@ impl Database {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.checked(self.db.get(key))?.map(Bytes))
+        Ok(self.checked(within(|| self.db.get(key)))?.map(Bytes))
     }
 
     /// The last entry whose key is less than `key`.
     pub(super) fn last_before(&self, key: &[u8]) -> Result<Option<Pair>> {
-        Ok(self.checked(self.db.get_lt(key))?.map(|(k, v)| (Bytes(k), Bytes(v))))
+        Ok(self.checked(within(|| self.db.get_lt(key)))?.map(|(k, v)| (Bytes(k), Bytes(v))))
     }
 
     /// The first entry whose key is greater than `key`.
     pub(super) fn first_after(&self, key: &[u8]) -> Result<Option<Pair>> {
-        Ok(self.checked(self.db.get_gt(key))?.map(|(k, v)| (Bytes(k), Bytes(v))))
+        Ok(self.checked(within(|| self.db.get_gt(key)))?.map(|(k, v)| (Bytes(k), Bytes(v))))
     }
 
     /// The entries in a range, in order; from the end too.
@@ -179,24 +179,24 @@ impl Database {
         let bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>) =
             (range.start_bound().cloned(), range.end_bound().cloned());
         let pair = |entry| self.checked(entry).map(|(k, v)| (Bytes(k), Bytes(v)));
-        self.db.range::<Vec<u8>, _>(bounds).map(pair)
+        Within(within(|| self.db.range::<Vec<u8>, _>(bounds))).map(pair)
     }
 
     /// Puts an entry in, by itself.
     pub(super) fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
         self.written.fetch_add(value.len() as u64, Ordering::Relaxed);
-        self.checked(self.db.insert(key, value)).map(drop)
+        self.checked(within(|| self.db.insert(key, value))).map(drop)
     }
 
     /// Makes some writes at once: all of them, or none.
     pub(super) fn apply(&self, Batch { batch, size }: Batch) -> Result<()> {
         self.written.fetch_add(size, Ordering::Relaxed);
-        self.checked(self.db.apply_batch(batch))
+        self.checked(within(|| self.db.apply_batch(batch)))
     }
 
     /// Has all that was put in be in its file, where a successor finds it. It is not synced.
     pub(super) fn flush(&self) -> Result<()> {
-        self.checked(self.db.flush()).map(drop)
+        self.checked(within(|| self.db.flush())).map(drop)
     }
 
     /// Has all that was put in outlive a power cut.
@@ -210,16 +210,16 @@ impl Database {
     pub(super) fn close(self) -> Result<()> {
         let path = self.path.clone();
         self.flush()?;
-        drop(self);
+        within(|| drop(self));
         sync_files(&path)
     }
 
     /// Copies every entry into a new database at `path`, which takes no more room than it needs.
     pub(super) fn copy_to(&self, path: &Path) -> Result<()> {
         let copy = Database::open(path).map_err(|e| e.into_error(path))?;
-        for entry in self.db.iter() {
+        for entry in Within(self.db.iter()) {
             let (key, value) = self.checked(entry)?;
-            copy.checked(copy.db.insert(key, value))?;
+            copy.checked(within(|| copy.db.insert(key, value)))?;
         }
         copy.close()
     }
@@ -227,7 +227,7 @@ impl Database {
     /// How much its entries need, in bytes, without what sled adds.
     pub(super) fn content(&self) -> Result<u64> {
         let mut total = 0;
-        for entry in self.db.iter() {
+        for entry in Within(self.db.iter()) {
             let (key, value) = self.checked(entry)?;
             total += (key.len() + value.len()) as u64;
         }
@@ -260,11 +260,10 @@ impl Database {
             // What a full or failing disk leaves; whatever is asked after that is refused as well.
             sled::Error::Io(source) => {
                 self.failed.store(true, Ordering::Relaxed);
-                let is_repeated = source.kind() == io::ErrorKind::Other;
                 let mut source = cause_of(source);
                 if is_out_of_room(&source) {
                     source = source.kind().into();
-                } else if is_unwritable(&source) && !is_repeated {
+                } else if is_unwritable(&source) {
                     // What could not be written once may seem to be the next time.
                     self.note_damage();
                 }
@@ -291,10 +290,11 @@ pub(crate) fn weight(size: u64) -> u64 {
 
 fn attempt(path: &Path) -> std::result::Result<sled::Db, Unopened> {
     let config = sled::Config::new().path(path).cache_capacity(PAGE_CACHE);
-    match catch_panic(|| config.open()).map_err(Unopened::Broken)? {
+    // A panic may come of a disk that doesn't answer.
+    let panicked = |reason| disk_fault(path).map_or(Unopened::Broken(reason), Unopened::Disk);
+    match catch_panic(|| within(|| config.open())).map_err(panicked)? {
         Ok(db) => Ok(db),
-        // sled found its flock taken, and says so in words alone (sled 0.34.7, `Config::try_lock`).
-        Err(e) if e.to_string().contains("could not acquire lock") => Err(Unopened::Locked),
+        Err(_) if is_locked(path) => Err(Unopened::Locked),
         Err(sled::Error::Io(e)) => {
             let e = cause_of(e);
             let is_disk = is_unwritable(&e) || is_refusal(&e);
@@ -304,12 +304,36 @@ fn attempt(path: &Path) -> std::result::Result<sled::Db, Unopened> {
     }
 }
 
-/// The error that an operation failed with first. sled tells the same error again and again, as
-/// text but for its kind (sled 0.34.7, `impl Clone for Error`), and EIO has no kind of its own.
+/// The error that an operation failed with first. sled tells the same error again and again, by
+/// its kind alone (sled 0.34.7, `impl Clone for Error`). EIO has no kind of its own: whatever else
+/// has none is taken for it.
 fn cause_of(error: io::Error) -> io::Error {
-    let eio = rustix::io::Errno::IO;
-    let is_eio = error.raw_os_error() == Some(eio.raw_os_error());
-    if is_eio || error.to_string().contains("code: 5,") { eio.into() } else { error }
+    let eio = io::Error::from(rustix::io::Errno::IO);
+    match error.raw_os_error() {
+        None if error.kind() == eio.kind() => eio,
+        _ => error,
+    }
+}
+
+/// Whether another process has the database at `path` open: sled holds an flock(2) on this file of
+/// its (sled 0.34.7, `Config::try_lock`).
+fn is_locked(path: &Path) -> bool {
+    use rustix::fs::{FlockOperation, flock};
+    let Ok(file) = fs::File::open(path.join("db")) else { return false };
+    flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
+/// What the disk answers when the files of the database at `path` are read, and one beside them
+/// is written, if that is an error.
+fn disk_fault(path: &Path) -> Option<io::Error> {
+    let read = || -> io::Result<()> {
+        for entry in fs::read_dir(path)? {
+            io::copy(&mut fs::File::open(entry?.path())?, &mut io::sink())?;
+        }
+        Ok(())
+    };
+    let faults = [read().err(), check_writable(path).err().and_then(Error::into_io)];
+    faults.into_iter().flatten().find(is_unwritable)
 }
 
 /// Whether an error says that this process may not have what it asked for: no damage.
@@ -338,13 +362,48 @@ pub fn panics_are_caught() -> bool {
     CAUGHT.get()
 }
 
-/// Whether a panic came out of the database, by the file it happened in or by its backtrace, in
-/// which a frame is named by its function or by its file.
+thread_local! {
+    /// How deep this thread is inside sled.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Whether a panic in this thread comes out of the database: the thread is inside it, or is one of
+/// its own (sled 0.34.7, `threadpool.rs` and `db.rs`).
 #[must_use]
-pub fn is_database_panic(file: Option<&str>, backtrace: &str) -> bool {
-    file.is_some_and(|file| file.contains("/sled-"))
-        || backtrace.contains("sled::")
-        || backtrace.contains("/sled-")
+pub fn is_database_panic() -> bool {
+    let thread = std::thread::current();
+    let is_own = |name: &str| name == "log flusher" || name.starts_with("sled-io-");
+    DEPTH.get() > 0 || thread.name().is_some_and(is_own)
+}
+
+/// Runs what is inside sled.
+fn within<T>(f: impl FnOnce() -> T) -> T {
+    struct Inside;
+    impl Drop for Inside {
+        fn drop(&mut self) {
+            DEPTH.set(DEPTH.get() - 1);
+        }
+    }
+    DEPTH.set(DEPTH.get() + 1);
+    let _inside = Inside;
+    f()
+}
+
+/// An iterator of sled's.
+struct Within<I>(I);
+
+impl<I: Iterator> Iterator for Within<I> {
+    type Item = I::Item;
+
+    fn next(&mut self) -> Option<I::Item> {
+        within(|| self.0.next())
+    }
+}
+
+impl<I: DoubleEndedIterator> DoubleEndedIterator for Within<I> {
+    fn next_back(&mut self) -> Option<I::Item> {
+        within(|| self.0.next_back())
+    }
 }
 
 /// Runs what may panic inside sled, whose pages are read when they are needed.

@@ -91,7 +91,7 @@ fn begin(dir: &Path, from: &mut impl Read) -> Result<Lock> {
     Store::create(dir, &settings)?;
     let lock = Lock::take(dir)?;
     if !is_empty(dir)? {
-        return Err(Error::NotEmpty(dir.to_owned()));
+        return Err(Error::StoreNotEmpty(dir.to_owned()));
     }
     write_json(&dir.join(SETTINGS), &settings)?;
     Ok(lock)
