@@ -10,7 +10,7 @@
 //! | `db/` | the catalogue, a database that is derived from the history |
 //! | `objects/ab/…` | payloads by sha256 |
 //! | `reserve` | space that is given back to a disk that is full |
-//! | `incoming/` | uploads under way, swept when the store opens |
+//! | `incoming/` | what is staged, by this process or by commands beside it |
 //! | `state.json` | whether the catalogue was closed, and in which run of the machine |
 //! | `lock` | the owner's process number, under a flock |
 //!
@@ -51,11 +51,12 @@ pub use catalogue::{
 pub use disk::{Lock, TEMP_PREFIX};
 pub use error::{Error, Result};
 pub use gc::{Candidate, Collected, Compacted, Fate, Portion};
-pub use payload::{Staged, StagedSource};
+pub use payload::{MAX_INLINE_SIZE, MAX_INLINE_TOTAL, Staged, StagedSource, Staging};
 pub use settings::{DEFAULT_INLINE_LIMIT, FORMAT, InlineLimit, Policy, Settings, Unlimited};
 pub use store::{
-    DirEntry, EngineInfo, EntryKind, InodeRecord, KeyInfo, LinkRecord, Moved, Publish, Published,
-    Removed, Source, Space, Status, Store, VersionInfo, VersionRecord, check_engine, rfc3339,
+    DirEntry, EngineInfo, EntryKind, InodeRecord, KeyInfo, LinkRecord, MAX_PAGE, Moved, Page,
+    Publish, Published, Removed, Source, Space, Status, Store, VersionInfo, VersionRecord,
+    check_engine, rfc3339,
 };
 pub use types::{
     ENGINES_INODE, EngineNumber, FIRST_FREE_INODE, Inode, InvalidKey, Key, KeyError,

@@ -38,10 +38,11 @@ impl InlineLimit {
     /// Everything inside the catalogue.
     pub const UNLIMITED: InlineLimit = InlineLimit::Unlimited(Unlimited::Unlimited);
 
-    pub(crate) fn admits(self, size: u64) -> bool {
+    /// In bytes.
+    pub(crate) fn bytes(self) -> u64 {
         match self {
-            InlineLimit::Bytes(limit) => size <= limit,
-            InlineLimit::Unlimited(_) => true,
+            InlineLimit::Bytes(limit) => limit,
+            InlineLimit::Unlimited(_) => u64::MAX,
         }
     }
 }

@@ -246,7 +246,11 @@ fn an_upload_that_fails_leaves_nothing() {
     let store = open(dir.path(), &Default::default());
     assert!(matches!(store.stage(Breaks(5)), Err(Error::Input(_))));
     let staged = store.stage(&artifact(1, 1, 100_000)[..]).unwrap();
-    assert_eq!(fs::read_dir(dir.path().join("incoming")).unwrap().count(), 1);
+    assert_eq!(
+        fs::read_dir(dir.path().join("incoming")).unwrap().count(),
+        2,
+        "the lease and what it holds"
+    );
     drop(staged);
     assert_eq!(fs::read_dir(dir.path().join("incoming")).unwrap().count(), 0);
 }

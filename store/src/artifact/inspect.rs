@@ -13,6 +13,7 @@ use object::{Endianness, ReadCache, ReadRef};
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Engine, EngineDescription, decode};
+use crate::types::base64_bytes;
 
 const ELFOSABI_WASMTIME: u8 = 200;
 const EF_MODULE: u32 = 1;
@@ -36,13 +37,14 @@ pub enum ArtifactKind {
 }
 
 /// What an artifact says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
     /// Module or component.
     pub kind: ArtifactKind,
     /// Who compiled it.
     pub engine: EngineDescription,
     /// The section that says so, at most 64 KiB.
+    #[serde(with = "base64_bytes")]
     pub section: Vec<u8>,
 }
 

@@ -9,7 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::blocks::check_file;
 use super::info::PayloadInfo;
 use super::reader::{Reader, drop_pages};
-use super::staging::{Staging, Upload};
+use super::staged::StagedPayload;
+use super::staging::Staging;
 use crate::catalogue::Catalogue;
 use crate::disk::durable::{make_dir, remove_file, sync_dir};
 use crate::disk::names::{OBJECTS, object_in};
@@ -69,23 +70,21 @@ impl Objects {
         object_in(&self.dir, sha256)
     }
 
-    /// Makes `uploads` durable as object files: each file is synced, then its
+    /// Makes staged payloads durable as object files: each file is synced, then its
     /// name, then each directory once.
-    pub(crate) fn keep(&self, uploads: &[&Upload], staging: &Staging) -> Result<()> {
+    pub(crate) fn keep(&self, payloads: &[&StagedPayload], staging: &Staging) -> Result<()> {
         let mut directories = Vec::new();
-        for staged in uploads {
-            let object = self.path(&staged.sha256);
+        for payload in payloads {
+            let object = self.path(&payload.sha256);
             let directory = object.parent().unwrap_or(&self.dir).to_owned();
             make_dir(&directory)?;
             if !self.named().contains(&directory) {
                 directories.push(self.dir.clone());
             }
-            let (file, from) = staging.file(staged)?;
-            file.sync_all().at("syncing", from.path())?;
-            fs::rename(from.path(), &object).at("renaming", from.path())?;
+            staging.keep(payload, &object)?;
             directories.push(directory);
             // Another file may have been open in its place, which this one mends.
-            self.reader.forget(&staged.sha256);
+            self.reader.forget(&payload.sha256);
         }
         directories.sort();
         directories.dedup();

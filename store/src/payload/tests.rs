@@ -9,7 +9,6 @@ use sha2::{Digest, Sha256};
 use super::blocks::differs;
 use super::info::{BLOCK_SIZE, LARGE_BLOCK, PayloadInfo};
 use super::objects::ObjectFault;
-use super::staging::keep_inline;
 use crate::artifact::ArtifactKind;
 use crate::catalogue::tables::{HASHES_PER_RECORD, PayloadRecord};
 use crate::history::Change;
@@ -25,7 +24,7 @@ fn bytes(size: u64, seed: u8) -> Vec<u8> {
 
 /// Has the store have a payload whose blocks are large ones, or not.
 fn add(store: &Store, bytes: &[u8], inline: bool, large_blocks: bool) -> Sha {
-    let upload = store.stage_source(bytes).unwrap().upload;
+    let upload = store.stage_source(bytes).unwrap().payload;
     let (sha256, size, kind) = (upload.sha256, upload.size, upload.kind);
     let record = PayloadRecord { size, kind, inline, large_blocks };
     let block = PayloadInfo::new(&sha256, &record).block_size;
@@ -33,7 +32,7 @@ fn add(store: &Store, bytes: &[u8], inline: bool, large_blocks: bool) -> Sha {
     let mut writer = store.writer().unwrap();
     writer.add(record.change(sha256, &hashes)).unwrap();
     match inline {
-        true => keep_inline(writer.catalogue(), &[&upload]).unwrap(),
+        true => store.staging.keep_inline(writer.catalogue(), &[&upload]).unwrap(),
         false => store.objects.keep(&[&upload], &store.staging).unwrap(),
     }
     writer.commit().unwrap();

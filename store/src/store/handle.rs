@@ -3,14 +3,14 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::catalogue::CatalogueSlot;
 use crate::disk::Lock;
 use crate::disk::names::SETTINGS;
 use crate::error::Result;
 use crate::history::History;
-use crate::payload::{Objects, Staged, StagedSource, Staging};
+use crate::payload::{Incoming, Objects, Staged, StagedSource, Staging};
 use crate::settings::{Settings, raise_format};
 use crate::state::{distrust, note_closed};
 use crate::types::Sequence;
@@ -23,6 +23,7 @@ pub struct Store {
     /// Whether `settings.json` says that the store is of this build's format.
     pub(super) is_current: AtomicBool,
     pub(super) slot: CatalogueSlot,
+    pub(super) incoming: Arc<Incoming>,
     pub(crate) staging: Staging,
     pub(crate) objects: Objects,
     pub(super) history: Mutex<History>,
@@ -87,13 +88,18 @@ impl Store {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an artifact in, without publishing it: its bytes are hashed and
+    /// Removes what commands staged that were killed.
+    pub fn sweep_staged(&self) -> Result<()> {
+        self.incoming.sweep(true)
+    }
+
+    /// Stages an artifact, without publishing it: its bytes are hashed and
     /// kept aside until [`Store::publish`], and taken back if the result is dropped.
     pub fn stage(&self, from: impl Read) -> Result<Staged> {
         self.staging.stage(from)
     }
 
-    /// Takes the WebAssembly in that an artifact was compiled from, likewise.
+    /// Stages the WebAssembly that an artifact was compiled from, likewise.
     pub fn stage_source(&self, from: impl Read) -> Result<StagedSource> {
         self.staging.stage_source(from)
     }

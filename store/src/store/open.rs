@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::handle::Store;
 use crate::catalogue::CatalogueSlot;
@@ -13,7 +13,7 @@ use crate::disk::names::{HISTORY, SETTINGS};
 use crate::disk::{Lock, check_owner, sweep};
 use crate::error::{Error, IoContext, Result, unless_unwritable};
 use crate::history::{Change, History, scan};
-use crate::payload::{Objects, Staging};
+use crate::payload::{Incoming, Objects, Staging};
 use crate::settings::{FORMAT, Settings, read_settings};
 use crate::types::Sequence;
 
@@ -87,7 +87,9 @@ impl Store {
 
     fn open_with(dir: &Path, settings: Settings, lock: Lock) -> Result<Store> {
         let mut history = History::open(&dir.join(HISTORY))?;
-        let staging = Staging::open(dir)?;
+        let incoming = Arc::new(Incoming::open(dir)?);
+        incoming.sweep(true)?;
+        let staging = Staging::new(dir, incoming.clone(), &settings);
         let objects = Objects::open(dir)?;
         sweep(dir);
         unless_unwritable(sync_dir(dir))?;
@@ -97,6 +99,7 @@ impl Store {
             is_current: (settings.format == FORMAT).into(),
             settings,
             slot,
+            incoming,
             staging,
             objects,
             history: Mutex::new(history),

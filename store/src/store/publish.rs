@@ -1,6 +1,7 @@
 //! Publishing.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,15 +16,15 @@ use crate::catalogue::{Changes, Records};
 use crate::disk::space::check_free_space;
 use crate::error::{Error, Result};
 use crate::history::Change;
-use crate::payload::{PayloadInfo, Staged, StagedSource, Upload, keep_inline};
+use crate::payload::{PayloadInfo, Staged, StagedPayload, StagedSource};
 use crate::types::{EngineNumber, Inode, Key, RESERVED, Sha, Version, View};
 
-/// An artifact to publish.
-#[derive(Debug)]
+/// An artifact to publish. It is the same from the command that staged it to the commit.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Publish {
     /// Under which name.
     pub key: Key,
-    /// The upload.
+    /// The artifact.
     pub staged: Staged,
     /// Whether the plain name moves to the artifact's engine.
     pub make_default: bool,
@@ -52,12 +53,33 @@ impl Publish {
             recompiled_from: None,
         }
     }
+
+    /// The bytes that are staged in memory. In a request they come after all that is known of
+    /// them, in this order.
+    pub fn bytes_in_memory(&self) -> impl Iterator<Item = &[u8]> {
+        let source = match &self.source {
+            Some(Source::Staged(source)) => Some(&source.payload),
+            _ => None,
+        };
+        let payloads = std::iter::once(&self.staged.payload).chain(source);
+        payloads.filter_map(StagedPayload::in_memory)
+    }
+
+    /// Reads these bytes on the other side, and checks what was told of what is staged.
+    pub fn complete(&mut self, from: &mut dyn Read) -> Result<()> {
+        self.staged.complete(from)?;
+        match &mut self.source {
+            Some(Source::Staged(source)) => source.complete(from),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The WebAssembly that an artifact was compiled from.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Source {
-    /// An upload.
+    /// Staged as well.
     Staged(StagedSource),
     /// In the store already.
     Stored(Sha),
@@ -79,15 +101,15 @@ pub struct Published {
     pub plain_name_serves: Option<Version>,
 }
 
-/// What comes of each request; and what is to be committed, if anything, with the uploads that
-/// become object files before.
-type PlannedBatch<'a> = (Vec<Result<Published>>, Option<(Writer<'a>, Vec<&'a Upload>)>);
+/// What comes of each request; and what is to be committed, if anything, with the payloads
+/// that become object files before.
+type PlannedBatch<'a> = (Vec<Result<Published>>, Option<(Writer<'a>, Vec<&'a StagedPayload>)>);
 
-/// Uploads that a commit keeps.
+/// Staged payloads that a commit keeps.
 #[derive(Default)]
-struct Uploads<'a> {
-    inside: Vec<&'a Upload>,
-    objects: Vec<&'a Upload>,
+struct Kept<'a> {
+    inside: Vec<&'a StagedPayload>,
+    objects: Vec<&'a StagedPayload>,
     seen: HashSet<Sha>,
 }
 
@@ -116,11 +138,11 @@ impl Store {
     /// Plans all of `requests`, and makes those payloads durable that the catalogue keeps.
     fn plan_all<'a>(&'a self, requests: &'a [Publish], together: bool) -> Result<PlannedBatch<'a>> {
         let mut writer = self.writer()?;
-        let mut uploads = Uploads::default();
+        let mut kept = Kept::default();
         let mut results = Vec::new();
         for request in requests {
             let make_default = request.make_default && !together;
-            results.push(self.plan_publish(&mut writer, request, make_default, &mut uploads));
+            results.push(self.plan_publish(&mut writer, request, make_default, &mut kept));
         }
         self.check_catalogue(&mut results)?;
         if together && results.iter().any(Result::is_err) {
@@ -136,13 +158,13 @@ impl Store {
         });
         let mut published = published.collect();
         self.check_catalogue(&mut published)?;
-        let Uploads { inside, objects, .. } = uploads;
+        let Kept { inside, objects, .. } = kept;
         if !writer.is_empty() || !inside.is_empty() || !objects.is_empty() {
-            let inside: u64 = inside.iter().map(|upload| upload.size).sum();
+            let inside: u64 = inside.iter().map(|payload| payload.size).sum();
             check_free_space(self.dir(), 2 * inside + writer.weight())?;
         }
         if !inside.is_empty() {
-            keep_inline(writer.catalogue(), &inside)?;
+            self.staging.keep_inline(writer.catalogue(), &inside)?;
         }
         Ok((published, Some((writer, objects))))
     }
@@ -161,7 +183,7 @@ impl Store {
         writer: &mut Writer<'_>,
         request: &'a Publish,
         make_default: bool,
-        uploads: &mut Uploads<'a>,
+        kept: &mut Kept<'a>,
     ) -> Result<(Status, Inode)> {
         let Publish { key, staged, engine, source, producer, .. } = request;
         let artifact = &staged.artifact;
@@ -178,16 +200,16 @@ impl Store {
                 Some(_) => Some(*sha256),
                 None => return Err(Error::NoPayload(*sha256)),
             },
-            Some(Source::Staged(StagedSource { upload })) => {
-                self.plan_payload(writer, upload, uploads)?;
-                Some(upload.sha256)
+            Some(Source::Staged(StagedSource { payload })) => {
+                self.plan_payload(writer, payload, kept)?;
+                Some(payload.sha256)
             }
         };
-        self.plan_payload(writer, &staged.upload, uploads)?;
+        self.plan_payload(writer, &staged.payload, kept)?;
         let engine = plan_engine(writer, &artifact.engine, &artifact.section)?;
         let contents = Contents {
-            sha256: staged.upload.sha256,
-            size: staged.upload.size,
+            sha256: staged.payload.sha256,
+            size: staged.payload.size,
             engine,
             rollback_of: None,
             source,
@@ -196,28 +218,28 @@ impl Store {
         plan_version(writer, key, contents, make_default)
     }
 
-    /// Notes a payload that the store hasn't got yet, and what of `upload` is to be kept.
+    /// Notes a payload that the store hasn't got yet, and whether its bytes are to be kept.
     fn plan_payload<'a>(
         &self,
         writer: &mut Writer<'_>,
-        upload: &'a Upload,
-        uploads: &mut Uploads<'a>,
+        staged: &'a StagedPayload,
+        kept: &mut Kept<'a>,
     ) -> Result<()> {
-        let Upload { sha256, size, kind, .. } = *upload;
+        let StagedPayload { sha256, size, kind, .. } = *staged;
         let known = writer.view().payload(&sha256)?;
         let limit = self.settings().inline_limit;
-        let inline = known.as_ref().map_or(limit.admits(size), |record| record.inline);
+        let inline = known.as_ref().map_or(size <= limit.bytes(), |record| record.inline);
         if known.is_none() {
             self.raise_format()?;
             let record = PayloadRecord { size, kind, inline, large_blocks: false };
-            writer.add(record.change(sha256, &upload.blocks))?;
+            writer.add(record.change(sha256, &staged.blocks))?;
         }
         let is_here = |record| {
             let payload = PayloadInfo::new(&sha256, record);
             self.objects.reader().is_whole(writer.catalogue(), &payload)
         };
-        if uploads.seen.insert(sha256) && !known.as_ref().map_or(Ok(false), is_here)? {
-            if inline { uploads.inside.push(upload) } else { uploads.objects.push(upload) }
+        if kept.seen.insert(sha256) && !known.as_ref().map_or(Ok(false), is_here)? {
+            if inline { kept.inside.push(staged) } else { kept.objects.push(staged) }
         }
         Ok(())
     }
@@ -249,10 +271,10 @@ pub(super) fn published(
 /// place of, and that is not the same.
 fn check_not_overtaken(records: &impl Records, request: &Publish) -> Result<()> {
     let Some(from) = request.recompiled_from else { return Ok(()) };
-    let (key, upload) = (&request.key, &request.staged.upload);
+    let (key, payload) = (&request.key, &request.staged.payload);
     let source = request.source.as_ref().map(|source| match source {
         Source::Stored(sha256) => *sha256,
-        Source::Staged(source) => source.upload.sha256,
+        Source::Staged(source) => source.payload.sha256,
     });
     let fingerprint = &request.staged.artifact.engine.fingerprint;
     let engine = records.get(&FINGERPRINTS, fingerprint)?.map(View::Engine);
@@ -261,7 +283,7 @@ fn check_not_overtaken(records: &impl Records, request: &Publish) -> Result<()> 
         let Some(inode) = records.get(&NAMES, name)? else { continue };
         let there = records.version_at(inode)?;
         let same =
-            there.sha256 == upload.sha256 || (there.source.is_some() && there.source == source);
+            there.sha256 == payload.sha256 || (there.source.is_some() && there.source == source);
         if there.version > from && !same {
             let (key, version) = (key.clone(), there.version);
             return Err(Error::Overtaken { key, version, source_known: there.source.is_some() });

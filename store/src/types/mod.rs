@@ -3,6 +3,7 @@
 //! They are plain values that check themselves and know of no file. Every other folder may use
 //! them; they use nothing but each other.
 
+pub(crate) mod base64_bytes;
 mod ids;
 mod key;
 mod sha;
