@@ -369,3 +369,38 @@ fn an_engine_with_an_alias_has_a_directory_before_it_has_keys() {
         assert!(matches!(store.learn("x", &section), Err(Error::NotAnArtifact(_))));
     }
 }
+
+/// How many keys an engine has, counted and kept.
+fn keys_of(store: &Store, engine: &str) -> (usize, u64) {
+    let has = |info: &wasmfs_store::KeyInfo| info.engines.iter().any(|v| v.engine == engine);
+    let counted = store.keys("").unwrap().iter().filter(|info| has(info)).count();
+    (counted, store.engine(engine).unwrap().keys)
+}
+
+#[test]
+fn the_number_of_an_engines_keys_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &Default::default());
+    let engine = publish(&store, "a", &artifact(1, 1, 100)).version.engine;
+    publish(&store, "a", &artifact(1, 2, 100));
+    publish(&store, "b/c", &artifact(1, 1, 100));
+    publish(&store, "b/d", &artifact(2, 1, 100));
+    let check = |expected| assert_eq!(keys_of(&store, &engine), (expected as usize, expected));
+    check(2);
+    store.remove(&key("a"), Some(Version(2))).unwrap();
+    check(2);
+    store.remove(&key("a"), None).unwrap();
+    check(1);
+    store.rollback(&key("a"), Some(Version(1))).unwrap();
+    check(2);
+    store.remove(&key("b/c"), None).unwrap();
+    store.remove(&key("a"), None).unwrap();
+    check(0);
+    publish(&store, "a", &artifact(1, 3, 100));
+    check(1);
+    store.close().unwrap();
+    // So it is in a catalogue that is made from the history.
+    Store::distrust_catalogue(dir.path());
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(keys_of(&store, &engine), (1, 1));
+}

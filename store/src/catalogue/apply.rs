@@ -10,10 +10,10 @@ use super::invalidation::{Affected, Changes};
 use super::overlay::Overlay;
 use super::read::Records;
 use super::tables::{
-    ALIASES, APPLIED, AliasRecord, BLOCKS, CHUNKS, DIRECTORIES, DirectoryRecord, ENGINES,
-    EngineRecord, FINGERPRINTS, HASHES_PER_RECORD, INODES, InodeRecord, KEYS, KeyRecord, LABELS,
-    LinkRecord, NAMES, Name, PAYLOADS, PayloadRecord, SECTION_PIECE, SECTIONS, USERS, VERSIONS,
-    VersionRecord,
+    ALIASES, APPLIED, AliasRecord, BLOCKS, CHUNKS, DIRECTORIES, DirectoryRecord, ENGINE_KEYS,
+    ENGINES, EngineRecord, FINGERPRINTS, HASHES_PER_RECORD, INODES, InodeRecord, KEYS, KeyRecord,
+    LABELS, LinkRecord, NAMES, Name, PAYLOADS, PayloadRecord, SECTION_PIECE, SECTIONS, USERS,
+    VERSIONS, VersionRecord,
 };
 use crate::artifact::{EngineDescription, decode};
 use crate::error::{Error, Result};
@@ -271,7 +271,7 @@ fn set_version(overlay: &mut Overlay, inode: Inode, record: VersionRecord) -> Re
     overlay.set(&VERSIONS, (key, *version), inode)?;
     if record.removed.is_none() {
         overlay.set(&NAMES, Name::of_version(key, *version), inode)?;
-        overlay.set(&NAMES, Name::in_view(View::Engine(*engine), key), inode)?;
+        point_engine_name(overlay, *engine, key, Some(inode))?;
     }
     for payload in [Some(record.sha256), record.source].into_iter().flatten() {
         overlay.set(&USERS, (&payload, inode), ())?;
@@ -346,14 +346,35 @@ fn remove(
         }
     }
     for engine in engines {
-        let name = Name::in_view(View::Engine(engine), key);
-        match newest.get(&engine) {
-            Some(inode) => overlay.set(&NAMES, name, *inode)?,
-            None => overlay.remove(&NAMES, name),
-        }
+        point_engine_name(overlay, engine, key, newest.get(&engine).copied())?;
     }
     point_plain_name(overlay, key)?;
     affected.after(overlay, time, changes)
+}
+
+/// Has the name of a key in an engine's view lead to a version, or nowhere; and counts the names.
+fn point_engine_name(
+    overlay: &mut Overlay,
+    engine: EngineNumber,
+    key: &str,
+    inode: Option<Inode>,
+) -> Result<()> {
+    let name = Name::in_view(View::Engine(engine), key);
+    let before = overlay.get(&NAMES, name)?.is_some();
+    let count = overlay.get(&ENGINE_KEYS, engine)?.unwrap_or(0);
+    match inode {
+        Some(inode) => overlay.set(&NAMES, name, inode)?,
+        None => overlay.remove(&NAMES, name),
+    }
+    match (before, inode.is_some()) {
+        (false, true) => overlay.set(&ENGINE_KEYS, engine, &(count + 1)),
+        (true, false) if count > 1 => overlay.set(&ENGINE_KEYS, engine, &(count - 1)),
+        (true, false) => {
+            overlay.remove(&ENGINE_KEYS, engine);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The plain name leads where the name of the key's default engine leads.

@@ -13,7 +13,9 @@ use super::writer::Writer;
 use crate::artifact::{
     Artifact, Engine, EngineDescription, MAX_ENGINE_SECTION, NotAnArtifact, decode,
 };
-use crate::catalogue::tables::{ENGINES, FINGERPRINTS, KEYS, LABELS, NAMES, Name, SECTIONS};
+use crate::catalogue::tables::{
+    ENGINE_KEYS, ENGINES, FINGERPRINTS, KEYS, LABELS, NAMES, Name, SECTIONS,
+};
 use crate::catalogue::{Catalogue, Changes, Records};
 use crate::error::{Error, Result};
 use crate::history::Change;
@@ -39,7 +41,7 @@ pub struct EngineInfo {
     /// What compiled the last of its versions of which that is known.
     pub producer: Option<String>,
     /// How many keys have a version of it.
-    pub keys: usize,
+    pub keys: u64,
     /// When a version of it was last published: RFC 3339, UTC.
     pub last_publish: Option<String>,
 }
@@ -145,14 +147,13 @@ fn engine_info(catalogue: &Catalogue, number: EngineNumber) -> Result<EngineInfo
     let mut aliases = catalogue.aliases()?;
     aliases.retain(|(_, alias)| alias.engine == number);
     let aliases = aliases.into_iter().map(|(name, _)| name).collect();
-    let mut names = catalogue.scan(&NAMES.below(View::Engine(number), ""));
     let last_publish = (record.last_publish > 0).then(|| rfc3339(record.last_publish));
     Ok(EngineInfo {
         aliases,
         label: record.label,
         engine: described(catalogue, number)?,
         producer: record.producer,
-        keys: names.try_fold(0, |count, name| name.map(|_| count + 1))?,
+        keys: catalogue.get(&ENGINE_KEYS, number)?.unwrap_or(0),
         last_publish,
     })
 }

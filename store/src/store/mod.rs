@@ -21,7 +21,7 @@ pub use engines::{EngineInfo, Moved, check_engine};
 pub use handle::Store;
 pub use payloads::Space;
 pub use publish::{Publish, Published, Source};
-pub use queries::{KeyInfo, VersionInfo, rfc3339};
+pub use queries::{KeyInfo, MAX_PAGE, Page, VersionInfo, rfc3339};
 pub use rollback::Removed;
 pub use tree::{DirEntry, EntryKind, InodeRecord, LinkRecord, VersionRecord};
 pub use versions::Status;

@@ -9,7 +9,7 @@ use crate::artifact::{ArtifactKind, Compiler};
 use crate::catalogue::tables::{INODES, InodeRecord, KEYS, NAMES, Name, VERSIONS};
 use crate::catalogue::{Catalogue, PendingInvalidations, Records};
 use crate::error::{Error, Result};
-use crate::types::{Inode, Key, Sequence, Sha, Version, View};
+use crate::types::{EngineNumber, Inode, Key, Sequence, Sha, Version, View};
 
 /// A version of a key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,6 +72,20 @@ pub struct KeyInfo {
     pub versions: usize,
 }
 
+/// Part of a long answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Page<T, C> {
+    /// What comes next in order; there may be none before the end.
+    pub items: Vec<T>,
+    /// Where the next page begins; nothing at the end.
+    pub next: Option<C>,
+}
+
+/// The most items of a page.
+pub const MAX_PAGE: usize = 1000;
+/// How many rows are looked at for one page.
+const PAGE_ROWS: usize = 10 * MAX_PAGE;
+
 /// Nanoseconds since 1970 as RFC 3339 text, UTC, to the second.
 #[must_use]
 pub fn rfc3339(nanoseconds: u64) -> String {
@@ -120,6 +134,36 @@ fn if_there(catalogue: &Catalogue, inode: Inode) -> Result<Option<VersionInfo>> 
     }
 }
 
+/// What is told of a key; nothing if it has no version left.
+fn key_info(
+    catalogue: &Catalogue,
+    key: &Key,
+    default_engine: EngineNumber,
+) -> Result<Option<KeyInfo>> {
+    let mut found: Option<KeyInfo> = None;
+    for row in catalogue.scan(&NAMES.numbers(key.as_str())) {
+        let Some(version) = if_there(catalogue, row?.value()?)? else { continue };
+        let info = match &mut found {
+            Some(info) => info,
+            none => none.insert(KeyInfo {
+                key: key.clone(),
+                default_engine: catalogue.engine(default_engine)?.label,
+                serves: None,
+                engines: Vec::new(),
+                versions: 0,
+            }),
+        };
+        info.versions += 1;
+        if version.served_by_plain_name {
+            info.serves = Some(version.clone());
+        }
+        if version.current {
+            info.engines.push(version);
+        }
+    }
+    Ok(found)
+}
+
 /// Why a plain name leads nowhere.
 pub(crate) fn not_served(records: &impl Records, key: &Key) -> Error {
     match records.has_versions(key.as_str()) {
@@ -132,12 +176,45 @@ pub(crate) fn not_served(records: &impl Records, key: &Key) -> Error {
 impl Store {
     /// Every version of a key, oldest first, removed ones included.
     pub fn versions(&self, key: &Key) -> Result<Vec<VersionInfo>> {
-        let catalogue = self.catalogue()?;
         let mut versions = Vec::new();
-        for row in catalogue.scan(&VERSIONS.of(key.as_str())) {
-            versions.extend(if_there(&catalogue, row?.value()?)?);
+        let mut before = None;
+        loop {
+            let page = self.versions_page(key, before, MAX_PAGE)?;
+            versions.extend(page.items);
+            before = page.next;
+            if before.is_none() {
+                versions.reverse();
+                return Ok(versions);
+            }
         }
-        if versions.is_empty() { Err(Error::NoKey(key.clone())) } else { Ok(versions) }
+    }
+
+    /// Some versions of a key, newest first, from the one before `before` on, removed ones included.
+    /// `limit` is at most [`MAX_PAGE`].
+    pub fn versions_page(
+        &self,
+        key: &Key,
+        before: Option<Version>,
+        limit: usize,
+    ) -> Result<Page<VersionInfo, Version>> {
+        let catalogue = self.catalogue()?;
+        let all = VERSIONS.of(key.as_str());
+        let (Some(record), true) = (catalogue.get(&KEYS, key.as_str())?, catalogue.any(&all)?)
+        else {
+            return Err(Error::NoKey(key.clone()));
+        };
+        let end = before.unwrap_or(record.last_version.next());
+        let start = end.get().saturating_sub(limit.clamp(1, MAX_PAGE) as u64).max(1);
+        let mut items = Vec::new();
+        for row in catalogue.scan(&all.after((key.as_str(), Version(start - 1)))) {
+            let row = row?;
+            if row.key()?.1 >= end {
+                break;
+            }
+            items.extend(if_there(&catalogue, row.value()?)?);
+        }
+        items.reverse();
+        Ok(Page { items, next: (start > 1).then_some(Version(start)) })
     }
 
     /// One version of a key, or the one its plain name leads to.
@@ -154,13 +231,13 @@ impl Store {
         version_info(&*catalogue, inode)
     }
 
-    /// The last `limit` versions published in the whole store, newest first.
+    /// The last `limit` versions published in the whole store, newest first; at most [`MAX_PAGE`].
     pub fn latest(&self, limit: usize) -> Result<Vec<VersionInfo>> {
         let catalogue = self.catalogue()?;
         let mut versions = Vec::new();
         for row in catalogue.scan_backwards(&INODES.all())? {
             let row = row?;
-            if versions.len() == limit {
+            if versions.len() >= limit.min(MAX_PAGE) {
                 break;
             }
             if let InodeRecord::Version(_) = row.value()? {
@@ -172,34 +249,52 @@ impl Store {
 
     /// Every key with at least one version whose name starts with `prefix`, in order.
     pub fn keys(&self, prefix: &str) -> Result<Vec<KeyInfo>> {
-        let catalogue = self.catalogue()?;
-        let mut keys: Vec<KeyInfo> = Vec::new();
-        for row in catalogue.scan(&NAMES.starting_with(View::Versions, prefix)) {
-            let row = row?;
-            let Some(info) = if_there(&catalogue, row.value()?)? else { continue };
-            if keys.last().is_none_or(|last| last.key != info.key) {
-                let record = catalogue
-                    .get(&KEYS, info.key.as_str())?
-                    .ok_or_else(|| Error::NoKey(info.key.clone()))?;
-                keys.push(KeyInfo {
-                    key: info.key.clone(),
-                    default_engine: catalogue.engine(record.default_engine)?.label,
-                    serves: None,
-                    engines: Vec::new(),
-                    versions: 0,
-                });
-            }
-            let Some(key) = keys.last_mut() else { continue };
-            key.versions += 1;
-            if info.served_by_plain_name {
-                key.serves = Some(info.clone());
-            }
-            if info.current {
-                key.engines.push(info);
+        let mut keys = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.keys_page(prefix, after.as_ref(), MAX_PAGE)?;
+            keys.extend(page.items);
+            after = page.next;
+            if after.is_none() {
+                return Ok(keys);
             }
         }
-        keys.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(keys)
+    }
+
+    /// Some keys with at least one version whose names start with `prefix`, in order, after the
+    /// key `after`. `limit` is at most [`MAX_PAGE`].
+    pub fn keys_page(
+        &self,
+        prefix: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Page<KeyInfo, Key>> {
+        let limit = limit.clamp(1, MAX_PAGE);
+        let catalogue = self.catalogue()?;
+        let mut span = KEYS.starting_with_text(prefix);
+        if let Some(after) = after {
+            span = span.after(after.as_str());
+        }
+        let mut items = Vec::new();
+        for (count, row) in (1..).zip(catalogue.scan(&span)) {
+            let row = row?;
+            let key = Key::new(row.key()?)?;
+            let record = row.value()?;
+            items.extend(key_info(&catalogue, &key, record.default_engine)?);
+            // Keys without a version are passed over, but not without end.
+            if items.len() >= limit || count >= PAGE_ROWS {
+                return Ok(Page { items, next: Some(key) });
+            }
+        }
+        Ok(Page { items, next: None })
+    }
+
+    /// What is told of one key.
+    pub fn key(&self, key: &Key) -> Result<KeyInfo> {
+        let catalogue = self.catalogue()?;
+        let record = catalogue.get(&KEYS, key.as_str())?;
+        let info = record.map(|record| key_info(&catalogue, key, record.default_engine));
+        info.transpose()?.flatten().ok_or_else(|| Error::NoKey(key.clone()))
     }
 
     /// The names that changes after number `told` may have affected.

@@ -23,6 +23,8 @@ pub(crate) const DIRECTORIES: Table<ViewPath, Inode> = Table::new(b'd');
 pub(crate) const NAMES: Table<NameLayout, Inode> = Table::new(b'n');
 /// Engines.
 pub(crate) const ENGINES: Table<EngineNumber, Record<EngineRecord>> = Table::new(b'e');
+/// How many keys have a live version of an engine; nothing for none.
+pub(crate) const ENGINE_KEYS: Table<EngineNumber, Record<u64>> = Table::new(b'q');
 /// Engines by their label.
 pub(crate) const LABELS: Table<Text, Record<EngineNumber>> = Table::new(b'l');
 /// Engines by their fingerprint.

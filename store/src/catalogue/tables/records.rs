@@ -12,7 +12,7 @@ use crate::types::{EngineNumber, FIRST_FREE_INODE, Inode, Sequence, Sha, Version
 
 /// The layout of the records, and of the tables of engines' settings that they were made
 /// with; from 2 to 127. [`Applied`] starts alike in every layout: 0, the layout, the sequence number.
-pub(super) const LAYOUT: u8 = 3;
+pub(super) const LAYOUT: u8 = 4;
 
 /// How much of the history the catalogue holds, and the numbers it gives next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::layout::{Composite, KeyLayout, ValueLayout};
+use super::layout::{Composite, KeyLayout, Text, ValueLayout};
 use crate::catalogue::database::Bytes;
 use crate::error::{Error, Result};
 
@@ -55,6 +55,15 @@ impl<K: KeyLayout, V: ValueLayout> Table<K, V> {
     /// A row of this table, as anybody else got it from the database; `None` if it is another's.
     pub(crate) fn row(&self, key: &[u8], value: &[u8]) -> Option<Row<K, V>> {
         (key.first() == Some(&self.tag)).then(|| Row::new(key.into(), value.into()))
+    }
+}
+
+impl<V: ValueLayout> Table<Text, V> {
+    /// The rows whose key starts with `start`.
+    pub(crate) fn starting_with_text(&self, start: &str) -> Span<Text, V> {
+        let mut prefix = vec![self.tag];
+        Text::write(start, &mut prefix);
+        self.span(prefix)
     }
 }
 
