@@ -46,8 +46,9 @@ unit:
 
 # What commands print, and the reference of commands, as they are now: read the difference.
 snapshots: program
+	INSTA_UPDATE=always WASMFS_UPDATE=1 cargo test --release -p wasmfs-cli page_of_errors
 	INSTA_UPDATE=always WASMFS_UPDATE=1 cargo test --release -p wasmfs-tests --test cli -- \
-		printed help
+		printed help the_reference
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items

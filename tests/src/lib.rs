@@ -87,7 +87,8 @@ pub fn in_environment(user: User, inline: Inline, test: &(impl Fn(&Environment) 
     }
 }
 
-fn become_ordinary() {
+/// Has the calling thread be, to the kernel, a process of the ordinary user.
+pub fn become_ordinary() {
     use rustix::process::{Gid, Uid};
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
     let (uid, gid) = ordinary_user();
@@ -302,6 +303,22 @@ fn built(name: &str) -> PathBuf {
     let dir = own.parent().expect("target/PROFILE, or deps in it");
     let dir = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
     dir.join(name)
+}
+
+/// Checks that the part of a document between the lines `<!-- generated -->` and
+/// `<!-- end of generated -->` is `text`; with WASMFS_UPDATE, which `make snapshots` sets, makes it so.
+pub fn check_generated(document: &str, text: &str) {
+    const START: &str = "<!-- generated: `make snapshots` writes it anew -->\n";
+    const END: &str = "<!-- end of what is generated -->\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document);
+    let whole = fs::read_to_string(&path).expect("the document");
+    let (before, rest) = whole.split_once(START).expect("the start of what is generated");
+    let (written, after) = rest.split_once(END).expect("the end of what is generated");
+    if std::env::var_os("WASMFS_UPDATE").is_some() {
+        fs::write(&path, [before, START, text, END, after].concat()).expect("the document");
+    } else {
+        assert!(written == text, "{document} is not as it was generated: `make snapshots` does it");
+    }
 }
 
 /// The program of the release before, which `tests/previous.sh` built; `None`, and said, only

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use anyhow::Result;
 use wasmfs_store::{InvalidKey, Key, Version};
 
-use crate::client::Access;
-use crate::control::changes::VersionOf;
+use crate::client::StoreClient;
+use crate::control::requests::{VersionOf, Versions};
 use crate::ui::is_no_key;
 
 /// `KEY` or `KEY@VERSION`. A key may have an '@' of its own: if there is a key
@@ -31,9 +31,9 @@ impl FromStr for KeyVersion {
 
 impl KeyVersion {
     /// The key and the version that are meant.
-    pub fn resolve(self, access: &Access) -> Result<VersionOf> {
+    pub fn resolve(self, client: &StoreClient) -> Result<VersionOf> {
         Ok(match self.split {
-            Some((key, version)) if !has_key(access, &self.whole)? => {
+            Some((key, version)) if !has_key(client, &self.whole)? => {
                 VersionOf { key, version: Some(Version(version.get())) }
             }
             _ => VersionOf { key: self.whole, version: None },
@@ -48,8 +48,8 @@ impl fmt::Display for KeyVersion {
 }
 
 /// Whether there is, or was, such a key.
-pub fn has_key(access: &Access, key: &Key) -> Result<bool> {
-    match access.versions(key) {
+pub fn has_key(client: &StoreClient, key: &Key) -> Result<bool> {
+    match client.ask(Versions { key: key.clone(), before: None, limit: Some(1) }) {
         Ok(_) => Ok(true),
         Err(e) if is_no_key(&e) => Ok(false),
         Err(e) => Err(e),

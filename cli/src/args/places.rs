@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::ui::Failure;
+use crate::ui::Error;
 
 /// Which store a command is about.
 #[derive(Args, Clone, Debug)]
@@ -60,7 +60,7 @@ pub fn default_mount_point() -> Result<PathBuf> {
 
 fn absolute(path: PathBuf) -> Result<PathBuf> {
     if path.to_str().is_none() {
-        return Err(Failure::usage(
+        return Err(Error::usage(
             format!("the mount point {} is not UTF-8", path.display()),
             "choose another path",
         )
@@ -74,7 +74,7 @@ fn base(variable: &str, under_home: &str) -> Result<PathBuf> {
     let set = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     match set.or_else(|| env::home_dir().map(|home| home.join(under_home))) {
         Some(path) => Ok(path),
-        None => Err(Failure::usage(
+        None => Err(Error::usage(
             format!("neither {variable} nor HOME is set"),
             "name the store with --store and the mount point as an argument",
         )

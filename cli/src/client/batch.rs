@@ -1,177 +1,120 @@
-//! Handing a batch over and publishing it with one commit, however often the
-//! server goes away meanwhile.
+//! Publishing many artifacts, some at a time.
 
-use std::fs::File;
-use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use indicatif::ProgressBar;
-use wasmfs_store::{Key, Published, Sha, Version};
+use wasmfs_store::{MAX_INLINE_TOTAL, Publish, Published};
 
-use super::access::{Access, HandedSource, Item};
-use super::spool::Section;
-use super::stable_file::{FilePlace, StableFile};
-use crate::control::PublishOptions;
-use crate::control::was_lost;
+use super::store_client::StoreClient;
+use crate::control::requests::{MAX_BATCH, Outcomes, Publishing};
 use crate::ui::Failure;
 
-/// How often a batch is handed over while servers go away.
-const BATCH_ATTEMPTS: u32 = 5;
-
-/// An artifact that is ready to be handed over. No file is held open meanwhile:
-/// there may be more than a process may open.
-pub struct Input {
-    /// Under which key.
-    pub key: Key,
-    /// What to hand over.
-    pub bytes: Bytes,
-    /// What it was compiled from.
-    pub source: Option<SourceBytes>,
-    /// What compiled it.
-    pub producer: Option<String>,
-    /// The version whose source it was compiled from, if that was the store's.
-    pub recompiled_from: Option<Version>,
+/// Artifacts that are staged and waiting, and what came of those before. They are published with
+/// one commit when there are [`MAX_BATCH`] of them, or when those in memory take half of what a
+/// request may have; all with one if they are to go in together.
+pub struct Batch<'c> {
+    through: Through<'c>,
+    together: bool,
+    waiting: Vec<Publish>,
+    /// The bytes in memory of what is waiting.
+    in_memory: usize,
+    /// What came of each item, or nothing yet: in the order they were added.
+    results: Vec<Option<Result<Published, Failure>>>,
+    visible: bool,
 }
 
-/// The bytes of an artifact.
-pub enum Bytes {
-    /// In a file of somebody else's.
-    File(FilePlace),
-    /// Kept by this process.
-    Kept(Section),
+/// The store that a batch goes to.
+enum Through<'c> {
+    /// One that its caller has.
+    Client(&'c mut StoreClient),
+    /// One that is opened for each commit, and is anybody's meanwhile.
+    Directory(PathBuf),
 }
 
-/// The WebAssembly that an artifact was compiled from.
-pub enum SourceBytes {
-    /// Kept by this process.
-    Kept(Section),
-    /// In the store.
-    Stored(Sha),
-}
+/// What came of each item, and whether the kernel knows.
+pub type Outcome = (Vec<Result<Published, Failure>>, bool);
 
-impl Input {
-    /// An artifact of which nothing else is known.
-    pub fn new(key: Key, bytes: Bytes) -> Input {
-        Input { key, bytes, source: None, producer: None, recompiled_from: None }
+impl<'c> Batch<'c> {
+    /// A batch for a store that is open.
+    pub fn through(client: &'c mut StoreClient) -> Batch<'c> {
+        Batch::new(Through::Client(client), false)
     }
 
-    /// How many bytes are kept by this process.
-    pub fn len(&self) -> u64 {
-        match &self.bytes {
-            Bytes::Kept(section) => section.len(),
-            Bytes::File(_) => 0,
-        }
+    /// A batch for the store in `dir`, which is opened when there is something to commit: staging
+    /// may take long. All go in, or none, if `together`.
+    pub fn into(dir: &Path, together: bool) -> Batch<'static> {
+        Batch::new(Through::Directory(dir.to_owned()), together)
     }
-}
 
-impl Bytes {
-    /// Hands them to `take`. A file that changes meanwhile is refused.
-    fn give<T>(
-        &self,
-        take: impl FnOnce(Box<dyn Read + Send + Sync + Unpin>) -> Result<T>,
-    ) -> Result<T> {
-        match self {
-            Bytes::Kept(section) => take(Box::new(section.clone())),
-            Bytes::File(place) => {
-                let file = StableFile::open(place)?;
-                let reader: File = file.reader()?;
-                let taken = take(Box::new(reader))?;
-                file.check()?;
-                Ok(taken)
-            }
-        }
+    fn new(through: Through<'_>, together: bool) -> Batch<'_> {
+        let (waiting, results) = (Vec::new(), Vec::new());
+        Batch { through, together, waiting, in_memory: 0, results, visible: true }
     }
-}
 
-/// What came of each input, and whether the kernel knows.
-pub type Outcomes = (Vec<Result<Published, Failure>>, bool);
-
-/// Publishes `inputs` with one commit; one that is an error stays one.
-pub fn publish(
-    access: &mut Access,
-    inputs: &[Result<Input>],
-    options: &PublishOptions,
-    progress: &ProgressBar,
-) -> Result<Outcomes> {
-    let mut attempt = 1;
-    loop {
-        match hand_over(access, inputs, options, progress) {
-            // What was handed over is gone, or published: the successor knows.
-            Err(e) if was_lost(&e) && attempt < BATCH_ATTEMPTS => {
-                attempt += 1;
-                access.reach_again()?;
-            }
-            result => return result,
-        }
-    }
-}
-
-/// Hands every input over and publishes them. An error that is no input's own
-/// means that the server went away, or a commit that failed.
-fn hand_over(
-    access: &Access,
-    inputs: &[Result<Input>],
-    options: &PublishOptions,
-    progress: &ProgressBar,
-) -> Result<Outcomes> {
-    let mut results: Vec<Option<Result<Published, Failure>>> = Vec::new();
-    let mut batch = Vec::new();
-    progress.set_position(0);
-    for input in inputs {
-        let handed = match input {
-            Ok(input) => {
-                progress.set_message(input.key.to_string());
-                item(access, input, progress)
-            }
+    /// Adds an item; or what went wrong with one, which stays so.
+    pub fn add(&mut self, item: Result<Publish>) {
+        let item = match item {
+            Ok(item) => item,
             Err(error) => {
-                results.push(Some(Err(Failure::of(error))));
-                continue;
+                self.results.push(Some(Err(Failure::of(&error))));
+                return;
             }
         };
-        match handed {
-            Ok(item) => {
-                batch.push(item);
-                results.push(None);
-            }
-            Err(error) if was_lost(&error) => return Err(error),
-            Err(error) => results.push(Some(Err(Failure::of(&error)))),
+        self.in_memory += item.bytes_in_memory().map(<[u8]>::len).sum::<usize>();
+        self.waiting.push(item);
+        self.results.push(None);
+        let is_full = self.waiting.len() >= MAX_BATCH || self.in_memory >= MAX_INLINE_TOTAL / 2;
+        if is_full && !self.together {
+            self.commit();
         }
     }
-    progress.set_message("committing");
-    let mut answers = Vec::new().into_iter();
-    let mut visible = true;
-    if options.together && results.iter().any(Option::is_some) {
-        answers =
-            vec![Err(Failure::of(&wasmfs_store::Error::HeldBack.into())); batch.len()].into_iter();
-    } else if !batch.is_empty() {
-        let count = batch.len();
-        let published = match access.publish(batch, options) {
-            Ok(answer) => {
-                visible = answer.visible;
-                answer.results
-            }
-            Err(error) if was_lost(&error) => return Err(error),
-            Err(error) => vec![Err(Failure::of(&error)); count],
-        };
-        answers = published.into_iter();
-    }
-    let none = || Err(Failure::new("the server gave no answer", "`wasmfs log` shows what went in"));
-    let all = results.into_iter().map(|own| own.or_else(|| answers.next()).unwrap_or_else(none));
-    Ok((all.collect(), visible))
-}
 
-fn item(access: &Access, input: &Input, progress: &ProgressBar) -> Result<Item> {
-    let artifact = input.bytes.give(|bytes| access.hand_over(progress.wrap_read(bytes)))?;
-    let source = match &input.source {
-        None => None,
-        Some(SourceBytes::Kept(section)) => Some(access.hand_over_source(section.clone())?),
-        Some(SourceBytes::Stored(sha256)) => Some(HandedSource::Stored(*sha256)),
-    };
-    Ok(Item {
-        key: input.key.clone(),
-        artifact,
-        source,
-        producer: input.producer.clone(),
-        recompiled_from: input.recompiled_from,
-    })
+    /// Publishes what is waiting. An error of the whole commit is that of each item.
+    fn commit(&mut self) {
+        let items = std::mem::take(&mut self.waiting);
+        self.in_memory = 0;
+        if items.is_empty() {
+            return;
+        }
+        let count = items.len();
+        let results = if self.together && self.results.iter().any(Option::is_some) {
+            vec![Err(Failure::of(&wasmfs_store::Error::HeldBack.into())); count]
+        } else {
+            let asked = Publishing { items, together: self.together };
+            match self.ask(asked) {
+                Ok(Outcomes { results, visible }) => {
+                    self.visible &= visible;
+                    results
+                }
+                Err(error) => vec![Err(Failure::of(&error)); count],
+            }
+        };
+        let mut results = results.into_iter();
+        for place in self.results.iter_mut().filter(|place| place.is_none()) {
+            *place = results.next();
+        }
+    }
+
+    fn ask(&mut self, asked: Publishing) -> Result<Outcomes> {
+        match &mut self.through {
+            Through::Client(client) => client.ask_again(asked),
+            Through::Directory(dir) => {
+                let mut client = StoreClient::open_or_create(dir)?;
+                let outcomes = client.ask_again(asked)?;
+                client.close()?;
+                Ok(outcomes)
+            }
+        }
+    }
+
+    /// Publishes the rest, and says what came of every item.
+    pub fn finish(mut self) -> Outcome {
+        self.commit();
+        let none = || {
+            let reason = "it has fewer results than there were items".into();
+            Err(crate::ui::Error::Malformed { what: "answer", reason }.into())
+        };
+        let all = self.results.into_iter().map(|result| result.unwrap_or_else(none));
+        (all.collect(), self.visible)
+    }
 }

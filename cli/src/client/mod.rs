@@ -1,11 +1,14 @@
-//! How a command reaches the store, and what it hands over: through the server that has the store,
-//! or by opening it. A command never has to know which.
+//! How a command works with a store: through the server that has it, or by opening it. A command
+//! never has to know which.
 //!
-//! [`Access`] is the way in; [`batch`] publishes many artifacts with one commit.
+//! [`StoreClient`] asks any request of the control API, goes through long answers, and reads
+//! payloads; [`Batch`] publishes many artifacts. What a command publishes it stages itself, in the
+//! store's directory, and what it reads as files it reads there: client and server are the same
+//! user's. It uses the control API.
 
-mod access;
-pub mod batch;
-pub mod spool;
+mod batch;
 pub mod stable_file;
+mod store_client;
 
-pub use access::{Access, NamedEngine};
+pub use batch::Batch;
+pub use store_client::{NamedEngine, StoreClient};

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use indicatif::ProgressBar;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use wasmfs_store::{Staged, Staging};
 
-use crate::ui::Failure;
+use crate::ui::Error;
 
 /// A write is noticed by the file's times. Those of Linux before 6.13 move in steps
 /// of up to 10 ms, so a file that was written a moment ago is let rest first.
@@ -96,20 +98,20 @@ pub struct StableFile {
 impl StableFile {
     /// Opens a file that is at rest; one that is being written is waited for, but not long.
     pub fn open(place: &FilePlace) -> Result<StableFile> {
-        StableFile::at_rest(place.open().map_err(|e| cannot_open(&e))?)
+        StableFile::at_rest(place.open().map_err(Error::CannotOpen)?)
     }
 
     /// The same; `None` if there is no such file.
     pub fn open_if_there(place: &FilePlace) -> Result<Option<StableFile>> {
         match place.open() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            opened => StableFile::at_rest(opened.map_err(|e| cannot_open(&e))?).map(Some),
+            opened => StableFile::at_rest(opened.map_err(Error::CannotOpen)?).map(Some),
         }
     }
 
     fn at_rest(file: File) -> Result<StableFile> {
         if file.metadata().context("reading it")?.is_dir() {
-            return Err(Failure::new("it is a directory", "name the files in it").into());
+            return Err(Error::FileIsADirectory.into());
         }
         let start = std::time::Instant::now();
         loop {
@@ -119,7 +121,7 @@ impl StableFile {
                 return Ok(StableFile { file, stamp });
             }
             if start.elapsed() > AT_REST_TIMEOUT {
-                return Err(changing().into());
+                return Err(Error::FileChanging.into());
             }
             std::thread::sleep(REST - age);
         }
@@ -138,20 +140,16 @@ impl StableFile {
     /// Refuses a file that changed since it was opened.
     pub fn check(&self) -> Result<()> {
         if Stamp::of(&self.file).context("reading it")? != self.stamp {
-            return Err(changing().into());
+            return Err(Error::FileChanging.into());
         }
         Ok(())
     }
 }
 
-/// Why a file can't be read.
-pub fn cannot_open(error: &io::Error) -> Failure {
-    Failure::new(format!("it can't be opened: {error}"), "check the path and its permissions")
-}
-
-fn changing() -> Failure {
-    Failure::new(
-        "it changed while it was read",
-        "somebody is writing it; do it again when that is done",
-    )
+/// Stages an artifact that is in a file. A file that changes meanwhile is refused.
+pub fn stage_file(staging: &Staging, place: &FilePlace, progress: &ProgressBar) -> Result<Staged> {
+    let file = StableFile::open(place)?;
+    let staged = staging.stage(progress.wrap_read(file.reader().context("reading it")?))?;
+    file.check()?;
+    Ok(staged)
 }

@@ -13,11 +13,11 @@ use signal_hook::consts::{SIGHUP, SIGTERM};
 use wasmfs_store::Key;
 
 use super::import::{print_failures, summary};
-use crate::client::Access;
+use crate::client::StoreClient;
 use crate::compile::Interrupts;
 use crate::ingest::scan::{Import, Imported, import};
 use crate::ui::output;
-use crate::ui::{Failure, Outcome, print_error, warn_if_not_visible};
+use crate::ui::{Error, Outcome, print_error, warn_if_not_visible};
 
 /// Run a host with a cache of its own, and take in what it wrote there
 ///
@@ -51,7 +51,7 @@ const NOT_FOUND: u8 = 127;
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let (status, imported) = match capture(store, &args) {
         Ok(Captured::Ran(status, imported)) => (status, imported),
-        Ok(Captured::NotRun(error)) => return Ok(not_run(&error)),
+        Ok(Captured::NotRun(error)) => return Ok(not_run(error)),
         Err(e) => {
             print_error(&e);
             return Ok(Outcome::Status(FAILED));
@@ -73,11 +73,9 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 }
 
 /// Says why a command can't be run.
-pub fn not_run(error: &io::Error) -> Outcome {
-    let message = format!("the command can't be run: {error}");
-    let hint = "name a program after `--`, as a path or as $PATH has it";
-    print_error(&Failure::new(message, hint).into());
+pub fn not_run(error: io::Error) -> Outcome {
     let missing = error.kind() == io::ErrorKind::NotFound;
+    print_error(&Error::CannotRunCommand(error).into());
     Outcome::Status(if missing { NOT_FOUND } else { CANNOT_RUN })
 }
 
@@ -88,12 +86,12 @@ enum Captured {
 
 fn capture(store: &Path, args: &Args) -> Result<Captured> {
     // Whether the store can be used is better known before the host has worked.
-    let access = Access::open_or_create(store)?;
-    access.named_engine(args.engine.as_deref())?;
-    access.close()?;
+    let client = StoreClient::open_or_create(store)?;
+    client.named_engine(args.engine.as_deref())?;
+    client.close()?;
     if args.env.as_ref().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
         let message = "--env takes the name of a variable";
-        return Err(Failure::usage(message, "such as YOWASP_CACHE_DIR").into());
+        return Err(Error::usage(message, "such as YOWASP_CACHE_DIR").into());
     }
     // Before the directory is made, and until it is known what becomes of it.
     let interrupts = Interrupts::hold()?;
@@ -145,18 +143,18 @@ fn unless_interrupted<T>(
 }
 
 fn take_in(store: &Path, args: &Args, dir: &Path) -> Result<Imported> {
-    let mut access = Access::open_or_create(store)?;
-    let engine = access.named_engine(args.engine.as_deref())?;
+    let mut client = StoreClient::open_or_create(store)?;
+    let engine = client.named_engine(args.engine.as_deref())?;
     let what = Import { dir, prefix: args.prefix.as_ref(), engine };
-    let imported = import(&mut access, &what)?;
-    access.close()?;
+    let imported = import(&mut client, &what)?;
+    client.close()?;
     Ok(imported)
 }
 
 /// The command, with its cache in `private`.
 fn command(args: &Args, private: &Path) -> Result<Command> {
     let Some((program, rest)) = args.command.split_first() else {
-        return Err(Failure::usage("which command?", "name it after `--`").into());
+        return Err(Error::usage("no command is named", "name it after `--`").into());
     };
     let Some(dir) = &args.dir else {
         let mut command = Command::new(program);

@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::Result;
 use wasmfs_store::Key;
 
-use crate::client::Access;
-use crate::control::changes::SetDefault;
+use crate::client::StoreClient;
+use crate::control::requests::SetDefault;
 use crate::ui::output;
-use crate::ui::{Failure, Outcome, warn_if_not_visible};
+use crate::ui::{Error, Outcome, warn_if_not_visible};
 
 /// Move plain names to another engine
 ///
@@ -35,19 +35,19 @@ pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
         (false, false) => Some(args.names.iter().map(Key::new).collect::<Result<_, _>>()?),
         (true, false) => {
             let message = "--all means every key, and keys were named as well";
-            return Err(Failure::usage(message, "leave one of them out").into());
+            return Err(Error::usage(message, "leave one of them out").into());
         }
         (false, true) => {
-            return Err(Failure::usage(
-                "which keys?",
+            return Err(Error::usage(
+                "no key is named",
                 format!("`wasmfs default KEY {engine}`, or `wasmfs default --all {engine}`"),
             )
             .into());
         }
     };
-    let access = Access::open(store)?;
-    let answer = access.change(SetDefault { keys, engine })?;
-    access.close()?;
+    let client = StoreClient::open(store)?;
+    let answer = client.ask(SetDefault { keys, engine })?;
+    client.close()?;
     let moved = &answer.outcome;
     if args.json {
         output::json(&answer)?;

@@ -10,10 +10,10 @@ use wasmfs_store::EngineInfo;
 use wasmfs_store::artifact::{Artifact, inspect};
 use wasmfs_store::artifact::{Difference, Engine};
 
-use crate::client::Access;
-use crate::control::changes::{Alias, Committed};
+use crate::client::StoreClient;
+use crate::control::requests::{Alias, Committed, Engine as EngineNamed, Engines};
 use crate::ui::output;
-use crate::ui::{Failure, Outcome, warn_if_not_visible};
+use crate::ui::{Error, Outcome, warn_if_not_visible};
 
 /// List the engines that compiled the store's artifacts, and name them
 ///
@@ -49,13 +49,13 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             Alias::Learn { name, section: artifact(&file)?.section }
         }
     };
-    let access = match alias {
+    let client = match alias {
         // It may be all that is known so far.
-        Alias::Learn { .. } => Access::open_or_create(store)?,
-        _ => Access::open(store)?,
+        Alias::Learn { .. } => StoreClient::open_or_create(store)?,
+        _ => StoreClient::open(store)?,
     };
-    let answer = access.change(alias.clone())?;
-    access.close()?;
+    let answer = client.ask(alias.clone())?;
+    client.close()?;
     if args.json {
         output::json(&answer)?;
     } else {
@@ -74,7 +74,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 }
 
 fn list(store: &Path, json: bool) -> Result<Outcome> {
-    let engines = Access::open(store)?.engines()?;
+    let engines = StoreClient::open(store)?.ask(Engines {})?;
     if json {
         output::json(&engines)?;
         return Ok(Outcome::Done);
@@ -118,12 +118,11 @@ fn unusual(engine: &EngineInfo) -> String {
 }
 
 fn artifact(file: &Path) -> Result<Artifact> {
-    let opened = File::open(file).map_err(|e| {
-        let hint = "name a file that this engine compiled";
-        Failure::new(format!("{} can't be opened: {e}", file.display()), hint)
-    })?;
-    let artifact = inspect(opened).map_err(wasmfs_store::Error::from);
-    artifact.with_context(|| file.display().to_string())
+    let read = || -> Result<Artifact> {
+        let opened = File::open(file).map_err(Error::CannotOpen)?;
+        Ok(inspect(opened).map_err(wasmfs_store::Error::from)?)
+    };
+    read().with_context(|| file.display().to_string())
 }
 
 #[derive(Serialize)]
@@ -152,7 +151,8 @@ fn diff(store: &Path, left: &str, right: &str, json: bool) -> Result<Outcome> {
 
 /// The engine that a name means, or that compiled a file.
 fn engine(store: &Path, name: &str) -> Result<Engine> {
-    let asked = Access::open(store).and_then(|access| access.engine(name));
+    let asked = StoreClient::open(store)
+        .and_then(|client| client.ask(EngineNamed { name: name.to_owned() }));
     match asked {
         Ok(info) => Ok(info.engine),
         Err(_) if Path::new(name).is_file() => Ok(artifact(Path::new(name))?.described()),

@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use wasmfs_store::maintenance::{self as archive, Archived};
 
-use crate::client::Access;
+use crate::client::StoreClient;
 use crate::ui::output;
 use crate::ui::progress;
-use crate::ui::{Failure, Outcome};
+use crate::ui::{Error, Outcome};
 
 /// Write the whole store to one file, as a backup or for another machine
 ///
@@ -39,32 +39,28 @@ struct Report {
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let to_output = args.file == Path::new("-");
     if to_output && io::stdout().is_terminal() {
-        let hint = "name a file, or send the output into one";
-        return Err(Failure::usage("an archive is nothing for a terminal", hint).into());
+        let message = "refusing to write an archive to a terminal";
+        return Err(Error::usage(message, "name a file, or send the output into one").into());
     }
     if to_output && args.json {
         let hint = "name a file, or leave --json out";
-        return Err(Failure::usage("standard output is the archive", hint).into());
+        return Err(Error::usage("standard output is the archive", hint).into());
     }
-    let access = Access::open(store)?;
+    let client = StoreClient::open(store)?;
     if to_output {
-        write(store, &access, io::stdout().lock(), args.zstd)?;
-        access.close()?;
+        write(store, &client, io::stdout().lock(), args.zstd)?;
+        client.close()?;
         return Ok(Outcome::Done);
     }
     if args.file.exists() {
-        return Err(Failure::new(
-            format!("{} exists already", args.file.display()),
-            "choose another name, or remove it first",
-        )
-        .into());
+        return Err(Error::FileExists(args.file).into());
     }
     // Under its name there is a whole archive, or none.
     let directory = args.file.parent().filter(|dir| !dir.as_os_str().is_empty());
     let new = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")));
     let new = new.with_context(|| format!("making {}", args.file.display()))?;
-    let archived = write(store, &access, new.as_file(), args.zstd)?;
-    access.close()?;
+    let archived = write(store, &client, new.as_file(), args.zstd)?;
+    client.close()?;
     new.as_file().sync_all().with_context(|| format!("writing {}", args.file.display()))?;
     let kept = new.persist_noclobber(&args.file);
     kept.map_err(|e| e.error).with_context(|| format!("making {}", args.file.display()))?;
@@ -82,7 +78,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn write(store: &Path, access: &Access, out: impl Write, zstd: bool) -> Result<Archived> {
+fn write(store: &Path, client: &StoreClient, out: impl Write, zstd: bool) -> Result<Archived> {
     let bar = progress::bar(0, true);
     let mut progress = |done, total: Option<u64>| {
         bar.set_length(total.unwrap_or(done));
@@ -90,7 +86,7 @@ fn write(store: &Path, access: &Access, out: impl Write, zstd: bool) -> Result<A
     };
     let mut failed = None;
     let mut inside = |sha256: &_| {
-        access.payload(sha256).map_err(|e| {
+        client.payload(sha256).map_err(|e| {
             failed = Some(e);
             wasmfs_store::Error::NoPayload(*sha256)
         })

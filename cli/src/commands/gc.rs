@@ -11,11 +11,11 @@ use wasmfs_fs::mount::{MountUser, mount_users};
 use wasmfs_store::{Candidate, Collected, Fate, Inode, Key, Sha, Version};
 
 use crate::args::{KeyVersion, has_key};
-use crate::client::Access;
-use crate::control::changes::VersionOf;
-use crate::control::{AskedPolicy, CollectRequest, MountStatus};
+use crate::client::StoreClient;
+use crate::control::MountStatus;
+use crate::control::requests::{AskedPolicy, Collect, Fates, Tidy, Users, VersionOf};
 use crate::ui::output;
-use crate::ui::{Failure, Outcome};
+use crate::ui::{Error, Outcome};
 
 /// Give up versions that nobody needs, and free their space
 ///
@@ -54,11 +54,11 @@ struct Report {
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let policy = AskedPolicy { keep: args.keep, older_than: args.older_than };
-    let access = Access::open(store)?;
+    let client = StoreClient::open(store)?;
     if let Some(what) = &args.why {
-        return why(&access, what, policy, args.json);
+        return why(&client, what, policy, args.json);
     }
-    let mut request = CollectRequest { policy, after: None, dry_run: args.dry_run };
+    let mut request = Collect::new(policy, args.dry_run);
     let mut report = Report {
         dry_run: args.dry_run,
         collected: Collected::default(),
@@ -69,7 +69,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     };
     loop {
         let Collection { collected, versions, in_use, unanswered, next } =
-            access.collect(&request)?;
+            client.ask(request.clone())?;
         report.unanswered |= unanswered;
         report.collected.add(&collected);
         report.versions.extend(versions);
@@ -79,26 +79,28 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             break;
         }
     }
+    if report.unanswered && args.json {
+        // The error is what is printed then.
+        return Err(Error::LookupUnanswered.into());
+    }
     let mut tidied = Ok(Tidied::default());
     if !args.dry_run && !report.unanswered {
-        tidied = access.tidy();
+        tidied = client.ask(Tidy {});
     }
-    if let Ok(tidied) = &tidied {
-        report.tidied = tidied.clone();
-    }
+    // With --json nothing but the error is printed.
+    let tidied = match tidied {
+        Err(e) if args.json => return Err(e),
+        tidied => tidied.map(|done| report.tidied = done),
+    };
     if args.json {
         output::json(&report)?;
     } else {
         print(&report)?;
     }
     tidied?;
-    access.close()?;
+    client.close()?;
     if report.unanswered {
-        return Err(Failure::new(
-            "a lookup in the mount is not answered, so that nobody knows what is in use",
-            "wait until it is, or `wasmfs status` and the log say why it isn't; then give the command again",
-        )
-        .into());
+        return Err(Error::LookupUnanswered.into());
     }
     Ok(Outcome::Done)
 }
@@ -151,32 +153,32 @@ struct Process {
     how: &'static str,
 }
 
-fn why(access: &Access, what: &str, policy: AskedPolicy, json: bool) -> Result<Outcome> {
+fn why(client: &StoreClient, what: &str, policy: AskedPolicy, json: bool) -> Result<Outcome> {
     let mut versions = Vec::new();
     let is_key = match Key::new(what) {
-        Ok(key) => has_key(access, &key)?,
+        Ok(key) => has_key(client, &key)?,
         Err(_) => false,
     };
     match what.parse::<Sha>() {
         Ok(sha256) if !is_key => {
             let mut users: BTreeMap<Key, BTreeSet<Version>> = BTreeMap::new();
-            for (key, version) in access.users(&sha256)? {
+            for (key, version) in client.ask(Users { sha256 })? {
                 users.entry(key).or_default().insert(version);
             }
             for (key, wanted) in users {
-                let kept = access.fates(&key, policy)?.into_iter();
+                let kept = client.ask(Fates::new(key.clone(), policy))?.into_iter();
                 versions.extend(kept.filter(|kept| wanted.contains(&kept.candidate.version)));
             }
         }
         _ => {
             let of = what.parse::<KeyVersion>().map_err(|e| {
-                Failure::usage(e.to_string(), "name a key of `wasmfs ls`, or a sha256")
+                Error::usage(e.to_string(), "name a key of `wasmfs ls`, or a sha256")
             })?;
-            let of = of.resolve(access)?;
-            versions = of_key(access, of, policy)?;
+            let of = of.resolve(client)?;
+            versions = of_key(client, of, policy)?;
         }
     }
-    let mounts = access.mounts()?;
+    let mounts = client.mounts()?;
     let found: Vec<_> = versions
         .into_iter()
         .map(|kept| {
@@ -212,8 +214,8 @@ fn why(access: &Access, what: &str, policy: AskedPolicy, json: bool) -> Result<O
     Ok(Outcome::Done)
 }
 
-fn of_key(access: &Access, of: VersionOf, policy: AskedPolicy) -> Result<Vec<Kept>> {
-    let mut kept = access.fates(&of.key, policy)?;
+fn of_key(client: &StoreClient, of: VersionOf, policy: AskedPolicy) -> Result<Vec<Kept>> {
+    let mut kept = client.ask(Fates::new(of.key.clone(), policy))?;
     if let Some(version) = of.version {
         kept.retain(|kept| kept.candidate.version == version);
         if kept.is_empty() {

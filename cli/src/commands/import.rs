@@ -7,11 +7,11 @@ use serde::Serialize;
 use wasmfs_store::Key;
 use wasmfs_store::maintenance::Archived;
 
-use crate::client::Access;
+use crate::client::StoreClient;
 use crate::ingest::restore;
 use crate::ingest::scan::{self as import, Import, Imported};
 use crate::ui::output;
-use crate::ui::{Failure, Outcome, print_failure, print_published, warn_if_not_visible};
+use crate::ui::{Error, Outcome, print_failure, print_published, warn_if_not_visible};
 
 /// Take in an archive of `wasmfs export`, or the artifacts of an existing cache directory
 ///
@@ -50,19 +50,15 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     if args.dir == Path::new("-") || args.dir.is_file() {
         return archive(store, args);
     }
-    let mut access = Access::open_or_create(store)?;
-    let mount_point = if args.link { access.mount_point()? } else { None };
+    let mut client = StoreClient::open_or_create(store)?;
+    let mount_point = if args.link { client.mount_point()? } else { None };
     if args.link && mount_point.is_none() {
-        return Err(Failure::new(
-            "the store is not mounted, so that links would lead nowhere; nothing was imported",
-            "`wasmfs mount`, then import again",
-        )
-        .into());
+        return Err(Error::LinksLeadNowhere.into());
     }
-    let engine = access.named_engine(args.engine.as_deref())?;
+    let engine = client.named_engine(args.engine.as_deref())?;
     let what = Import { dir: &args.dir, prefix: args.prefix.as_ref(), engine };
-    let mut imported = import::import(&mut access, &what)?;
-    access.close()?;
+    let mut imported = import::import(&mut client, &what)?;
+    client.close()?;
     let linked = match &mount_point {
         Some(mount_point) => import::link(&mut imported, &what, mount_point)?,
         None => Vec::new(),
@@ -96,7 +92,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 
 fn archive(store: &Path, args: Args) -> Result<Outcome> {
     if args.prefix.is_some() || args.engine.is_some() || args.link {
-        return Err(Failure::usage(
+        return Err(Error::usage(
             "--prefix, --engine and --link are for a directory, and this is an archive",
             "leave them out",
         )

@@ -11,7 +11,7 @@ use serde::Serialize;
 use wasmfs_store::Key;
 
 use crate::args::default_mount_point;
-use crate::client::{Access, NamedEngine};
+use crate::client::{NamedEngine, StoreClient};
 use crate::ingest::links;
 use crate::ui::Outcome;
 use crate::ui::output;
@@ -49,13 +49,13 @@ struct Report {
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let access = Access::open(store)?;
-    let mount_point = match access.mount_point()? {
+    let client = StoreClient::open(store)?;
+    let mount_point = match client.mount_point()? {
         Some(mount_point) => mount_point,
         None => default_mount_point()?,
     };
-    let wanted = wanted(&access, &args, &mount_point)?;
-    access.close()?;
+    let wanted = wanted(&client, &args, &mount_point)?;
+    client.close()?;
     let made = fs::create_dir_all(&args.dir);
     made.with_context(|| format!("making {}", args.dir.display()))?;
 
@@ -86,13 +86,18 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 }
 
 /// The links to have: paths under the directory, and where they lead.
-fn wanted(access: &Access, args: &Args, mount_point: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
+fn wanted(
+    client: &StoreClient,
+    args: &Args,
+    mount_point: &Path,
+) -> Result<BTreeMap<PathBuf, PathBuf>> {
     let under = args.prefix.as_ref().map_or(String::new(), |prefix| format!("{prefix}/"));
     // A typo would take every link away.
-    let engine = access.named_engine(args.engine.as_deref())?;
+    let engine = client.named_engine(args.engine.as_deref())?;
     let name = engine.as_ref().map(NamedEngine::view_name);
     let mut wanted = BTreeMap::new();
-    for info in access.keys(&under)? {
+    for info in client.keys(&under) {
+        let info = info?;
         let linked = match &engine {
             None => info.serves.is_some(),
             Some(engine) => info.engines.iter().any(|version| version.engine == engine.info.label),

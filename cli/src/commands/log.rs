@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
-use wasmfs_store::Key;
+use wasmfs_store::{Key, VersionInfo};
 
-use crate::client::Access;
+use crate::client::StoreClient;
+use crate::control::requests::Latest;
 use crate::ui::Outcome;
 use crate::ui::output;
 
@@ -22,47 +23,41 @@ pub struct Args {
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let access = Access::open(store)?;
-    let versions = match &args.key {
-        Some(key) => {
-            let mut versions = access.versions(key)?;
-            versions.reverse();
-            versions
-        }
-        None => access.latest(LATEST)?,
+    let client = StoreClient::open(store)?;
+    let versions: Box<dyn Iterator<Item = Result<VersionInfo>>> = match &args.key {
+        Some(key) => Box::new(client.versions(key)),
+        None => Box::new(client.ask(Latest { limit: LATEST })?.into_iter().map(Ok)),
     };
     if args.json {
-        output::json(&versions)?;
-        return Ok(Outcome::Done);
+        output::json_list(versions)?;
+    } else {
+        output::long_table(versions.map(|version| version.map(|version| row(&version))))?;
     }
-    let rows: Vec<_> = versions
-        .iter()
-        .map(|v| {
-            let mut notes = Vec::new();
-            if v.served_by_plain_name {
-                notes.push("plain name".to_owned());
-            } else if v.current {
-                notes.push("current".to_owned());
-            }
-            if let Some(version) = v.rollback_of {
-                notes.push(format!("rollback of @{version}"));
-            }
-            if v.pinned {
-                notes.push("pinned".to_owned());
-            }
-            if v.removed {
-                notes.push("removed".to_owned());
-            }
-            [
-                format!("{}@{}", v.key, v.version),
-                v.published.clone(),
-                output::size(v.size),
-                v.sha256.hex()[..12].to_owned(),
-                v.engine.clone(),
-                notes.join(", "),
-            ]
-        })
-        .collect();
-    output::table(&rows)?;
     Ok(Outcome::Done)
+}
+
+fn row(v: &VersionInfo) -> [String; 6] {
+    let mut notes = Vec::new();
+    if v.served_by_plain_name {
+        notes.push("plain name".to_owned());
+    } else if v.current {
+        notes.push("current".to_owned());
+    }
+    if let Some(version) = v.rollback_of {
+        notes.push(format!("rollback of @{version}"));
+    }
+    if v.pinned {
+        notes.push("pinned".to_owned());
+    }
+    if v.removed {
+        notes.push("removed".to_owned());
+    }
+    [
+        format!("{}@{}", v.key, v.version),
+        v.published.clone(),
+        output::size(v.size),
+        v.sha256.hex()[..12].to_owned(),
+        v.engine.clone(),
+        notes.join(", "),
+    ]
 }

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::Result;
+use wasmfs_store::KeyInfo;
 
-use crate::client::Access;
+use crate::client::StoreClient;
 use crate::ui::Outcome;
 use crate::ui::output;
 
@@ -20,23 +21,22 @@ pub struct Args {
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let keys = Access::open(store)?.keys(&args.prefix)?;
+    let client = StoreClient::open(store)?;
+    let keys = client.keys(&args.prefix);
     if args.json {
-        output::json(&keys)?;
-        return Ok(Outcome::Done);
+        output::json_list(keys)?;
+    } else {
+        output::long_table(keys.map(|key| key.map(|key| row(&key))))?;
     }
-    let rows: Vec<_> = keys
-        .iter()
-        .map(|key| {
-            let others = key.engines.iter().filter(|v| !v.served_by_plain_name).count();
-            let (version, size, published) = match &key.serves {
-                Some(v) => (format!("@{}", v.version), output::size(v.size), v.published.clone()),
-                None => ("-".into(), "-".into(), "-".into()),
-            };
-            let more = if others == 0 { String::new() } else { format!("+{others} engines") };
-            [key.key.to_string(), version, size, published, key.default_engine.clone(), more]
-        })
-        .collect();
-    output::table(&rows)?;
     Ok(Outcome::Done)
+}
+
+fn row(key: &KeyInfo) -> [String; 6] {
+    let others = key.engines.iter().filter(|v| !v.served_by_plain_name).count();
+    let (version, size, published) = match &key.serves {
+        Some(v) => (format!("@{}", v.version), output::size(v.size), v.published.clone()),
+        None => ("-".into(), "-".into(), "-".into()),
+    };
+    let more = if others == 0 { String::new() } else { format!("+{others} engines") };
+    [key.key.to_string(), version, size, published, key.default_engine.clone(), more]
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::args::{MountArg, OptionArgs};
-use crate::control::MountRequest;
-use crate::control::{Client, was_lost};
+use crate::control::Client;
+use crate::control::requests::Mount;
 use crate::daemon::keeper::{Service, become_keeper, start};
 use crate::ui::output;
-use crate::ui::{Failure, Outcome};
+use crate::ui::{Error, Outcome, is_ending, was_lost};
 
 /// Mount the store, and serve it in the background
 #[derive(clap::Args, Debug)]
@@ -50,10 +50,10 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         if becomes_keeper {
             break;
         }
-        let request = MountRequest { mount_point: mount_point.clone(), options: service.options };
-        match server.mount(&request) {
+        let request = Mount { mount_point: mount_point.clone(), options: service.options };
+        match server.ask(&request) {
             Ok(_) => return mounted(store, &service),
-            Err(e) if Failure::of(&e).again || was_lost(&e) => {
+            Err(e) if is_ending(&e) || was_lost(&e) => {
                 asked |= was_lost(&e);
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -76,10 +76,7 @@ fn mounted(store: &Path, service: &Service) -> Result<Outcome> {
         && (wanted.passthrough && !mount.options.passthrough
             || wanted.in_memory.is_some() && wanted.in_memory != mount.options.in_memory)
     {
-        let message =
-            format!("{} is mounted, but not in the way that was asked for", mount_point.display());
-        let hint = "`wasmfs unmount` it when nobody uses it, and mount it again";
-        return Err(Failure::new(message, hint).into());
+        return Err(Error::MountedDifferently(mount_point.clone()).into());
     }
     output::line(format_args!("{} is mounted at {}", store.display(), mount_point.display()))?;
     Ok(Outcome::Done)

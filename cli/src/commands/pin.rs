@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::args::KeyVersion;
-use crate::client::Access;
-use crate::control::changes::{Pin, VersionOf};
+use crate::client::StoreClient;
+use crate::control::requests::{Pin, VersionAt, VersionOf};
 use crate::ui::output;
-use crate::ui::{Failure, Outcome};
+use crate::ui::{Error, Outcome};
 
 /// Protect a version from `wasmfs gc`, whatever is published over it
 #[derive(clap::Args, Debug)]
@@ -43,20 +43,16 @@ pub fn unpin(store: &Path, args: UnpinArgs) -> Result<Outcome> {
 }
 
 fn run(store: &Path, args: Of, pinned: bool) -> Result<Outcome> {
-    let access = Access::open(store)?;
-    let VersionOf { key, version } = args.of.resolve(&access)?;
+    let client = StoreClient::open(store)?;
+    let VersionOf { key, version } = args.of.resolve(&client)?;
     let version = match version {
         Some(version) => version,
-        None => access.version(&key, None)?.version,
+        None => client.ask(VersionAt { key: key.clone(), version: None })?.version,
     };
-    let answer = access.change(Pin { key: key.clone(), version, pinned })?;
-    access.close()?;
+    let answer = client.ask(Pin { key: key.clone(), version, pinned })?;
+    client.close()?;
     if !pinned && !answer.outcome.changed {
-        return Err(Failure::new(
-            format!("{key}@{version} was not pinned"),
-            format!("`wasmfs log {key}` shows which versions are"),
-        )
-        .into());
+        return Err(Error::NotPinned { key, version }.into());
     }
     if args.json {
         output::json(&answer)?;

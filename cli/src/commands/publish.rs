@@ -7,17 +7,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use wasmfs_store::{InvalidKey, Key, Published};
+use wasmfs_store::{InvalidKey, Key, Publish, Published, Source, Staged, Staging, Store};
 
-use crate::client::Access;
-use crate::client::batch::{self, Bytes, Input, SourceBytes};
-use crate::client::spool::SpoolFile;
-use crate::client::stable_file::{FilePlace, cannot_open};
+use crate::client::stable_file::{FilePlace, stage_file};
+use crate::client::{Batch, StoreClient};
 use crate::compile::{CompileArgs, Compiler, is_source, to_binary};
-use crate::control::PublishOptions;
 use crate::ui::output;
 use crate::ui::progress;
-use crate::ui::{Failure, Outcome, print_failure, print_published, warn_if_not_visible};
+use crate::ui::{Error, Failure, Outcome, print_failure, print_published, warn_if_not_visible};
 
 /// Publish artifacts; .wasm and .wat files are compiled first
 ///
@@ -60,6 +57,8 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     visible: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
@@ -71,35 +70,30 @@ pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
         args.files.extend(args.compile.flags.drain(..).map(PathBuf::from));
     }
     if args.files.is_empty() {
-        return Err(Failure::usage("which files?", "`wasmfs publish FILE...`").into());
+        return Err(Error::usage("no file is named", "`wasmfs publish FILE...`").into());
     }
     let keys = keys(&args)?;
     if let Some(engine) = &args.engine {
         // Better known before anything is compiled.
-        let access = Access::open(store)?;
-        access.engine(engine)?;
-        access.close()?;
+        let client = StoreClient::open(store)?;
+        client.named_engine(Some(engine))?;
+        client.close()?;
     }
+    Store::create(store, &Default::default())?;
     let bytes = args.files.iter().filter_map(|file| file.metadata().ok()).map(|m| m.len()).sum();
     let progress = progress::bar(bytes, args.files.len() > 1);
-    // Compiling takes long; the store is nobody's meanwhile.
-    let mut inputs = Vec::new();
-    {
-        let mut reading = Reading {
-            args: &args,
-            compiler: args.compile.with.is_some().then(|| args.compile.compiler()).transpose()?,
-            spool: SpoolFile::default(),
-            progress: &progress,
-        };
-        for (file, key) in args.files.iter().zip(keys) {
-            inputs.push(reading.input(file, key?));
-        }
+    let mut reading = Reading {
+        args: &args,
+        compiler: args.compile.with.is_some().then(|| args.compile.compiler()).transpose()?,
+        staging: Staging::beside(store)?,
+        progress: &progress,
+    };
+    let mut batch = Batch::into(store, false);
+    for (file, key) in args.files.iter().zip(keys) {
+        batch.add(key.and_then(|key| reading.item(file, key)));
     }
-    let mut access = Access::open_or_create(store)?;
-    let options =
-        PublishOptions { default: args.default, engine: args.engine.clone(), together: false };
-    let (results, visible) = batch::publish(&mut access, &inputs, &options, &progress)?;
-    access.close()?;
+    progress.set_message("committing");
+    let (results, visible) = batch.finish();
     progress.finish_and_clear();
     report(&args, results, visible)
 }
@@ -108,8 +102,9 @@ fn report(args: &Args, results: Vec<Result<Published, Failure>>, visible: bool) 
     let mut reports = Vec::new();
     let (mut good, mut bad) = (0, 0);
     for (file, result) in args.files.iter().zip(results) {
+        let file = file.clone();
         let mut report =
-            Report { file: file.clone(), published: None, visible: None, error: None, hint: None };
+            Report { file, published: None, visible: None, code: None, error: None, hint: None };
         match result {
             Ok(published) => {
                 good += 1;
@@ -118,6 +113,7 @@ fn report(args: &Args, results: Vec<Result<Published, Failure>>, visible: bool) 
             }
             Err(failure) => {
                 bad += 1;
+                report.code = Some(failure.code);
                 report.error = Some(failure.message);
                 report.hint = failure.hint;
             }
@@ -152,12 +148,12 @@ fn keys(args: &Args) -> Result<Vec<Result<Key>>> {
     let stdin = |file: &Path| file == Path::new("-");
     if args.key.is_some() && args.files.len() > 1 {
         return Err(
-            Failure::usage("--key names one file, and several were given", "use --prefix").into()
+            Error::usage("--key names one file, and several were given", "use --prefix").into()
         );
     }
     if args.files.iter().any(|file| stdin(file)) && args.key.is_none() {
         return Err(
-            Failure::usage("standard input has no name", "name the artifact with --key").into()
+            Error::usage("standard input has no name", "name the artifact with --key").into()
         );
     }
     let mut seen: HashMap<Key, &Path> = HashMap::new();
@@ -170,7 +166,7 @@ fn keys(args: &Args) -> Result<Vec<Result<Key>>> {
         if let Ok(key) = &key
             && let Some(other) = seen.insert(key.clone(), file)
         {
-            return Err(Failure::usage(
+            return Err(Error::usage(
                 format!("{} and {} would both get the key {key}", other.display(), file.display()),
                 "publish them one by one, with --key or --prefix; nothing was published",
             )
@@ -196,17 +192,17 @@ fn key_of(file: &Path, prefix: Option<&Key>) -> Result<Key> {
     })?)
 }
 
-/// Looks at files, and compiles those that need it.
+/// Stages files, and compiles those that need it.
 struct Reading<'a> {
     args: &'a Args,
     /// Set up for the first file that needs it.
     compiler: Option<Compiler>,
-    spool: SpoolFile,
+    staging: Staging,
     progress: &'a ProgressBar,
 }
 
 impl Reading<'_> {
-    fn input(&mut self, file: &Path, key: Key) -> Result<Input> {
+    fn item(&mut self, file: &Path, key: Key) -> Result<Publish> {
         let is_stdin = file == Path::new("-");
         let is_regular = !is_stdin && file.is_file();
         let mut input: Box<dyn Read> =
@@ -214,28 +210,31 @@ impl Reading<'_> {
         let mut head = Vec::new();
         input.by_ref().take(64).read_to_end(&mut head).context("reading it")?;
         let name = file.to_string_lossy();
-        if is_source(&name, &head) {
+        let (staged, source, producer) = if is_source(&name, &head) {
             let mut source = head;
             input.read_to_end(&mut source).context("reading it")?;
-            return self.compile(&name, &source, key);
-        }
-        if self.args.compile.any() {
-            return Err(Failure::new(
-                "it is compiled already, so that --compiler, --opt-level, --target and --with can't apply",
-                "leave them out, or publish the .wasm file",
-            )
-            .into());
-        }
-        let bytes = if is_regular {
-            Bytes::File(FilePlace::At(file.to_owned()))
+            self.compile(&name, &source)?
         } else {
-            let whole = io::Cursor::new(head).chain(input);
-            Bytes::Kept(self.spool.add(whole).context("reading it")?)
+            if self.args.compile.any() {
+                return Err(Error::CompiledAlready.into());
+            }
+            let staged = if is_regular {
+                let place = FilePlace::At(file.to_owned());
+                stage_file(&self.staging, &place, self.progress)?
+            } else {
+                self.staging.stage(self.progress.wrap_read(io::Cursor::new(head).chain(input)))?
+            };
+            (staged, None, None)
         };
-        Ok(Input::new(key, bytes))
+        let (make_default, engine) = (self.args.default, self.args.engine.clone());
+        Ok(Publish { make_default, engine, source, producer, ..Publish::new(key, staged) })
     }
 
-    fn compile(&mut self, name: &str, source: &[u8], key: Key) -> Result<Input> {
+    fn compile(
+        &mut self,
+        name: &str,
+        source: &[u8],
+    ) -> Result<(Staged, Option<Source>, Option<String>)> {
         let compiler = match &mut self.compiler {
             Some(compiler) => compiler,
             none => none.insert(self.args.compile.compiler()?),
@@ -244,28 +243,19 @@ impl Reading<'_> {
         let binary = to_binary(source)?;
         let say = |line: &str| self.progress.suspend(|| output::note(format_args!("{line}")));
         let artifact = compiler.compile(name.rsplit('/').next().unwrap_or(name), &binary, say)?;
-        let artifact = self.spool.add(artifact).context("writing a temporary file")?;
-        let more = artifact.len().saturating_sub(source.len() as u64);
-        self.progress.inc_length(more);
-        let source = if self.args.no_keep_source {
-            None
-        } else {
-            let kept = self.spool.add(&*binary).context("writing a temporary file")?;
-            Some(SourceBytes::Kept(kept))
+        let staged = self.staging.stage(artifact)?;
+        self.progress.inc(source.len() as u64);
+        let source = match self.args.no_keep_source {
+            true => None,
+            false => Some(Source::Staged(self.staging.stage_source(&*binary)?)),
         };
-        let producer = Some(compiler.producer());
-        let bytes = Bytes::Kept(artifact);
-        Ok(Input { source, producer, ..Input::new(key, bytes) })
+        Ok((staged, source, Some(compiler.producer())))
     }
 }
 
 fn open(path: &Path) -> Result<std::fs::File> {
     if path.is_dir() {
-        return Err(Failure::new(
-            "it is a directory",
-            "name the files in it, or `wasmfs import` it",
-        )
-        .into());
+        return Err(Error::FileIsADirectory.into());
     }
-    std::fs::File::open(path).map_err(|e| cannot_open(&e).into())
+    Ok(std::fs::File::open(path).map_err(Error::CannotOpen)?)
 }

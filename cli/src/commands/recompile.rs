@@ -4,19 +4,17 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::ProgressBar;
 use serde::Serialize;
-use wasmfs_store::{Key, KeyInfo, Published, Sha, Version};
+use wasmfs_store::{Key, KeyInfo, Publish, Published, Sha, Source, Staging, Store, Version};
 
-use crate::client::Access;
-use crate::client::batch::{self, Bytes, Input, SourceBytes};
-use crate::client::spool::{Section, SpoolFile};
+use crate::client::{Batch, StoreClient};
 use crate::compile::{CompileArgs, Compiler};
-use crate::control::PublishOptions;
+use crate::control::requests::KeyOf;
 use crate::ui::output;
 use crate::ui::progress;
-use crate::ui::{Failure, Outcome, print_failure, warn_if_not_visible};
+use crate::ui::{Error, Failure, Outcome, print_failure, warn_if_not_visible};
 
 /// Compile keys again from their sources, for another wasmtime
 ///
@@ -50,6 +48,8 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     published: Option<Published>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
@@ -58,126 +58,117 @@ struct Report {
 /// What to compile for a key.
 struct Job {
     version: Version,
-    sha256: Sha,
-    source: Section,
+    source: Sha,
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     if args.compile.with.is_none() && !args.compile.flags.is_empty() {
         let message = "flags after `--` are those of the command that --with names";
-        return Err(Failure::usage(message, "name it, or leave them out").into());
+        return Err(Error::usage(message, "name it, or leave them out").into());
     }
     let compiler = args.compile.compiler()?;
-    let access = Access::open(store)?;
-    access.named_engine(args.engine.as_deref())?;
-    let mut spool = SpoolFile::default();
-    let jobs = jobs(&access, &args, &mut spool)?;
+    let client = StoreClient::open(store)?;
+    client.named_engine(args.engine.as_deref())?;
+    let jobs = jobs(&client, &args)?;
     // Compiling takes long; the store is nobody's meanwhile.
-    access.close()?;
+    client.close()?;
     if jobs.is_empty() {
-        return Err(
-            Failure::new("the store has no key", "`wasmfs publish FILE.wasm` adds one").into()
-        );
+        return Err(Error::NoKeys.into());
     }
-    let inputs = compile_all(&jobs, &compiler, spool);
-
-    let failed = inputs.iter().any(Result::is_err);
-    let move_names = args.default && !failed;
-    let options =
-        PublishOptions { default: move_names, engine: args.engine.clone(), together: move_names };
-    let mut access = Access::open(store)?;
-    let progress = progress::bar(inputs.iter().flatten().map(Input::len).sum(), true);
-    let (results, visible) = batch::publish(&mut access, &inputs, &options, &progress)?;
-    access.close()?;
-    progress.finish_and_clear();
+    let work = Work { store, args: &args, compiler, staging: Staging::beside(store)? };
+    let mut items = work.compile_all(&jobs);
+    let move_names = args.default && items.iter().all(Result::is_ok);
+    let mut batch = Batch::into(store, move_names);
+    for item in items.iter_mut().flatten() {
+        item.make_default = move_names;
+    }
+    items.into_iter().for_each(|item| batch.add(item));
+    let (results, visible) = batch.finish();
     report(&args, jobs, results, visible)
 }
 
-/// What there is to compile, with the sources out of the store.
-fn jobs(access: &Access, args: &Args, spool: &mut SpoolFile) -> Result<Vec<(Key, Result<Job>)>> {
-    let all = access.keys("")?;
-    let mut wanted: Vec<&KeyInfo> = Vec::new();
+/// What there is to compile.
+fn jobs(client: &StoreClient, args: &Args) -> Result<Vec<(Key, Result<Job>)>> {
+    let job = |info: KeyInfo| (info.key.clone(), source_of(&info));
     if args.all {
-        wanted.extend(&all);
+        return client.keys("").map(|info| info.map(job)).collect();
     }
-    for key in &args.keys {
-        let found = all.iter().find(|info| info.key == *key);
-        wanted.push(found.ok_or_else(|| wasmfs_store::Error::NoKey(key.clone()))?);
-    }
-    let mut jobs = Vec::new();
-    for info in wanted {
-        let job = source_of(info).and_then(|(version, sha256)| {
-            let bytes = access.payload(&sha256)?;
-            let source = spool.add(&bytes[..]).context("writing a temporary file")?;
-            Ok(Job { version, sha256, source })
-        });
-        jobs.push((info.key.clone(), job));
-    }
-    Ok(jobs)
+    args.keys.iter().map(|key| Ok(job(client.ask(KeyOf { key: key.clone() })?))).collect()
 }
 
 /// The version that the plain name serves, or the newest if it serves none, and its source.
 /// Never that of another version, which is another program.
-fn source_of(info: &KeyInfo) -> Result<(Version, Sha)> {
+fn source_of(info: &KeyInfo) -> Result<Job> {
     let newest = || info.engines.iter().max_by_key(|version| version.version);
     let of = info.serves.as_ref().or_else(newest);
-    of.and_then(|of| Some((of.version, of.source?))).ok_or_else(|| {
-        Failure::new("its source was not kept", "publish its .wasm file, which keeps it").into()
-    })
+    let job = of.and_then(|of| Some(Job { version: of.version, source: of.source? }));
+    Ok(job.ok_or(Error::NoSource)?)
 }
 
-/// Compiles every job, several at a time.
-fn compile_all(
-    jobs: &[(Key, Result<Job>)],
-    compiler: &Compiler,
-    spool: SpoolFile,
-) -> Vec<Result<Input>> {
-    let progress = progress::count(jobs.len() as u64);
-    let (next, spool) = (AtomicUsize::new(0), Mutex::new(spool));
-    let done: Mutex<Vec<(usize, Result<Input>)>> = Mutex::default();
-    std::thread::scope(|scope| {
-        for _ in 0..compiler.jobs().min(jobs.len()) {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((key, job)) = jobs.get(number) else { break };
-                    progress.set_message(key.to_string());
-                    let input = match job {
-                        Ok(job) => {
-                            let name = format!("{number}-{key}");
-                            compile(key, job, &name, compiler, &spool, &progress)
-                        }
-                        Err(e) => Err(Failure::of(e).into()),
-                    };
-                    progress.inc(1);
-                    done.lock().unwrap_or_else(|e| e.into_inner()).push((number, input));
-                }
-            });
-        }
-    });
-    progress.finish_and_clear();
-    let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
-    done.sort_by_key(|(number, _)| *number);
-    done.into_iter().map(|(_, input)| input).collect()
+/// What compiling takes.
+struct Work<'a> {
+    store: &'a Path,
+    args: &'a Args,
+    compiler: Compiler,
+    staging: Staging,
 }
 
-fn compile(
-    key: &Key,
-    job: &Job,
-    name: &str,
-    compiler: &Compiler,
-    spool: &Mutex<SpoolFile>,
-    progress: &ProgressBar,
-) -> Result<Input> {
-    let mut source = Vec::new();
-    std::io::Read::read_to_end(&mut job.source.clone(), &mut source)?;
-    let say = |line: &str| progress.suspend(|| output::note(format_args!("{key}: {line}")));
-    let artifact = compiler.compile(name, &source, say)?;
-    let kept = spool.lock().unwrap_or_else(|e| e.into_inner()).add(artifact);
-    let bytes = Bytes::Kept(kept.context("writing a temporary file")?);
-    let (source, producer) = (Some(SourceBytes::Stored(job.sha256)), Some(compiler.producer()));
-    let recompiled_from = Some(job.version);
-    Ok(Input { key: key.clone(), bytes, source, producer, recompiled_from })
+impl Work<'_> {
+    /// Compiles every job, several at a time.
+    fn compile_all(&self, jobs: &[(Key, Result<Job>)]) -> Vec<Result<Publish>> {
+        let progress = progress::count(jobs.len() as u64);
+        let next = AtomicUsize::new(0);
+        let done: Mutex<Vec<(usize, Result<Publish>)>> = Mutex::default();
+        std::thread::scope(|scope| {
+            for _ in 0..self.compiler.jobs().min(jobs.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        let Some((key, job)) = jobs.get(number) else { break };
+                        progress.set_message(key.to_string());
+                        let item = match job {
+                            Ok(job) => self.compile(key, job, number, &progress),
+                            Err(e) => Err(Failure::of(e).into()),
+                        };
+                        progress.inc(1);
+                        done.lock().unwrap_or_else(|e| e.into_inner()).push((number, item));
+                    }
+                });
+            }
+        });
+        progress.finish_and_clear();
+        let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
+        done.sort_by_key(|(number, _)| *number);
+        done.into_iter().map(|(_, item)| item).collect()
+    }
+
+    fn compile(
+        &self,
+        key: &Key,
+        job: &Job,
+        number: usize,
+        progress: &ProgressBar,
+    ) -> Result<Publish> {
+        let source = match Store::read_object(self.store, &job.source)? {
+            Some(source) => source,
+            None => {
+                let client = StoreClient::open(self.store)?;
+                let source = client.payload(&job.source)?;
+                client.close()?;
+                source
+            }
+        };
+        let say = |line: &str| progress.suspend(|| output::note(format_args!("{key}: {line}")));
+        let artifact = self.compiler.compile(&format!("{number}-{key}"), &source, say)?;
+        let staged = self.staging.stage(artifact)?;
+        Ok(Publish {
+            engine: self.args.engine.clone(),
+            source: Some(Source::Stored(job.source)),
+            producer: Some(self.compiler.producer()),
+            recompiled_from: Some(job.version),
+            ..Publish::new(key.clone(), staged)
+        })
+    }
 }
 
 fn report(
@@ -188,10 +179,12 @@ fn report(
 ) -> Result<Outcome> {
     let mut reports = Vec::new();
     for ((key, _), result) in jobs.into_iter().zip(results) {
-        let mut report = Report { key, published: None, error: None, hint: None };
+        let mut report = Report { key, published: None, code: None, error: None, hint: None };
         match result {
             Ok(published) => report.published = Some(published),
-            Err(failure) => (report.error, report.hint) = (Some(failure.message), failure.hint),
+            Err(Failure { code, message, hint, .. }) => {
+                (report.code, report.error, report.hint) = (Some(code), Some(message), hint);
+            }
         }
         reports.push(report);
     }

@@ -5,8 +5,9 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::control::Client;
+use crate::control::requests::Reload;
 use crate::ui::output;
-use crate::ui::{Failure, Outcome};
+use crate::ui::{Error, Outcome};
 
 /// Replace the running server by the wasmfs that is on disk now; hosts don't notice
 #[derive(clap::Args, Debug)]
@@ -14,20 +15,16 @@ pub struct Args {}
 
 pub fn run(store: &Path, _: Args) -> Result<Outcome> {
     let Some((client, _)) = Client::reach(store)? else {
-        return Err(Failure::new(
-            format!("nobody serves the store {}", store.display()),
-            "`wasmfs mount` mounts it",
-        )
-        .into());
+        return Err(Error::NotServing(store.to_owned()).into());
     };
-    let old = client.reload()?;
+    let old = client.ask(&Reload {})?;
     // Its successor says how long that took, once its keeper has told it.
     let now = loop {
         match Client::status_of(store)? {
             Some(status) if status.worker.replacements > old.replacements => break status,
             Some(status) if status.worker.pid == old.pid => return Err(stayed("")),
             Some(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
-            None => return Err(Failure::new("the server ended meanwhile", "`wasmfs mount`").into()),
+            None => return Err(Error::ServerEnded.into()),
         }
     };
     if let Some(why) = now.keeper.and_then(|keeper| keeper.reload_failed) {
@@ -44,6 +41,5 @@ pub fn run(store: &Path, _: Args) -> Result<Outcome> {
 
 /// What is on disk looked as if it could serve, and could not.
 fn stayed(why: &str) -> anyhow::Error {
-    let message = format!("the new server ended before it served{why}; the old program serves on");
-    Failure::new(message, "the log says more (`wasmfs status` names it)").into()
+    Error::ReloadFailed(why.to_owned()).into()
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::args::KeyVersion;
-use crate::client::Access;
-use crate::control::changes::Remove;
+use crate::client::StoreClient;
+use crate::control::requests::Remove;
 use crate::ui::output;
 use crate::ui::{Outcome, warn_if_not_visible};
 
@@ -24,9 +24,9 @@ pub struct Args {
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let access = Access::open(store)?;
-    let answer = access.change(Remove(args.of.clone().resolve(&access)?))?;
-    access.close()?;
+    let client = StoreClient::open(store)?;
+    let answer = client.ask(Remove(args.of.clone().resolve(&client)?))?;
+    client.close()?;
     if args.json {
         output::json(&answer)?;
     } else {

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use wasmfs_store::{Key, Status, Version};
 
-use crate::client::Access;
-use crate::control::changes::{Rollback, VersionOf};
+use crate::client::StoreClient;
+use crate::control::requests::{Rollback, VersionOf};
 use crate::ui::output;
 use crate::ui::{Outcome, print_published, warn_if_not_visible};
 
@@ -22,9 +22,9 @@ pub struct Args {
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let access = Access::open(store)?;
-    let answer = access.change(Rollback(VersionOf { key: args.key, version: args.version }))?;
-    access.close()?;
+    let client = StoreClient::open(store)?;
+    let answer = client.ask(Rollback(VersionOf { key: args.key, version: args.version }))?;
+    client.close()?;
     if args.json {
         output::json(&answer)?;
     } else {

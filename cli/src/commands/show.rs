@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::args::KeyVersion;
-use crate::client::Access;
+use crate::client::StoreClient;
+use crate::control::requests::VersionAt;
 use crate::ui::Outcome;
 use crate::ui::output;
 
@@ -20,9 +21,9 @@ pub struct Args {
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let access = Access::open(store)?;
-    let of = args.of.resolve(&access)?;
-    let v = access.version(&of.key, of.version)?;
+    let client = StoreClient::open(store)?;
+    let of = args.of.resolve(&client)?;
+    let v = client.ask(VersionAt { key: of.key, version: of.version })?;
     if args.json {
         output::json(&v)?;
         return Ok(Outcome::Done);

@@ -8,12 +8,11 @@ use serde::Serialize;
 use wasmfs_store::maintenance::{Course, Finding, FindingKind, Live, Record, Verified, verify};
 use wasmfs_store::{Error as StoreError, Sha, Store};
 
-use crate::client::Access;
-use crate::control::{Client, was_lost};
-use crate::control::{Piece, RecordsPage};
+use crate::client::StoreClient;
+use crate::control::requests::{Payload, Records, read_records};
 use crate::ui::output;
 use crate::ui::progress;
-use crate::ui::{Failure, Outcome};
+use crate::ui::{Error, Failure, Outcome};
 
 /// Check the whole store: history, catalogue, and every byte
 ///
@@ -45,34 +44,28 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         bar.set_length(total);
         bar.set_position(done);
     };
-    let access = match Access::open(store) {
-        Ok(access) => Ok(access),
+    let opened = match StoreClient::open(store) {
+        Ok(client) => Ok(client),
         Err(e) => Err(damage(e)?),
     };
-    if args.repair && matches!(access, Ok(Access::Server(_))) {
-        return Err(Failure::new(
-            "the store is mounted, and can only be repaired while nobody uses it; nothing was done",
-            "`wasmfs unmount`, repair, `wasmfs mount`",
-        )
-        .into());
+    if args.repair && opened.as_ref().is_ok_and(StoreClient::is_served) {
+        return Err(Error::RepairMounted.into());
     }
-    let mut course = Course { progress: &mut progress, gently: false };
-    let mut verified = match access {
-        Ok(Access::Direct(open)) => {
-            let verified = verify(store, Ok(&*open), &mut course);
+    let gently = opened.as_ref().is_ok_and(StoreClient::is_served);
+    let mut course = Course { progress: &mut progress, gently };
+    let mut verified = match opened {
+        Ok(client) => {
+            let asking = Asking { client, failed: RefCell::new(None) };
+            let verified = verify(store, Ok(&asking), &mut course);
+            let Asking { client, failed } = asking;
             // A damaged catalogue can make closing fail; opening rebuilds it.
-            let closed = open.close();
-            verified.inspect(|_| drop(closed))?
-        }
-        Ok(Access::Server(client)) => {
-            course.gently = true;
-            let served = Served { client, failed: RefCell::new(None) };
-            let verified = verify(store, Ok(&served), &mut course)?;
+            let closed = client.close();
+            let verified = verified.inspect(|_| drop(closed))?;
             // What could not be asked for is not damaged.
-            if let Some(failed) = served.failed.into_inner() {
-                return Err(failed.into());
+            match failed.into_inner() {
+                Some(failed) => return Err(failed.into()),
+                None => verified,
             }
-            verified
         }
         Err(damage) => verify::<Store>(store, Err(&damage), &mut course)?,
     };
@@ -141,19 +134,19 @@ fn print(report: &Report) -> Result<()> {
     ))
 }
 
-/// The catalogue of a store that a server has.
-struct Served {
-    client: Client,
+/// The catalogue and the payloads inside it, as whoever has the store says they are.
+struct Asking {
+    client: StoreClient,
     /// Why it could not be asked, if it couldn't.
     failed: RefCell<Option<Failure>>,
 }
 
-impl Served {
-    /// An answer; or a failure, which is noted if it is not about what was asked for.
+impl Asking {
+    /// An answer; or a failure, which is noted if it is not the store's.
     fn noted<T>(&self, answer: Result<T>) -> Result<T, Failure> {
         answer.map_err(|e| {
             let failure = Failure::of(&e);
-            if was_lost(&e) || failure.usage || e.downcast_ref::<Failure>().is_none() {
+            if !StoreError::CODES.contains(&&*failure.code) {
                 self.failed.borrow_mut().get_or_insert_with(|| failure.clone());
             }
             failure
@@ -161,20 +154,15 @@ impl Served {
     }
 }
 
-impl Live for Served {
+impl Live for Asking {
     type Error = Failure;
 
     fn page(&self, after: Option<&[u8]>) -> Result<Vec<Record>, Failure> {
-        use base64::Engine as _;
-        let encode = |after| base64::engine::general_purpose::STANDARD.encode(after);
-        let query: Vec<_> = after.map(|after| ("after", encode(after))).into_iter().collect();
-        let page: RecordsPage = self.noted(self.client.get("/v1/records", &query))?;
-        page.records().map_err(|e| Failure::of(&e.into()))
+        let page = self.client.ask(Records::after(after));
+        self.noted(page.and_then(|page| read_records(&page)))
     }
 
     fn read(&self, sha256: &Sha, offset: u64) -> Result<Vec<u8>, Failure> {
-        let query = [("sha256", sha256.hex()), ("offset", offset.to_string())];
-        let piece: Piece = self.noted(self.client.get("/v1/payload", &query))?;
-        piece.bytes().map_err(|e| Failure::of(&e.into()))
+        self.noted(self.client.ask(Payload { sha256: *sha256, offset })).map(|part| part.0)
     }
 }

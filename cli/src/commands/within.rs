@@ -13,7 +13,7 @@ use rustix::process::{getegid, geteuid};
 
 use super::capture::{FAILED, not_run};
 
-use crate::ui::{Failure, Outcome, print_error};
+use crate::ui::{Error, Outcome, print_error};
 
 /// Run a command that sees one directory in the place of another
 #[derive(clap::Args, Debug)]
@@ -28,15 +28,13 @@ pub struct Args {
 /// Returns only if the command can't be run.
 pub fn run(args: Args) -> Result<Outcome> {
     if let Err(error) = enter(&args.place, &args.shown) {
-        let hint =
-            "the host can still be run by itself, and its cache imported: `wasmfs import DIR`";
-        print_error(&Failure::new(format!("{error:#}"), hint).into());
+        print_error(&Error::NoNamespace(format!("{error:#}")).into());
         return Ok(Outcome::Status(FAILED));
     }
     let Some((program, rest)) = args.command.split_first() else {
         return Ok(Outcome::Status(FAILED));
     };
-    Ok(not_run(&Command::new(program).args(rest).exec()))
+    Ok(not_run(Command::new(program).args(rest).exec()))
 }
 
 /// Puts this process into a mount namespace of its own, where `shown` is at `place`.

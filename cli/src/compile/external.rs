@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::interrupt::{Interrupts, interrupted};
 
-use crate::ui::Failure;
+use crate::ui::Error;
 
 /// A line that is longer is passed on in parts, in bytes.
 const LONGEST_LINE: usize = 64 << 10;
@@ -36,18 +36,14 @@ impl External {
     /// Asks the command what it is.
     pub fn new(path: &Path, flags: &[OsString]) -> Result<External> {
         let asked = Command::new(path).arg("--version").stdin(Stdio::null()).output();
-        let answer = asked.map_err(|e| cannot_run(path, &e))?;
+        let answer = asked.map_err(|e| cannot_run(path, e))?;
         let text = String::from_utf8_lossy(&answer.stdout).into_owned();
         let producer = text.lines().next().unwrap_or_default().trim().to_owned();
         if !answer.status.success() || producer.is_empty() {
             let said = String::from_utf8_lossy(&answer.stderr).trim().to_owned();
             let said = if said.is_empty() { said } else { format!(": {said}") };
             let status = answer.status;
-            return Err(Failure::new(
-                format!("{} --version doesn't say what it is ({status}){said}", path.display()),
-                "--with takes the wasmtime command itself",
-            )
-            .into());
+            return Err(Error::NotACompiler { path: path.to_owned(), status, said }.into());
         }
         Ok(External { path: path.to_owned(), flags: flags.to_vec(), producer })
     }
@@ -72,35 +68,21 @@ impl External {
         command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         // A group of its own, so that it can be ended with all that it started.
         command.process_group(0);
-        let child = command.spawn().map_err(|e| cannot_run(&self.path, &e))?;
+        let child = command.spawn().map_err(|e| cannot_run(&self.path, e))?;
         drop(command);
         let status = attend(child, reader, &interrupts, say)?;
         if !status.success() {
-            return Err(Failure::new(
-                format!("{} compile failed ({status})", self.path.display()),
-                "what it said is above; its flags go after `--`",
-            )
-            .into());
+            return Err(Error::CompilerFailed { path: self.path.clone(), status }.into());
         }
         // Its bytes are there as long as it is open.
-        File::open(&output).map_err(|e| {
-            Failure::new(
-                format!("{} compile wrote no artifact: {e}", self.path.display()),
-                "--with takes a wasmtime command that knows `compile -o`",
-            )
-            .into()
-        })
+        let wrote_nothing =
+            |source| Error::CompilerWroteNothing { path: self.path.clone(), source };
+        Ok(File::open(&output).map_err(wrote_nothing)?)
     }
 }
 
-fn cannot_run(path: &Path, error: &io::Error) -> Failure {
-    let hint = match error.kind() {
-        io::ErrorKind::PermissionDenied if path.is_file() => {
-            format!("is it a program? `chmod +x {}` makes it one", path.display())
-        }
-        _ => "--with takes a path, or a name that $PATH has".into(),
-    };
-    Failure::new(format!("{} can't be run: {error}", path.display()), hint)
+fn cannot_run(path: &Path, source: io::Error) -> Error {
+    Error::CannotRunCompiler { path: path.to_owned(), source }
 }
 
 /// Passes on what a child says until it ends, and ends it if this process is to end.

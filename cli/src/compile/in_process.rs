@@ -12,7 +12,7 @@ use wasmtime::{Config, Engine, OptLevel, Strategy};
 
 use super::external::External;
 
-use crate::ui::Failure;
+use crate::ui::Error;
 
 /// The most commands that compile at once: each uses all cores, and may need
 /// gigabytes for a large module.
@@ -157,11 +157,8 @@ pub fn to_binary(source: &[u8]) -> Result<Cow<'_, [u8]>> {
     wat::parse_bytes(source).map_err(|e| cannot_compile(&e.into()).into())
 }
 
-fn cannot_compile(error: &anyhow::Error) -> Failure {
-    Failure::new(
-        format!("it can't be compiled: {error:#}"),
-        "check that it is valid WebAssembly, and that the compiler supports what it uses",
-    )
+fn cannot_compile(error: &anyhow::Error) -> Error {
+    Error::CannotCompile(format!("{error:#}"))
 }
 
 /// The layer field of the binary format's preamble: 0 is a core module.

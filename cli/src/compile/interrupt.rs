@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::low_level::{emulate_default_handler, pipe};
 
-use crate::ui::Failure;
+use crate::ui::Error;
 
 /// While one lives, the signals that end a program wait. When the last is dropped, a signal
 /// that was not taken does what it does, so that whoever waits for this process sees that it was
@@ -114,6 +114,6 @@ impl Drop for Interrupts {
 }
 
 /// What a command that was interrupted ends with.
-pub fn interrupted() -> Failure {
-    Failure::new("interrupted; nothing was published", "give the command again")
+pub fn interrupted() -> Error {
+    Error::Interrupted
 }

@@ -1,68 +1,34 @@
 //! The server's side of the control socket.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{self, BufRead, BufReader, Read};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::HeaderValue;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{oneshot, watch};
-use wasmfs_fs::{Mounts, Worker};
-use wasmfs_store::maintenance::Live;
-use wasmfs_store::{Publish, Source, Staged, StagedSource, Store, Version};
+use tokio::sync::{mpsc, watch};
 
-use super::changes::{Alias, ChangeRequest, Committed, Pin, Remove, Rollback, SetDefault};
-use super::http::{Answer, Query, blocking, json, read, stream};
-use super::messages::{
-    CollectRequest, MountRequest, PROTOCOL, PROTOCOL_HEADER, PublishAnswer, PublishItem,
-    PublishRequest, RecordsPage, ReloadAnswer, SourceItem, Status, Upload, piece,
-};
-use super::status::status;
+use super::list::{Visitor, visit_all};
+use super::place::Place;
+use super::request::{Answer, Method, PROTOCOL, PROTOCOL_HEADER, Request, Shape};
+use super::serving::Serving;
+use crate::ui::{Error, Failure};
 
-use crate::ui::Failure;
-
-/// What every connection shares.
-pub struct Server {
-    worker: Arc<Worker>,
-    /// When this process began to serve, since 1970.
-    since: Duration,
-    /// Whoever waits for what comes of a reload.
-    reload: Mutex<Option<oneshot::Sender<Result<(), Failure>>>>,
-}
-
-impl Server {
-    /// The control socket's side of `worker`.
-    pub fn new(worker: Arc<Worker>, since: Duration) -> Server {
-        Server { worker, since, reload: Mutex::default() }
-    }
-
-    fn status(&self) -> Status {
-        status(&self.worker, self.since)
-    }
-
-    fn mounts(&self) -> &Mounts {
-        self.worker.mounts()
-    }
-
-    /// Answers whoever asked for a reload.
-    pub fn answer_reload(&self, answer: Result<(), Failure>) {
-        let waiting = self.reload.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(waiting) = waiting {
-            // It may have gone.
-            let _ = waiting.send(answer);
-        }
-    }
-}
+/// The largest JSON of a request, in bytes: all-or-nothing batches of some 20,000 artifacts.
+const MAX_REQUEST: usize = 64 << 20;
+/// Pieces of a request's bytes that wait for their reader.
+const PIECES: usize = 4;
 
 /// The clients that are connected.
 #[derive(Clone, Default)]
@@ -79,17 +45,85 @@ impl Clients {
     }
 }
 
-/// What was uploaded.
-enum Staging {
-    Artifact(Staged),
-    Source(StagedSource),
+type Answered = Result<Response<Full<Bytes>>>;
+type Handler = fn(Arc<Serving>, hyper::Request<Incoming>) -> Handling;
+type Handling = Pin<Box<dyn Future<Output = Answered> + Send>>;
+
+/// Answers requests: a handler for each method and path. The list of requests is all that there
+/// is to route by, so that this map is the router.
+pub struct Server {
+    serving: Arc<Serving>,
+    handlers: BTreeMap<(&'static str, &'static str), Handler>,
+    listed: Vec<Listed>,
 }
 
-/// One client. Its uploads are taken back when it goes away.
-struct ClientConnection {
-    server: Arc<Server>,
-    uploads: Mutex<HashMap<u64, Staging>>,
-    next_upload: AtomicU64,
+/// A request, as [`LIST`] has it.
+#[derive(Serialize)]
+struct Listed {
+    method: &'static str,
+    path: &'static str,
+    about: &'static str,
+    #[serde(flatten)]
+    shape: Shape,
+}
+
+/// Where the list of all requests is, in every protocol: docs/control-api.md has the same.
+const LIST: (&str, &str) = ("GET", "/v1");
+
+impl Visitor for Server {
+    fn visit<R: Request>(&mut self) {
+        let handler: Handler = |serving, request| Box::pin(answer::<R>(serving, request));
+        let (method, path) = (R::METHOD.name(), R::PATH);
+        self.handlers.insert((method, path), handler);
+        self.listed.push(Listed { method, path, about: R::ABOUT, shape: R::SHAPE });
+    }
+}
+
+impl Server {
+    /// Answers for `serving`.
+    pub fn new(serving: Arc<Serving>) -> Server {
+        let mut server = Server { serving, handlers: BTreeMap::new(), listed: Vec::new() };
+        visit_all(&mut server);
+        server
+    }
+
+    async fn answer(&self, request: hyper::Request<Incoming>) -> Response<Full<Bytes>> {
+        let mut response = match self.route(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                let failure = Failure::of(&error);
+                let is_asked_wrong =
+                    failure.usage || error.downcast_ref::<wasmfs_store::Error>().is_some();
+                let mut response = respond(failure).unwrap_or_default();
+                *response.status_mut() = match is_asked_wrong {
+                    true => StatusCode::BAD_REQUEST,
+                    false => StatusCode::INTERNAL_SERVER_ERROR,
+                };
+                response
+            }
+        };
+        response.headers_mut().insert(PROTOCOL_HEADER, HeaderValue::from_static(PROTOCOL));
+        response
+    }
+
+    async fn route(&self, request: hyper::Request<Incoming>) -> Answered {
+        let place = (request.method().as_str(), request.uri().path());
+        if place == LIST {
+            let mut list = serde_json::to_vec_pretty(&self.listed)?;
+            list.push(b'\n');
+            return Ok(Response::new(Full::new(list.into())));
+        }
+        if let Some(version) = request.headers().get(PROTOCOL_HEADER)
+            && version != PROTOCOL
+        {
+            let command = String::from_utf8_lossy(version.as_bytes()).into_owned();
+            return Err(Error::OtherProtocol { server: PROTOCOL.into(), command }.into());
+        }
+        match self.handlers.get(&place) {
+            Some(handler) => handler(self.serving.clone(), request).await,
+            None => Err(Error::UnknownRequest(format!("{} {}", place.0, place.1)).into()),
+        }
+    }
 }
 
 /// Accepts clients until the task is dropped.
@@ -110,18 +144,13 @@ pub async fn accept(listener: Arc<UnixListener>, server: Arc<Server>, clients: C
 async fn serve(stream: UnixStream, server: Arc<Server>, mut ending: watch::Receiver<bool>) {
     let own = rustix::process::geteuid().as_raw();
     match stream.peer_cred() {
-        Ok(peer) if peer.uid() == own || peer.uid() == 0 => {}
+        Ok(peer) if peer.uid() == own => {}
         Ok(peer) => return log::warn!("a command of uid {} was refused", peer.uid()),
         Err(e) => return log::warn!("a command of an unknown user was refused: {e}"),
     }
-    let connection = Arc::new(ClientConnection {
-        server,
-        uploads: Mutex::default(),
-        next_upload: AtomicU64::new(1),
-    });
     let service = service_fn(|request| {
-        let connection = connection.clone();
-        async move { Ok::<_, Infallible>(connection.answer(request).await) }
+        let server = server.clone();
+        async move { Ok::<_, Infallible>(server.answer(request).await) }
     });
     let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let mut serving = pin!(serving);
@@ -137,211 +166,104 @@ async fn serve(stream: UnixStream, server: Arc<Server>, mut ending: watch::Recei
     }
 }
 
-impl ClientConnection {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let mut response = match self.route(request).await {
-            Ok(response) => response,
-            Err(error) => {
-                let failure = Failure::of(&error);
-                let status =
-                    if error.downcast_ref::<wasmfs_store::Error>().is_some() || failure.usage {
-                        StatusCode::BAD_REQUEST
-                    } else {
-                        StatusCode::INTERNAL_SERVER_ERROR
-                    };
-                let mut response = json(&failure).unwrap_or_default();
-                *response.status_mut() = status;
-                response
-            }
-        };
-        response.headers_mut().insert(PROTOCOL_HEADER, HeaderValue::from_static(PROTOCOL));
-        response
-    }
-
-    async fn route(self: Arc<Self>, request: Request<Incoming>) -> Answer {
-        if let Some(version) = request.headers().get(PROTOCOL_HEADER)
-            && version != PROTOCOL
-        {
-            return Err(Failure::usage(
-                format!("this server speaks protocol {PROTOCOL}, the command {version:?}"),
-                "use the same wasmfs for both: `wasmfs reload`, or unmount and mount again",
-            )
-            .into());
+/// Has a request handled, in a thread that may wait.
+async fn answer<R: Request>(serving: Arc<Serving>, request: hyper::Request<Incoming>) -> Answered {
+    let handle = move |asked: R| asked.handle(&Place::Served(&serving)).and_then(respond);
+    match (R::METHOD, R::HAS_BYTES) {
+        (Method::Get, _) => {
+            let query = request.uri().query().unwrap_or_default();
+            let asked = serde_urlencoded::from_str(query).map_err(|e| malformed(&e))?;
+            blocking(move || handle(asked)).await
         }
-        let query = Query::of(&request);
-        let route = (request.method().clone(), request.uri().path().to_owned());
-        match (&route.0, route.1.as_str()) {
-            (&Method::GET, "/v1/status") => json(&self.server.status()),
-            (&Method::GET, "/v1/keys") => {
-                let prefix = query.text("prefix").unwrap_or_default();
-                self.store(move |store| json(&store.keys(&prefix)?)).await
-            }
-            (&Method::GET, "/v1/versions") => {
-                let key = query.key()?;
-                self.store(move |store| json(&store.versions(&key)?)).await
-            }
-            (&Method::GET, "/v1/version") => {
-                let (key, version) = (query.key()?, query.number("version")?.map(Version));
-                self.store(move |store| json(&store.version(&key, version)?)).await
-            }
-            (&Method::GET, "/v1/latest") => {
-                let limit = query.number("limit")?.unwrap_or(100);
-                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-                self.store(move |store| json(&store.latest(limit)?)).await
-            }
-            (&Method::GET, "/v1/engines") => self.store(|store| json(&store.engines()?)).await,
-            (&Method::GET, "/v1/engine") => {
-                let name = query.text("name").unwrap_or_default();
-                self.store(move |store| json(&store.engine(&name)?)).await
-            }
-            (&Method::GET, "/v1/payload") => {
-                let (sha256, offset) = (query.sha("sha256")?, query.number("offset")?);
-                self.store(move |store| json(&piece(store, &sha256, offset.unwrap_or(0))?)).await
-            }
-            (&Method::POST, "/v1/uploads") => {
-                let source = query.text("of").is_some_and(|of| of == "source");
-                self.upload(request.into_body(), source).await
-            }
-            (&Method::POST, "/v1/publish") => {
-                let items = read(request).await?;
-                blocking(move || self.publish(items)).await
-            }
-            (&Method::POST, Rollback::PATH) => self.change::<Rollback>(request).await,
-            (&Method::POST, Remove::PATH) => self.change::<Remove>(request).await,
-            (&Method::POST, SetDefault::PATH) => self.change::<SetDefault>(request).await,
-            (&Method::POST, Alias::PATH) => self.change::<Alias>(request).await,
-            (&Method::POST, Pin::PATH) => self.change::<Pin>(request).await,
-            (&Method::GET, "/v1/fates") => {
-                let (key, policy) = (query.key()?, query.policy()?);
-                blocking(move || {
-                    let mounts = self.server.mounts();
-                    json(&mounts.fates(&key, &policy.of(mounts.store())?)?)
-                })
-                .await
-            }
-            (&Method::GET, "/v1/users") => {
-                let sha256 = query.sha("sha256")?;
-                self.store(move |store| json(&store.users(&sha256)?)).await
-            }
-            (&Method::GET, "/v1/records") => {
-                let after = query.bytes("after")?;
-                self.store(move |store| json(&RecordsPage::of(store.page(after.as_deref())?))).await
-            }
-            (&Method::POST, "/v1/collect") => {
-                let CollectRequest { policy, after, dry_run } = read(request).await?;
-                blocking(move || {
-                    let mounts = self.server.mounts();
-                    let policy = policy.of(mounts.store())?;
-                    json(&mounts.collect(&policy, after.as_deref(), dry_run, None)?)
-                })
-                .await
-            }
-            (&Method::POST, "/v1/tidy") => {
-                blocking(move || json(&self.server.mounts().tidy()?)).await
-            }
-            (&Method::POST, "/v1/mount") => {
-                let MountRequest { mount_point, options } = read(request).await?;
-                blocking(move || {
-                    self.server.worker.mount(&mount_point, options)?;
-                    json(&self.server.status())
-                })
-                .await
-            }
-            (&Method::POST, "/v1/reload") => self.reload().await,
-            (method, path) => Err(Failure::usage(
-                format!("there is no {method} {path}"),
-                "the server may be of another wasmfs: `wasmfs reload` has today's serve",
-            )
-            .into()),
+        (Method::Post, false) => {
+            let body = Limited::new(request.into_body(), MAX_REQUEST).collect().await;
+            let body = body.map_err(|e| match e.downcast_ref::<LengthLimitError>() {
+                Some(_) => too_large(),
+                None => malformed(&e),
+            })?;
+            let asked = serde_json::from_slice(&body.to_bytes()).map_err(|e| malformed(&e))?;
+            blocking(move || handle(asked)).await
         }
-    }
-
-    async fn store(self: Arc<Self>, f: impl FnOnce(&Store) -> Answer + Send + 'static) -> Answer {
-        blocking(move || f(self.server.mounts().store())).await
-    }
-
-    /// Answers when this process lets go, or when it is known that it stays.
-    async fn reload(&self) -> Answer {
-        let (sender, answer) = oneshot::channel();
-        {
-            let mut waiting = self.server.reload.lock().unwrap_or_else(PoisonError::into_inner);
-            if waiting.is_some() {
-                return Err(wasmfs_fs::Error::Reloading.into());
-            }
-            *waiting = Some(sender);
+        (Method::Post, true) => {
+            stream(request.into_body(), move |body| handle(read_with_bytes(body)?)).await
         }
-        if let Err(e) = self.server.worker.reload() {
-            self.server.answer_reload(Ok(()));
-            return Err(e.into());
-        }
-        answer.await.context("a reload")??;
-        json(&ReloadAnswer {
-            pid: std::process::id(),
-            replacements: self.server.worker.replacements(),
-        })
-    }
-
-    /// Streams a body into the store. A body that ends early leaves nothing.
-    async fn upload(self: Arc<Self>, body: Incoming, source: bool) -> Answer {
-        let connection = self.clone();
-        let staged = stream(body, move |bytes| {
-            let store = connection.server.mounts().store();
-            if source {
-                store.stage_source(bytes).map(Staging::Source)
-            } else {
-                store.stage(bytes).map(Staging::Artifact)
-            }
-        });
-        let staged = staged.await??;
-        let upload = self.next_upload.fetch_add(1, Ordering::Relaxed);
-        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).insert(upload, staged);
-        json(&Upload { upload })
-    }
-
-    fn publish(&self, request: PublishRequest) -> Answer {
-        let PublishRequest { items, options } = request;
-        let mut requests = Vec::with_capacity(items.len());
-        {
-            let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut take = |upload| uploads.remove(&upload).ok_or_else(|| no_upload(upload));
-            for PublishItem { key, upload, source, producer, recompiled_from } in items {
-                let Staging::Artifact(staged) = take(upload)? else {
-                    return Err(no_upload(upload).into());
-                };
-                let source = match source {
-                    None => None,
-                    Some(SourceItem::Stored(sha256)) => Some(Source::Stored(sha256)),
-                    Some(SourceItem::Upload(upload)) => match take(upload)? {
-                        Staging::Source(source) => Some(Source::Staged(source)),
-                        Staging::Artifact(_) => return Err(no_upload(upload).into()),
-                    },
-                };
-                requests.push(Publish {
-                    make_default: options.default,
-                    engine: options.engine.clone(),
-                    source,
-                    producer,
-                    recompiled_from,
-                    ..Publish::new(key, staged)
-                });
-            }
-        }
-        let commit = |store: &Store| store.publish(requests, options.together);
-        let (results, visible) = self.server.mounts().commit(commit)?;
-        let results = results.into_iter().map(|r| r.map_err(|e| Failure::of(&e.into()))).collect();
-        json(&PublishAnswer { results, visible })
-    }
-
-    async fn change<C: ChangeRequest>(self: Arc<Self>, request: Request<Incoming>) -> Answer {
-        let change: C = read(request).await?;
-        blocking(move || {
-            let (outcome, visible) = self.server.mounts().commit(|store| change.apply(store))?;
-            json(&Committed { outcome, visible })
-        })
-        .await
     }
 }
 
-fn no_upload(upload: u64) -> Failure {
-    Failure::usage(format!("there is no upload {upload}"), "upload over the same connection first")
+/// Reads a request that bytes come after.
+fn read_with_bytes<R: Request>(body: impl Read) -> Result<R> {
+    let mut body = BufReader::new(body);
+    let mut json = Vec::new();
+    body.by_ref()
+        .take(MAX_REQUEST as u64)
+        .read_until(b'\n', &mut json)
+        .map_err(|e| malformed(&e))?;
+    if json.len() == MAX_REQUEST {
+        return Err(too_large().into());
+    }
+    let mut asked: R = serde_json::from_slice(&json).map_err(|e| malformed(&e))?;
+    drop(json);
+    asked.complete(&mut body)?;
+    Ok(asked)
+}
+
+fn malformed(error: &dyn std::fmt::Display) -> Error {
+    Error::Malformed { what: "request", reason: error.to_string() }
+}
+
+fn too_large() -> Error {
+    Error::RequestTooLarge(format!("more than {MAX_REQUEST} bytes of JSON"))
+}
+
+fn respond<A: Answer>(answer: A) -> Answered {
+    let mut response = Response::new(Full::new(answer.encode()?.into()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(A::CONTENT_TYPE));
+    Ok(response)
+}
+
+async fn blocking(f: impl FnOnce() -> Answered + Send + 'static) -> Answered {
+    tokio::task::spawn_blocking(f).await.context("a command")?
+}
+
+/// Has `take` read a body in a thread that may wait, while it arrives. A body
+/// that ends early is an error to the reader.
+async fn stream(
+    mut body: Incoming,
+    take: impl FnOnce(Pieces) -> Answered + Send + 'static,
+) -> Answered {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let reader = Pieces { receiver, piece: Bytes::new() };
+    let taking = tokio::task::spawn_blocking(move || take(reader));
+    while let Some(frame) = body.frame().await {
+        let piece = match frame {
+            Ok(frame) => frame.into_data().map_err(|_| io::ErrorKind::InvalidData.into()),
+            Err(e) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, e)),
+        };
+        if sender.send(piece).await.is_err() {
+            // It was refused already. The rest of the body is read and dropped.
+            continue;
+        }
+    }
+    drop(sender);
+    taking.await.context("a command")?
+}
+
+/// A body as a reader, for a thread that may wait.
+struct Pieces {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    piece: Bytes,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(piece) => self.piece = piece?,
+                None => return Ok(0),
+            }
+        }
+        let n = buf.len().min(self.piece.len());
+        buf[..n].copy_from_slice(&self.piece.split_to(n));
+        Ok(n)
+    }
 }

@@ -1,12 +1,87 @@
 //! What a server says of itself.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use wasmfs_fs::Worker;
+use serde::{Deserialize, Serialize};
+use wasmfs_fs::mount::Options;
+use wasmfs_fs::{Usage, Worker};
 
-use super::messages::{KeeperStatus, MountStatus, Status, WorkerStatus};
 use crate::names::LOG;
 use crate::ui::Failure;
+
+/// What a server says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The store's directory.
+    pub store: PathBuf,
+    /// Its mounts: at most one attached, and those detached but still in use.
+    pub mounts: Vec<MountStatus>,
+    /// Who owns the mounts; nobody if it died.
+    pub keeper: Option<KeeperStatus>,
+    /// Who serves them.
+    pub worker: WorkerStatus,
+    /// How much of the payloads is in memory, if any mount has it so.
+    #[serde(default)]
+    pub in_memory: Option<Usage>,
+    /// Its log, if it is in the store's directory.
+    pub log: Option<PathBuf>,
+}
+
+/// The keeper.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeeperStatus {
+    /// Its process.
+    pub pid: u32,
+    /// The version of wasmfs it runs.
+    pub version: String,
+    /// When it started: RFC 3339, UTC.
+    pub since: String,
+    /// Why the last reload came to nothing after all, if it did.
+    pub reload_failed: Option<String>,
+}
+
+/// The worker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its process.
+    pub pid: u32,
+    /// The version of wasmfs it runs.
+    pub version: String,
+    /// When it started: RFC 3339, UTC.
+    pub since: String,
+    /// How many workers came before it.
+    pub replacements: u64,
+    /// How long the last replacement left requests waiting, in milliseconds.
+    pub last_pause_ms: Option<f64>,
+    /// Its resident memory, in bytes.
+    pub resident_bytes: u64,
+    /// How many requests of each kind it has answered.
+    #[serde(default)]
+    pub requests: BTreeMap<String, u64>,
+}
+
+impl Status {
+    /// Where the store is mounted now.
+    pub fn mount_point(self) -> Option<PathBuf> {
+        self.mounts.into_iter().find(|mount| mount.attached).map(|mount| mount.mount_point)
+    }
+}
+
+/// A mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountStatus {
+    /// Where it is, or was.
+    pub mount_point: PathBuf,
+    /// Whether it can be found there.
+    pub attached: bool,
+    /// How it is made.
+    #[serde(flatten)]
+    pub options: Options,
+    /// Its name under `/sys/fs/fuse/connections`.
+    pub connection: u32,
+}
 
 /// What the server of `worker`, which began to serve at `since`, says of itself.
 pub fn status(worker: &Worker, since: Duration) -> Status {

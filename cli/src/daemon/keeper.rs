@@ -17,7 +17,7 @@ use wasmfs_store::{Error as StoreError, Lock, Store};
 
 use crate::control::Client;
 use crate::names::{LOG, SOCKET};
-use crate::ui::Failure;
+use crate::ui::{Error, Failure};
 
 /// How long a keeper waits for a command that has the store open.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,9 +81,7 @@ pub fn start(service: &Service) -> Result<()> {
         }
         Err(_) => {
             let status = child.wait().context("waiting for the keeper")?;
-            let hint = format!("its last words are in {}", log.display());
-            Err(Failure::new(format!("the keeper ended before it was ready ({status})"), hint)
-                .into())
+            Err(Error::KeeperEnded { status, log }.into())
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use wasmfs_fs::{Event, Handover, Worker};
 use wasmfs_store::Store;
 
-use crate::control::{Clients, Server, accept};
+use crate::control::{Clients, Server, Serving, accept};
 use crate::names::SOCKET;
 use crate::ui::Failure;
 
@@ -70,7 +70,8 @@ async fn serve(dir: &Path, handover: Handover, store: Arc<Store>) -> Result<()> 
         // Nobody listens any more when the worker ends anyway.
         let _ = events.send(event);
     })?;
-    let server = Arc::new(Server::new(worker.clone(), since));
+    let serving = Arc::new(Serving::new(worker.clone(), since));
+    let server = Arc::new(Server::new(serving.clone()));
     let listener = Arc::new(UnixListener::from_std(listener).context("listening for commands")?);
     let mut clients = Clients::default();
     let mut accepting = tokio::spawn(accept(listener.clone(), server.clone(), clients.clone()));
@@ -79,7 +80,7 @@ async fn serve(dir: &Path, handover: Handover, store: Arc<Store>) -> Result<()> 
         match event {
             Event::Stop => {
                 accepting.abort();
-                server.answer_reload(Ok(()));
+                serving.answer_reload(Ok(()));
                 let (clients, worker) = (clients.clone(), worker.clone());
                 stopping = Some(tokio::spawn(async move {
                     clients.end(LONG_GRACE).await;
@@ -88,7 +89,7 @@ async fn serve(dir: &Path, handover: Handover, store: Arc<Store>) -> Result<()> 
             }
             Event::End => break,
             Event::ReloadFailed(_) | Event::KeeperGone => {
-                server.answer_reload(Err(match event {
+                serving.answer_reload(Err(match event {
                     Event::ReloadFailed(why) => Failure::decode(&why),
                     _ => Failure::of_mount(&wasmfs_fs::Error::Unguarded),
                 }));

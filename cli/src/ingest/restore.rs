@@ -1,25 +1,23 @@
 //! Taking in what `wasmfs export` wrote: into an empty store to the byte, into
 //! another whatever that hasn't got.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use indicatif::ProgressBar;
 use serde::Serialize;
 use wasmfs_store::maintenance::{self as archive, Archived};
-use wasmfs_store::{Key, KeyInfo, Sha, Store, TEMP_PREFIX, Version, VersionInfo};
+use wasmfs_store::{
+    Key, KeyInfo, MAX_PAGE, Publish, Sha, Source, Staging, Store, TEMP_PREFIX, Version, VersionInfo,
+};
 
-use crate::client::Access;
-use crate::client::batch::{self, Bytes, Input, SourceBytes};
-use crate::client::spool::{Section, SpoolFile};
-use crate::control::PublishOptions;
-use crate::control::changes::{Alias, Pin, SetDefault};
-use crate::control::{Client, was_lost};
+use crate::client::{Batch, StoreClient};
+use crate::control::Client;
+use crate::control::requests::{Alias, Engines, Pin, SetDefault};
 use crate::ui::progress;
-use crate::ui::{Failure, is_no_key};
+use crate::ui::{Failure, is_gone, is_no_key};
 
 /// What a batch takes, in bytes, and how many versions.
 const BATCH: (u64, usize) = (64 << 20, 500);
@@ -55,6 +53,8 @@ pub struct NotAdded {
     pub key: Key,
     /// Its version in the archive.
     pub version: Version,
+    /// The error's code.
+    pub code: String,
     /// Why.
     pub error: String,
     /// What to do next.
@@ -94,9 +94,10 @@ fn take(dir: &Path, from: impl Read) -> Result<Restored> {
     let archived = archive::restore(&copy, plain, &mut progress)?;
     bar.finish_and_clear();
     let theirs = Store::open(&copy)?;
-    let mut access = Access::open_or_create(dir)?;
-    let merged = Merge::new(&theirs, archived).run(&mut access)?;
-    access.close()?;
+    let mut client = StoreClient::open_or_create(dir)?;
+    let staging = Staging::beside(dir)?;
+    let merged = Merge::new(&theirs, &staging, archived).run(&mut client)?;
+    client.close()?;
     theirs.close()?;
     Ok(merged)
 }
@@ -105,96 +106,115 @@ fn take(dir: &Path, from: impl Read) -> Result<Restored> {
 struct Merge<'a> {
     theirs: &'a Store,
     report: Restored,
+    staging: &'a Staging,
     /// Versions to publish, and what is to be published.
-    waiting: Vec<(VersionInfo, Result<Input>)>,
+    waiting: Vec<(VersionInfo, Result<Publish>)>,
     size: u64,
-    spool: SpoolFile,
 }
 
 impl<'a> Merge<'a> {
-    fn new(theirs: &'a Store, archived: Archived) -> Merge<'a> {
+    fn new(theirs: &'a Store, staging: &'a Staging, archived: Archived) -> Merge<'a> {
         let report = Restored { archived, visible: true, ..Restored::default() };
-        Merge { theirs, report, waiting: Vec::new(), size: 0, spool: SpoolFile::default() }
+        Merge { theirs, report, staging, waiting: Vec::new(), size: 0 }
     }
 
-    fn run(mut self, access: &mut Access) -> Result<Restored> {
-        let keys = self.theirs.keys("")?;
-        let bar = progress::count(keys.len() as u64);
-        for key in &keys {
-            bar.inc(1);
-            let ours = ours(access, &key.key)?;
-            let mut theirs = self.theirs.versions(&key.key)?;
-            theirs.retain(|version| !version.removed);
-            let lacking = lacking(&ours, &theirs);
-            let known = theirs.iter().filter(|v| ours.iter().any(|own| is_same(own, v))).count();
-            // One that is to be added may have the bytes of one that both have.
-            self.report.unchanged += known;
-            self.report.older += (theirs.len() - known).saturating_sub(lacking.len());
-            lacking.into_iter().for_each(|version| self.add(version));
-            // A key goes in whole, so that doing it again after an interruption finds all or nothing.
-            if self.size >= BATCH.0 || self.waiting.len() >= BATCH.1 {
-                self.publish(access)?;
+    fn run(mut self, client: &mut StoreClient) -> Result<Restored> {
+        let bar = progress::count(0);
+        let mut after = None;
+        loop {
+            let page = self.theirs.keys_page("", after.as_ref(), MAX_PAGE)?;
+            bar.inc_length(page.items.len() as u64);
+            for key in &page.items {
+                bar.inc(1);
+                self.key(client, key)?;
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
             }
         }
-        self.publish(access)?;
+        self.publish(client);
         bar.finish_and_clear();
-        self.names(access, &keys)?;
+        self.names(client)?;
         Ok(self.report)
+    }
+
+    /// Has what is lacking of a key wait for its batch.
+    fn key(&mut self, client: &mut StoreClient, key: &KeyInfo) -> Result<()> {
+        let ours = ours(client, &key.key)?;
+        let mut theirs = self.theirs.versions(&key.key)?;
+        theirs.retain(|version| !version.removed);
+        let lacking = lacking(&ours, &theirs);
+        let known = theirs.iter().filter(|v| ours.iter().any(|own| is_same(own, v))).count();
+        // One that is to be added may have the bytes of one that both have.
+        self.report.unchanged += known;
+        self.report.older += (theirs.len() - known).saturating_sub(lacking.len());
+        lacking.into_iter().for_each(|version| self.add(version));
+        // A key goes in whole, so that doing it again after an interruption finds all or nothing.
+        if self.size >= BATCH.0 || self.waiting.len() >= BATCH.1 {
+            self.publish(client);
+        }
+        Ok(())
     }
 
     /// Has a version wait for its batch.
     fn add(&mut self, version: VersionInfo) {
-        let input = self.input(&version);
+        let item = self.item(&version);
         self.size += version.size;
-        self.waiting.push((version, input));
+        self.waiting.push((version, item));
     }
 
-    fn input(&mut self, version: &VersionInfo) -> Result<Input> {
-        let source = match &version.source {
-            Some(source) => Some(SourceBytes::Kept(self.section(source)?)),
+    fn item(&self, version: &VersionInfo) -> Result<Publish> {
+        let payload = |sha256| Payload { store: self.theirs, sha256, at: 0 };
+        let source = match version.source {
+            Some(source) => Some(Source::Staged(self.staging.stage_source(payload(source))?)),
             None => None,
         };
+        let staged = self.staging.stage(payload(version.sha256))?;
         let producer = version.producer.clone();
-        let bytes = Bytes::Kept(self.section(&version.sha256)?);
-        Ok(Input { source, producer, ..Input::new(version.key.clone(), bytes) })
+        Ok(Publish { source, producer, ..Publish::new(version.key.clone(), staged) })
     }
 
-    fn section(&mut self, sha256: &Sha) -> Result<Section> {
-        Ok(self.spool.add(Payload { store: self.theirs, sha256: *sha256, at: 0 })?)
-    }
-
-    fn publish(&mut self, access: &mut Access) -> Result<()> {
-        let (versions, inputs): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.waiting).into_iter().unzip();
-        if !inputs.is_empty() {
-            let hidden = ProgressBar::hidden();
-            let (outcomes, visible) =
-                batch::publish(access, &inputs, &PublishOptions::default(), &hidden)?;
-            self.report.visible &= visible;
-            for (version, outcome) in versions.into_iter().zip(outcomes) {
-                match outcome {
-                    Ok(_) => self.report.added += 1,
-                    Err(Failure { message: error, hint, .. }) => {
-                        let VersionInfo { key, version, .. } = version;
-                        self.report.failed.push(NotAdded { key, version, error, hint });
-                    }
+    fn publish(&mut self, client: &mut StoreClient) {
+        let mut batch = Batch::through(client);
+        let mut versions = Vec::new();
+        for (version, item) in std::mem::take(&mut self.waiting) {
+            versions.push(version);
+            batch.add(item);
+        }
+        self.size = 0;
+        let (results, visible) = batch.finish();
+        self.report.visible &= visible;
+        for (VersionInfo { key, version, .. }, result) in versions.into_iter().zip(results) {
+            match result {
+                Ok(_) => self.report.added += 1,
+                Err(Failure { code, message: error, hint, .. }) => {
+                    self.report.failed.push(NotAdded { key, version, code, error, hint });
                 }
             }
         }
-        (self.size, self.spool) = (0, SpoolFile::default());
-        Ok(())
     }
 
     /// What is not in versions: default engines of keys that have nothing of their own here, pins,
     /// and names of engines.
-    fn names(&mut self, access: &Access, keys: &[KeyInfo]) -> Result<()> {
+    fn names(&mut self, client: &StoreClient) -> Result<()> {
         let theirs = self.theirs.engines()?;
         let mut moved: BTreeMap<Sha, Vec<Key>> = BTreeMap::new();
-        for KeyInfo { key, default_engine, .. } in keys {
-            let ours = ours(access, key)?;
+        let (mut page, mut next) = (VecDeque::new(), Some(None));
+        loop {
+            if page.is_empty() {
+                let Some(after) = next.take() else { break };
+                let read = self.theirs.keys_page("", Option::as_ref(&after), MAX_PAGE)?;
+                page = read.items.into();
+                next = read.next.map(Some);
+                continue;
+            }
+            let Some(KeyInfo { key, default_engine, .. }) = page.pop_front() else { continue };
+            let key = &key;
+            let ours = ours(client, key)?;
             let versions = self.theirs.versions(key)?;
             let brought = |own: &VersionInfo| versions.iter().any(|their| is_same(own, their));
-            let wanted = theirs.iter().find(|engine| engine.label == *default_engine);
+            let wanted = theirs.iter().find(|engine| engine.label == default_engine);
             let Some(wanted) = wanted.map(|engine| engine.engine.description.fingerprint) else {
                 continue;
             };
@@ -206,16 +226,16 @@ impl<'a> Merge<'a> {
             for pinned in versions.iter().filter(|v| v.pinned && !v.removed) {
                 let same: Vec<_> = ours.iter().filter(|own| is_same(own, pinned)).collect();
                 if let (Some(own), false) = (same.last(), same.iter().any(|own| own.pinned)) {
-                    access.change(Pin { key: key.clone(), version: own.version, pinned: true })?;
+                    client.ask(Pin { key: key.clone(), version: own.version, pinned: true })?;
                 }
             }
         }
         for (engine, keys) in moved {
             let change = SetDefault { keys: Some(keys), engine: engine.hex() };
-            self.report.visible &= access.change(change)?.visible;
+            self.report.visible &= client.ask(change)?.visible;
         }
-        let taken: BTreeMap<String, Sha> = access
-            .engines()?
+        let taken: BTreeMap<String, Sha> = client
+            .ask(Engines {})?
             .into_iter()
             .flat_map(|engine| {
                 let fingerprint = engine.engine.description.fingerprint;
@@ -230,10 +250,10 @@ impl<'a> Merge<'a> {
                     Some(_) => self.report.aliases_left.push(name.clone()),
                     None => {
                         let (name, engine) = (name.clone(), wanted.hex());
-                        match access.change(Alias::Set { name: name.clone(), engine }) {
+                        match client.ask(Alias::Set { name: name.clone(), engine }) {
                             Ok(answer) => self.report.visible &= answer.visible,
                             // Nothing that it compiled is here.
-                            Err(e) if !was_lost(&e) => self.report.aliases_left.push(name),
+                            Err(e) if !is_gone(&e) => self.report.aliases_left.push(name),
                             Err(e) => return Err(e),
                         }
                     }
@@ -270,11 +290,13 @@ fn lacking(ours: &[VersionInfo], theirs: &[VersionInfo]) -> Vec<VersionInfo> {
     lacking
 }
 
-/// The versions of a key that are here.
-fn ours(access: &Access, key: &Key) -> Result<Vec<VersionInfo>> {
-    match access.versions(key) {
+/// The versions of a key that are here, oldest first.
+fn ours(client: &StoreClient, key: &Key) -> Result<Vec<VersionInfo>> {
+    let versions: Result<Vec<_>> = client.versions(key).collect();
+    match versions {
         Ok(mut versions) => {
             versions.retain(|version| !version.removed);
+            versions.reverse();
             Ok(versions)
         }
         Err(e) if is_no_key(&e) => Ok(Vec::new()),

@@ -1,7 +1,7 @@
 //! Taking in what hosts wrote into a directory: every artifact under it becomes
 //! a key with its relative path.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
@@ -15,17 +15,17 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 use wasmfs_store::artifact::{NotAnArtifact, inspect};
-use wasmfs_store::{InvalidKey, Key, KeyInfo, Published, Sha, Status, VersionInfo, check_engine};
+use wasmfs_store::{
+    InvalidKey, Key, KeyInfo, Publish, Published, Sha, Staging, Status, VersionInfo, check_engine,
+};
 
-use crate::client::batch::{self, Bytes, Input};
-use crate::client::stable_file::{FilePlace, StableFile, Stamp};
-use crate::client::{Access, NamedEngine};
+use crate::client::stable_file::{FilePlace, StableFile, Stamp, stage_file};
+use crate::client::{Batch, NamedEngine, StoreClient};
 use crate::compile::Interrupts;
-use crate::control::PublishOptions;
 use crate::ingest::links;
-use crate::ui::Failure;
 use crate::ui::output;
 use crate::ui::progress;
+use crate::ui::{Error, Failure};
 
 /// How much of a file is read at a time, in bytes.
 const BUFFER: usize = 256 << 10;
@@ -91,6 +91,8 @@ pub struct Failed {
     /// Its path.
     #[serde(rename = "file", serialize_with = "output::path")]
     pub path: PathBuf,
+    /// The error's code.
+    pub code: String,
     /// Why.
     pub error: String,
     /// What to do next.
@@ -113,63 +115,71 @@ enum Look {
 }
 
 /// Takes every artifact in that the store hasn't got.
-pub fn import(access: &mut Access, what: &Import<'_>) -> Result<Imported> {
+pub fn import(client: &mut StoreClient, what: &Import<'_>) -> Result<Imported> {
     let mut report = Imported { visible: true, ..Imported::default() };
     let root = Arc::new(open_root(what.dir)?);
     let files = files(what.dir, &mut report)?;
-    let known = known(access, what)?;
-
-    let progress = progress::count(files.len() as u64);
-    let (mut new, mut inputs) = (Vec::new(), Vec::new());
+    let mut keys = Vec::new();
     for path in files {
+        match key_of(&path, what.prefix) {
+            Ok(key) => keys.push((path, key)),
+            Err(e) => report.left.push(Left { path, reason: Failure::of(&e).message }),
+        }
+    }
+    let known = known(client, what, &keys)?;
+    let progress = progress::count(keys.len() as u64);
+    let mut new = Vec::new();
+    for (path, key) in keys {
         progress.set_message(path.display().to_string());
         progress.inc(1);
-        let key = match key_of(&path, what.prefix) {
-            Ok(key) => key,
-            Err(e) => {
-                report.left.push(Left { path, reason: Failure::of(&e).message });
-                continue;
-            }
-        };
         let place = FilePlace::Under(root.clone(), path.clone());
-        match look(access, &place, known.get(&key), what) {
+        match look(client, &place, known.get(&key), what) {
             Ok(Look::Gone) => {}
             Ok(Look::Known { engine, sha256, stamp }) => {
                 let taken = Taken { path, key, engine, sha256, published: None, stamp };
                 report.unchanged.push(taken);
             }
             Ok(Look::Left(reason)) => report.left.push(Left { path, reason }),
-            Ok(Look::New { stamp }) => {
-                new.push((path, key.clone(), stamp));
-                let bytes = Bytes::File(place);
-                inputs.push(Ok(Input::new(key, bytes)));
-            }
+            Ok(Look::New { stamp }) => new.push(New { path, place, key, stamp }),
             Err(e) => report.failed.push(failed(path, Failure::of(&e))),
         }
     }
     progress.finish_and_clear();
-    if inputs.is_empty() {
-        return Ok(report);
+    if !new.is_empty() {
+        publish(client, what, new, &mut report)?;
     }
-    publish(access, what, new, &inputs, &mut report)?;
     Ok(report)
 }
 
+/// An artifact that the store hasn't got.
+struct New {
+    path: PathBuf,
+    place: FilePlace,
+    key: Key,
+    stamp: Stamp,
+}
+
 fn publish(
-    access: &mut Access,
+    client: &mut StoreClient,
     what: &Import<'_>,
-    new: Vec<(PathBuf, Key, Stamp)>,
-    inputs: &[Result<Input>],
+    new: Vec<New>,
     report: &mut Imported,
 ) -> Result<()> {
-    let sizes = new.iter().map(|(path, ..)| what.dir.join(path).metadata().map_or(0, |m| m.len()));
+    let sizes = new.iter().map(|new| what.dir.join(&new.path).metadata().map_or(0, |m| m.len()));
     let progress: ProgressBar = progress::bar(sizes.sum(), true);
-    let engine = what.engine.as_ref().map(|engine| engine.info.label.clone());
-    let options = PublishOptions { engine, ..PublishOptions::default() };
-    let (results, visible) = batch::publish(access, inputs, &options, &progress)?;
+    let staging = Staging::beside(client.dir())?;
+    let mut batch = Batch::through(client);
+    for New { key, place, .. } in &new {
+        progress.set_message(key.to_string());
+        let staged = stage_file(&staging, place, &progress);
+        let engine = what.engine.as_ref().map(|engine| engine.info.label.clone());
+        batch.add(staged.map(|staged| Publish { engine, ..Publish::new(key.clone(), staged) }));
+    }
+    progress.set_message("committing");
+    let (results, visible) = batch.finish();
     progress.finish_and_clear();
     report.visible = visible;
-    for ((path, key, stamp), result) in new.into_iter().zip(results) {
+    for (New { path, key, stamp, .. }, result) in new.into_iter().zip(results) {
         match result {
             Ok(published) => {
                 let list = match published.status {
@@ -187,20 +197,18 @@ fn publish(
 }
 
 fn failed(path: PathBuf, failure: Failure) -> Failed {
-    Failed { path, error: failure.message, hint: failure.hint }
+    let Failure { code, message, hint, .. } = failure;
+    Failed { path, code, error: message, hint }
 }
 
 fn open_root(dir: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(dir, flags, Mode::empty());
-    Ok(root.map_err(|e| cannot_read(dir, &e.into()))?)
+    Ok(root.map_err(|e| cannot_read(dir, e.into()))?)
 }
 
-fn cannot_read(dir: &Path, error: &io::Error) -> Failure {
-    Failure::new(
-        format!("{} can't be read: {error}", dir.display()),
-        "name a directory that you may read",
-    )
+fn cannot_read(dir: &Path, source: io::Error) -> Error {
+    Error::UnreadableDirectory { dir: dir.to_owned(), source }
 }
 
 /// The regular files under a directory, by relative path, in order. What is
@@ -214,7 +222,7 @@ fn files(dir: &Path, report: &mut Imported) -> Result<Vec<PathBuf>> {
             Err(e) => {
                 let path = e.path().map(relative).unwrap_or_default();
                 if path.as_os_str().is_empty() {
-                    return Err(cannot_read(dir, &e.into()).into());
+                    return Err(cannot_read(dir, e.into()).into());
                 }
                 // A file that the application took away meanwhile is nobody's loss.
                 let gone = e.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound);
@@ -246,9 +254,21 @@ fn files(dir: &Path, report: &mut Imported) -> Result<Vec<PathBuf>> {
 }
 
 /// What the store has of the keys that can come of it.
-fn known(access: &Access, what: &Import<'_>) -> Result<HashMap<Key, KeyInfo>> {
+fn known(
+    client: &StoreClient,
+    what: &Import<'_>,
+    keys: &[(PathBuf, Key)],
+) -> Result<HashMap<Key, KeyInfo>> {
+    let wanted: HashSet<&Key> = keys.iter().map(|(_, key)| key).collect();
     let under = what.prefix.map_or(String::new(), |prefix| format!("{prefix}/"));
-    Ok(access.keys(&under)?.into_iter().map(|info| (info.key.clone(), info)).collect())
+    let mut known = HashMap::new();
+    for info in client.keys(&under) {
+        let info = info?;
+        if wanted.contains(&info.key) {
+            known.insert(info.key.clone(), info);
+        }
+    }
+    Ok(known)
 }
 
 fn key_of(path: &Path, prefix: Option<&Key>) -> Result<Key> {
@@ -265,7 +285,7 @@ fn key_of(path: &Path, prefix: Option<&Key>) -> Result<Key> {
 
 /// Looks whether a file is an artifact, and one that the store hasn't got.
 fn look(
-    access: &Access,
+    client: &StoreClient,
     place: &FilePlace,
     known: Option<&KeyInfo>,
     what: &Import<'_>,
@@ -304,8 +324,15 @@ fn look(
     }
     // What was published over, or rolled back, does not come back by itself; a key of which
     // nothing is left does.
-    let versions = access.versions(&known.key)?;
-    Ok(match versions.iter().rev().find(is_it) {
+    let mut before = None;
+    for version in client.versions(&known.key) {
+        let version = version?;
+        if is_it(&&version) {
+            before = Some(version);
+            break;
+        }
+    }
+    Ok(match before {
         Some(old) if old.removed => {
             Look::Left(format!("it was removed from the store, as {}@{}", old.key, old.version))
         }
@@ -332,18 +359,12 @@ pub fn link(report: &mut Imported, what: &Import<'_>, mount_point: &Path) -> Res
         let put = if links::leads_to(&target, &taken.sha256) {
             links::replace_file(&root, &taken.path, &target, taken.stamp)
         } else {
-            Err(Failure::new(
-                "it is not to be seen in the mount, so it was not replaced by a link",
-                "see that the store is mounted (`wasmfs status`), and import again",
-            )
-            .into())
+            Err(Error::LinkNotSeen.into())
         };
         match put {
             Ok(true) => linked.push(taken.path.clone()),
             Ok(false) => {
-                let hint = "import again when the application is done with it";
-                let failure = Failure::new("it changed, so it was not replaced by a link", hint);
-                not_linked.push(failed(taken.path.clone(), failure));
+                not_linked.push(failed(taken.path.clone(), Error::LinkFileChanged.into()));
             }
             Err(e) => not_linked.push(failed(taken.path.clone(), Failure::of(&e))),
         }

@@ -3,11 +3,18 @@
 //! Nothing else prints. It knows errors of the other crates, and nothing of commands.
 
 mod diagnostics;
+mod error;
+mod failure;
+mod hints;
 mod outcome;
 pub mod output;
 pub mod progress;
 mod published;
+#[cfg(test)]
+mod tests;
 
-pub use diagnostics::{Failure, is_no_key, is_usage, print_error, print_failure};
+pub use diagnostics::{print_error, print_error_as_json, print_failure};
+pub use error::Error;
+pub use failure::{Failure, is_ending, is_gone, is_no_key, was_lost};
 pub use outcome::{Outcome, warn_if_not_visible};
 pub use published::print_published;

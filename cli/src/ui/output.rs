@@ -1,8 +1,9 @@
 //! Printing: JSON, sizes, and columns.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use unicode_width::UnicodeWidthStr;
 
@@ -11,6 +12,29 @@ pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer_pretty(&mut out, value)?;
     Ok(writeln!(out)?)
+}
+
+/// Prints a long list as JSON, an item as it comes. One that fails ends it: then the list is not
+/// closed, so that nobody takes it for all.
+pub fn json_list<T: Serialize>(
+    items: impl Iterator<Item = anyhow::Result<T>>,
+) -> anyhow::Result<()> {
+    let mut items = items.peekable();
+    // What fails before there is anything to print leaves nothing printed.
+    if let Some(Err(_)) = items.peek()
+        && let Some(Err(e)) = items.next()
+    {
+        return Err(e);
+    }
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut to = serde_json::Serializer::pretty(&mut out);
+    let mut list = serde::Serializer::serialize_seq(&mut to, None)?;
+    for item in items {
+        list.serialize_element(&item?)?;
+    }
+    list.end()?;
+    writeln!(out)?;
+    Ok(out.flush()?)
 }
 
 /// A path in JSON, which has no bytes that are not UTF-8: they become U+FFFD.
@@ -48,6 +72,21 @@ pub fn table<const N: usize>(rows: &[[String; N]]) -> anyhow::Result<()> {
             format!("{cell}{:padding$}", "")
         });
         writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// How many rows of a long table set the width of its columns together.
+const ROWS_AT_ONCE: usize = 1000;
+
+/// Prints a long table, some rows at a time.
+pub fn long_table<const N: usize>(
+    rows: impl Iterator<Item = anyhow::Result<[String; N]>>,
+) -> anyhow::Result<()> {
+    let mut rows = rows.peekable();
+    while rows.peek().is_some() {
+        let some: anyhow::Result<Vec<_>> = rows.by_ref().take(ROWS_AT_ONCE).collect();
+        table(&some?)?;
     }
     Ok(())
 }

@@ -239,6 +239,12 @@ impl StagedFile {
     pub(super) fn path(&self, incoming: &Incoming) -> PathBuf {
         incoming.path.join(&self.name)
     }
+
+    /// Whether it has become the object file at `object`, synced.
+    pub(super) fn is_at(&self, object: &Path, size: u64) -> bool {
+        let found = fs::symlink_metadata(object);
+        found.is_ok_and(|found| self.is_synced && (found.ino(), found.size()) == (self.inode, size))
+    }
 }
 
 impl Drop for StagedFile {

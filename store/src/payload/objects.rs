@@ -14,7 +14,7 @@ use super::staging::Staging;
 use crate::catalogue::Catalogue;
 use crate::disk::durable::{make_dir, remove_file, sync_dir};
 use crate::disk::names::{OBJECTS, object_in};
-use crate::error::{IoContext, Result, unless_unwritable};
+use crate::error::{Error, IoContext, Result, unless_unwritable};
 use crate::types::Sha;
 
 /// What is wrong with an object file.
@@ -135,6 +135,20 @@ impl Objects {
             Err(e) => Some(ObjectFault::of(&e)),
             Ok(found) => found.map(ObjectFault::Damaged),
         })
+    }
+
+    /// All bytes of an object file, which were checked; `None` if there is none.
+    pub(crate) fn read_whole(&self, sha256: &Sha) -> Result<Option<Vec<u8>>> {
+        let path = self.path(sha256);
+        let bytes = match fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.at("reading", &path)?,
+        };
+        if Sha::of(&bytes) != *sha256 {
+            let reason = "its bytes differ from what was published".to_owned();
+            return Err(Error::PayloadDamaged { sha256: sha256.hex(), reason });
+        }
+        Ok(Some(bytes))
     }
 
     /// The object file of a payload, open.

@@ -16,7 +16,7 @@ use crate::catalogue::{CHUNK, Catalogue, put_chunks};
 use crate::disk::check_owner;
 use crate::disk::names::{OBJECTS, SETTINGS, object_in};
 use crate::error::{Error, IoContext, Result};
-use crate::settings::{Settings, read_settings};
+use crate::settings::{FORMAT, Settings, read_settings};
 use crate::types::{Sha, in_memory};
 
 /// What is read at once of what is staged, in bytes: whole blocks, and whole chunks.
@@ -63,8 +63,14 @@ impl Staging {
     pub fn beside(dir: &Path) -> Result<Staging> {
         check_owner(dir)?;
         let settings = read_settings(&dir.join(SETTINGS))?;
+        if settings.format > FORMAT {
+            let (dir, found) = (dir.to_owned(), settings.format);
+            return Err(Error::NewerFormat { dir, found, supported: FORMAT });
+        }
         let incoming = Arc::new(Incoming::open(dir)?);
-        incoming.sweep(false)?;
+        if let Err(e) = incoming.sweep(false) {
+            log::warn!("what dead commands staged is left: {e}");
+        }
         Ok(Staging::new(dir, incoming, &settings))
     }
 
@@ -169,7 +175,13 @@ impl Staging {
                 &made
             }
             Place::File(staged) => {
-                let file = self.incoming.open_staged(staged, payload.size)?;
+                let file = match self.incoming.open_staged(staged, payload.size) {
+                    // A server that died over this commit had renamed it.
+                    Err(Error::StagedGone(_)) if staged.is_at(object, payload.size) => {
+                        return Ok(());
+                    }
+                    opened => opened?,
+                };
                 if !staged.is_synced {
                     file.sync_all().at("syncing", &staged.path(&self.incoming))?;
                 }

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::catalogue::CatalogueSlot;
-use crate::disk::Lock;
 use crate::disk::names::SETTINGS;
+use crate::disk::{Lock, check_owner};
 use crate::error::Result;
 use crate::history::History;
 use crate::payload::{Incoming, Objects, Staged, StagedSource, Staging};
 use crate::settings::{Settings, raise_format};
 use crate::state::{distrust, note_closed};
-use crate::types::Sequence;
+use crate::types::{Sequence, Sha};
 
 /// An open store. One process has it at a time; within it, every method can be
 /// called from any thread.
@@ -60,6 +60,18 @@ impl Store {
     #[must_use]
     pub fn is_in_use(dir: &Path) -> bool {
         Lock::is_taken(dir)
+    }
+
+    /// Refuses a store that is another user's. A store belongs to one user, and only that user's
+    /// processes work with it, root's no more than others. One that isn't there is nobody's.
+    pub fn check_owner(dir: &Path) -> Result<()> {
+        if dir.exists() { check_owner(dir) } else { Ok(()) }
+    }
+
+    /// All bytes of a payload that is an object file of the store in `dir`, which another process
+    /// may have open; checked by their sha256. `None` if there is no such file.
+    pub fn read_object(dir: &Path, sha256: &Sha) -> Result<Option<Vec<u8>>> {
+        Objects::open_read_only(dir).read_whole(sha256)
     }
 
     /// Has the next open rebuild the catalogue of the store in `dir`: for when

@@ -10,9 +10,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::Value;
-use wasmfs_tests::{
-    Environment, Inline, User, in_each_environment, in_environment, names, succeed,
-};
+use wasmfs_tests::{Environment, Inline, User, in_each_environment, in_environment, succeed};
 
 use crate::{MODULE, path};
 
@@ -123,40 +121,62 @@ fn the_control_socket_speaks_http_to_its_owner_only() {
         };
         let answer = get("/v1/version?key=a+key%2F%C3%BC%26%3F");
         assert!(
-            answer.starts_with("HTTP/1.1 200") && answer.contains("wasmfs-protocol: 4"),
+            answer.starts_with("HTTP/1.1 200") && answer.contains("wasmfs-protocol: 5"),
             "{answer}"
         );
-        assert!(get("/v1/version?key=none").starts_with("HTTP/1.1 400"));
+        let none = get("/v1/version?key=none");
+        assert!(none.starts_with("HTTP/1.1 400") && none.contains("\"code\":\"no-key\""), "{none}");
         assert!(get("/v1/version?key=..").contains("has no component '.' or '..'"));
-        assert!(get("/v1/version?key=x&version=y").contains("is not a number"));
-        assert!(get("/nothing").contains("there is no GET /nothing"));
-        let other =
-            "GET /v1/status HTTP/1.1\r\nhost: x\r\nwasmfs-protocol: 9\r\nconnection: close\r\n\r\n";
-        assert!(request(env, other).contains("speaks protocol 4"));
-        let body = "{\"items\": [{\"key\": \"x\", \"upload\": 7}]}";
-        let publish = format!(
-            "POST /v1/publish HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        assert!(request(env, &publish).contains("there is no upload 7"));
+        assert!(get("/v1/version?key=x&version=y").contains("\"code\":\"malformed\""));
+        assert!(get("/v1/keys?after=..").contains("\"code\":\"malformed\""));
+        assert!(get("/nothing").contains("there is no request GET /nothing"));
+        assert!(get("/v1/publish").contains("\"code\":\"unknown-request\""));
+        let header = |path: &str, protocol: &str| {
+            let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close");
+            request(env, &format!("{head}\r\nwasmfs-protocol: {protocol}\r\n\r\n"))
+        };
+        let other = header("/v1/keys", "4");
+        assert!(other.contains("speaks protocol 5, this command 4"), "{other}");
+        assert!(other.contains("wasmfs reload"), "{other}");
         assert!(request(env, "nonsense\r\n\r\n").starts_with("HTTP/1.1 400"));
-
-        // An upload that stops in the middle leaves nothing.
-        let mut broken = UnixStream::connect(&socket).unwrap();
-        broken
-            .write_all(b"POST /v1/uploads HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n")
-            .unwrap();
-        broken.write_all(&vec![7; 400_000]).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while names(&env.store().join("incoming")).is_empty() {
-            assert!(Instant::now() < deadline, "the upload doesn't arrive");
-        }
-        drop(broken);
-        while !names(&env.store().join("incoming")).is_empty() {
-            assert!(Instant::now() < deadline, "the upload stays");
-        }
+        let publish = |body: &str| {
+            let head = "POST /v1/publish HTTP/1.1\r\nhost: x\r\nconnection: close";
+            let length = body.len();
+            request(env, &format!("{head}\r\ncontent-length: {length}\r\n\r\n{body}"))
+        };
+        assert!(publish("{\"items\": [{\"key\": \"x\"}]}").contains("\"code\":\"malformed\""));
+        assert!(publish("").contains("\"code\":\"malformed\""));
+        assert!(publish("{\"items\": []}").starts_with("HTTP/1.1 200"));
         env.unmount();
     });
+}
+
+/// The list of requests that a server gives, as docs/control-api.md shows it.
+fn table(list: &Value) -> String {
+    let mut text = "| request | fields | answer |\n| --- | --- | --- |\n".to_owned();
+    for request in list.as_array().unwrap() {
+        let field = |name: &str| request[name].as_str().unwrap().to_owned();
+        text += &format!(
+            "| `{} {}`: {} | {} | {} |\n",
+            field("method"),
+            field("path"),
+            field("about"),
+            field("request"),
+            field("answer")
+        );
+    }
+    text
+}
+
+/// `make snapshots` writes it anew.
+#[test]
+fn the_reference_has_every_request() {
+    let env = Environment::new(User::Root, Inline::Default);
+    env.mount();
+    let answer = request(&env, "GET /v1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let list = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    env.unmount();
+    wasmfs_tests::check_generated("docs/control-api.md", &table(&list));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod printed;
 mod publish;
 mod rm;
 mod snapshot;
+mod staging;
 
 const MODULE: &str = "(module (func (export \"answer\") (result i32) i32.const 42))";
 const COMPONENT: &str = "(component (core module (func (export \"f\"))))";
