@@ -17,7 +17,7 @@ pub fn run(store: &Path, _: Args) -> Result<Outcome> {
     let Some((client, _)) = Client::reach(store)? else {
         return Err(Error::NotServing(store.to_owned()).into());
     };
-    let old = client.ask(&Reload {})?;
+    let old = client.ask(&Reload)?;
     // Its successor says how long that took, once its keeper has told it.
     let now = loop {
         match Client::status_of(store)? {

@@ -28,7 +28,7 @@ use crate::ui::{Error, Failure};
 /// The largest JSON of a request, in bytes: all-or-nothing batches of some 20,000 artifacts.
 const MAX_REQUEST: usize = 64 << 20;
 /// Pieces of a request's bytes that wait for their reader.
-const PIECES: usize = 4;
+const BODY_QUEUE: usize = 4;
 
 /// The clients that are connected.
 #[derive(Clone, Default)]
@@ -181,7 +181,10 @@ async fn answer<R: Request>(serving: Arc<Serving>, request: hyper::Request<Incom
                 Some(_) => too_large(),
                 None => malformed(&e),
             })?;
-            let asked = serde_json::from_slice(&body.to_bytes()).map_err(|e| malformed(&e))?;
+            let body = body.to_bytes();
+            // Some requests have nothing to say.
+            let body = if body.is_empty() { &b"null"[..] } else { &body };
+            let asked = serde_json::from_slice(body).map_err(|e| malformed(&e))?;
             blocking(move || handle(asked)).await
         }
         (Method::Post, true) => {
@@ -231,7 +234,7 @@ async fn stream(
     mut body: Incoming,
     take: impl FnOnce(Pieces) -> Answered + Send + 'static,
 ) -> Answered {
-    let (sender, receiver) = mpsc::channel(PIECES);
+    let (sender, receiver) = mpsc::channel(BODY_QUEUE);
     let reader = Pieces { receiver, piece: Bytes::new() };
     let taking = tokio::task::spawn_blocking(move || take(reader));
     while let Some(frame) = body.frame().await {

@@ -16,7 +16,7 @@ use crate::catalogue::{CHUNK, Catalogue, put_chunks};
 use crate::disk::check_owner;
 use crate::disk::names::{OBJECTS, SETTINGS, object_in};
 use crate::error::{Error, IoContext, Result};
-use crate::settings::{FORMAT, Settings, read_settings};
+use crate::settings::{Settings, read_settings};
 use crate::types::{Sha, in_memory};
 
 /// What is read at once of what is staged, in bytes: whole blocks, and whole chunks.
@@ -58,15 +58,11 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// Stages for the store in `dir`, which another process of its owner may have open. What
-    /// commands left that were killed is swept.
+    /// Stages for the store in `dir`, which another process of its owner may have open: that one
+    /// decides whether it takes what is staged. What commands left that were killed is swept.
     pub fn beside(dir: &Path) -> Result<Staging> {
         check_owner(dir)?;
         let settings = read_settings(&dir.join(SETTINGS))?;
-        if settings.format > FORMAT {
-            let (dir, found) = (dir.to_owned(), settings.format);
-            return Err(Error::NewerFormat { dir, found, supported: FORMAT });
-        }
         let incoming = Arc::new(Incoming::open(dir)?);
         if let Err(e) = incoming.sweep(false) {
             log::warn!("what dead commands staged is left: {e}");

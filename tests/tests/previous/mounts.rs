@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::process::Output;
 
 use wasmfs_tests::host::Host;
 use wasmfs_tests::module::wat;
-use wasmfs_tests::{Environment, copy_program, in_each_environment, previous, succeed};
+use wasmfs_tests::{Environment, copy_program, in_each_environment, output, previous, succeed};
 
 /// The program of the release before, where this user can reach and replace it.
 fn install_previous(env: &Environment) -> Option<PathBuf> {
@@ -25,7 +26,8 @@ fn a_mount_of_the_release_before_is_reloaded_under_a_running_host() {
         let Some(program) = install_previous(env) else { return };
         succeed(env.command(&program).arg("mount"));
         env.watch(&env.mount_point());
-        env.publish(&env.file("big.wat", wat(1)), "key", &[]);
+        let big = env.file("big.wat", wat(1));
+        succeed(env.command(&program).arg("publish").arg(&big).args(["--key", "key"]));
         let mut host = Host::load(env, &env.mounted("key"), "cranelift");
         let expected = host.said("call f1 7");
         let (keeper, worker) = (env.keeper_pid(), exe(env.worker_pid()));
@@ -49,24 +51,38 @@ fn a_mount_of_the_release_before_is_reloaded_under_a_running_host() {
 }
 
 #[test]
-fn commands_of_either_release_reach_the_server_of_the_other() {
+fn commands_and_servers_of_other_releases_say_what_to_do() {
     in_each_environment(|env| {
         let Some(program) = install_previous(env) else { return };
-        let previous = |args: &[&str]| succeed(env.command(&program).args(args));
+        let previous = |args: &[&str]| output(env.command(&program).args(args));
         let file = env.file("m.wat", "(module)");
         let file = file.to_str().unwrap();
+        let told = |output: &Output| {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success(), "{text}");
+            assert!(text.contains("protocol") && text.contains("`wasmfs reload`"), "{text}");
+        };
+        // An old command, and a new server.
         env.mount();
-        previous(&["publish", file, "--key", "by-the-old"]);
-        assert!(previous(&["ls"]).contains("by-the-old"));
+        told(&previous(&["publish", file]));
+        told(&previous(&["ls"]));
+        assert!(previous(&["status"]).status.success());
+        assert!(previous(&["reload"]).status.success());
         env.unmount();
-        previous(&["mount"]);
+        // A new command, and an old server.
+        assert!(previous(&["mount"]).status.success());
         env.watch(&env.mount_point());
-        env.run(&["publish", file, "--key", "by-the-new"]);
-        assert_eq!(env.json(&["ls"]).as_array().unwrap().len(), 2);
-        assert_eq!(env.json(&["ls"]).to_string(), {
-            let text = previous(&["ls", "--json"]);
-            serde_json::from_str::<serde_json::Value>(&text).unwrap().to_string()
-        });
+        assert!(previous(&["publish", file]).status.success());
+        told(&output(env.wasmfs().arg("ls")));
+        told(&output(env.wasmfs().args(["publish", file])));
+        let failed = output(env.wasmfs().args(["ls", "--json"]));
+        let failed: serde_json::Value = serde_json::from_slice(&failed.stdout).unwrap();
+        assert_eq!(failed["error"]["code"], "other-protocol");
+        assert_eq!(env.json(&["status"])["mounted"], true);
+        copy_program(env.binary("wasmfs"), env.path("new"));
+        fs::rename(env.path("new"), &program).unwrap();
+        env.run(&["reload"]);
+        assert_eq!(env.json(&["ls"]).as_array().unwrap().len(), 1);
         env.unmount();
     });
 }

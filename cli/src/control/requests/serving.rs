@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 use wasmfs_fs::mount::Options;
 
 use crate::control::place::Place;
@@ -28,9 +29,15 @@ impl Request for StatusRequest {
     }
 }
 
-/// Have the server replaced by what is on disk now.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Reload {}
+/// Have the server replaced by what is on disk now. Whatever the body is, it is not looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reload;
+
+impl<'de> Deserialize<'de> for Reload {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Reload, D::Error> {
+        IgnoredAny::deserialize(from).map(|_| Reload)
+    }
+}
 
 /// That a server lets go for its successor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,7 +54,7 @@ impl Request for Reload {
     const ABOUT: &'static str =
         "Has the server replaced by the program on disk. The same in every protocol.";
     const SHAPE: Shape = Shape {
-        request: "`{}`",
+        request: "",
         answer: "`pid` and `replacements` of the server that lets go, when it does",
     };
     const IN_EVERY_PROTOCOL: bool = true;
