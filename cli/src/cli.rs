@@ -20,7 +20,12 @@ pub struct Cli {
 
 const AFTER_HELP: &str =
     "Environment: WASMFS_STORE, WASMFS_MOUNT, and WASMFS_LOG (error, warn, info, debug).
-Exit status: 0 done, 1 failed, 2 partly done or a wrong command line; of `capture`, the command's.";
+Exit status: 0 done, 1 failed, 2 partly done or a wrong command line; that of `capture` is its host's.
+
+Examples:
+  wasmfs mount
+  wasmfs publish app.cwasm
+  ls ~/.cache/wasm-modules";
 
 #[derive(Subcommand, Debug)]
 enum Command {

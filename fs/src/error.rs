@@ -11,6 +11,7 @@ use fuser::Errno;
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message of a variant says what its fields are")]
 pub enum Error {
     /// No such name, or no such inode.
     #[error("no such name")]
@@ -89,7 +90,6 @@ pub enum Error {
         action: &'static str,
         /// On what.
         path: PathBuf,
-        /// The system's answer.
         #[source]
         source: io::Error,
     },

@@ -28,7 +28,7 @@ const XATTR_PREFIX: &str = "user.wasmfs.";
 /// What `stat` shows. Never changes for a file; for a directory only the time does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
-    /// The inode number.
+    /// The same in every process that ever serves the store.
     pub inode: Inode,
     /// What it is.
     pub kind: EntryKind,

@@ -11,6 +11,7 @@ mod error;
 mod fault;
 mod filesystem;
 mod fuse;
+mod heap;
 mod ipc;
 mod journal;
 pub mod mount;
@@ -22,6 +23,7 @@ pub use error::{Error, Result};
 pub use filesystem::{
     Attributes, CACHEDIR_TAG, CACHEDIR_TAG_INODE, Filesystem, NAME_MAX, RESERVED_INODE,
 };
+pub use heap::give_back_memory;
 pub use ipc::{KeeperStatus, close_on_exec, short_path};
 pub use serve::{Mount, Mounts, abort_on_panic, gc};
 pub use supervise::{Event, Handover, Plan, Worker, keep};

@@ -11,6 +11,7 @@ use crate::types::{InvalidKey, Key, Sha, Version};
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message of a variant says what its fields are")]
 pub enum Error {
     /// A system call on a file of the store failed.
     #[error("{action} {}", path.display())]
@@ -19,7 +20,6 @@ pub enum Error {
         action: &'static str,
         /// The file it was attempted on.
         path: PathBuf,
-        /// The system's answer.
         #[source]
         source: io::Error,
     },
@@ -40,7 +40,6 @@ pub enum Error {
     /// Another process owns the store.
     #[error("the store {} is in use by process {}", dir.display(), pid.map_or("(unknown)".to_string(), |p| p.to_string()))]
     InUse {
-        /// The store's directory.
         dir: PathBuf,
         /// The owner, if it has written its number yet.
         pid: Option<u32>,
@@ -51,25 +50,16 @@ pub enum Error {
     /// The directory holds something else.
     #[error("{} is not a wasmfs store: it holds {found:?} and no settings.json", dir.display())]
     NotAStore {
-        /// The directory.
         dir: PathBuf,
         /// One thing found in it.
         found: String,
     },
     /// The store belongs to somebody else.
     #[error("the store {} belongs to uid {owner}, not to uid {uid}", dir.display())]
-    WrongOwner {
-        /// The store's directory.
-        dir: PathBuf,
-        /// Whose it is.
-        owner: u32,
-        /// Who asked.
-        uid: u32,
-    },
+    WrongOwner { dir: PathBuf, owner: u32, uid: u32 },
     /// The store was written by a newer wasmfs.
     #[error("the store {} has format {found}; this wasmfs reads formats up to {supported}", dir.display())]
     NewerFormat {
-        /// The store's directory.
         dir: PathBuf,
         /// The format number in its settings.
         found: u64,
@@ -80,7 +70,6 @@ pub enum Error {
     #[error("{} is not valid", path.display())]
     #[strum(serialize = "invalid-settings")]
     Settings {
-        /// The settings file.
         path: PathBuf,
         /// Where and why.
         #[source]
@@ -106,7 +95,6 @@ pub enum Error {
     CannotStage {
         /// The directory of what is staged.
         dir: PathBuf,
-        /// The system's answer.
         #[source]
         source: io::Error,
     },
@@ -118,7 +106,6 @@ pub enum Error {
     UnfitStaged {
         /// Its name in `incoming/`, or its sha256.
         name: String,
-        /// What is wrong with it.
         reason: &'static str,
     },
     /// The bytes are not WebAssembly in binary form.
@@ -137,7 +124,6 @@ pub enum Error {
     #[error("{name:?} can't be an engine's alias: {rule}")]
     #[strum(serialize = "invalid-alias")]
     AliasName {
-        /// The name given.
         name: String,
         /// The rule it breaks.
         rule: &'static str,
@@ -153,7 +139,6 @@ pub enum Error {
     /// A key has no version of an engine.
     #[error("{key} has no version of engine {engine}")]
     NotOfEngine {
-        /// The key.
         key: Key,
         /// The engine's label.
         engine: String,
@@ -161,7 +146,6 @@ pub enum Error {
     /// What was compiled again is not the newest any more.
     #[error("{key} has a newer version, @{version}, of {} source", if *source_known { "another" } else { "unknown" })]
     Overtaken {
-        /// The key.
         key: Key,
         /// The newer version.
         version: Version,
@@ -183,7 +167,6 @@ pub enum Error {
     /// No such version of the key.
     #[error("{key} has no version {version}")]
     NoVersion {
-        /// The key.
         key: Key,
         /// The version asked for.
         version: Version,
@@ -194,7 +177,6 @@ pub enum Error {
     /// The disk has no room for the payload and a margin for the records.
     #[error("the disk of {} is full: {needed} bytes are needed, {available} are free", dir.display())]
     DiskFull {
-        /// The store's directory.
         dir: PathBuf,
         /// Bytes needed.
         needed: u64,
@@ -204,11 +186,9 @@ pub enum Error {
     /// A line of the history that was acknowledged can't be read.
     #[error("the history {} is damaged at byte {offset}: {reason}", path.display())]
     HistoryDamaged {
-        /// The history file.
         path: PathBuf,
         /// Where the first bad line starts.
         offset: u64,
-        /// What is wrong with it.
         reason: String,
     },
     /// An earlier write to the history failed in a way that leaves its end
@@ -231,7 +211,6 @@ pub enum Error {
     PayloadDamaged {
         /// The payload's whole sha256, in hexadecimal.
         sha256: String,
-        /// What was found.
         reason: String,
     },
 }

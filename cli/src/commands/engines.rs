@@ -19,6 +19,10 @@ use crate::ui::{Error, Outcome, warn_if_not_visible};
 ///
 /// ENGINE is an alias, a label, or the start of a fingerprint.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs engines
+  wasmfs engines alias prod wasmtime-48-x86_64-c6d3db11
+  wasmfs engines diff prod app.cwasm")]
 pub struct Args {
     #[command(subcommand)]
     action: Option<Action>,

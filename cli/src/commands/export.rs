@@ -14,9 +14,12 @@ use crate::ui::{Error, Outcome};
 
 /// Write the whole store to one file, as a backup or for another machine
 ///
-/// A tar file with the history and every payload; the store may be in use. `wasmfs import FILE` makes an empty
-/// store the same, to the byte, or adds what another store hasn't got.
+/// The file is a tar file with the history and every payload. The store may be in use. `wasmfs
+/// import FILE` makes an empty store the same to the byte, and adds what is missing to another.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs export backup.tar
+  wasmfs export - --zstd | ssh there wasmfs import -")]
 pub struct Args {
     /// The file, which must not exist; `-` is standard output
     file: PathBuf,

@@ -19,11 +19,14 @@ use crate::ui::{Error, Outcome};
 
 /// Give up versions that nobody needs, and free their space
 ///
-/// Superseded and removed versions, that is, and sources that only they were compiled from. What
-/// a process has open or mapped stays, and so do the newest version of each engine and what is
-/// pinned. Of what --keep and --older-than don't say, the policy in the store's settings decides,
-/// if there is one.
+/// These are versions that were superseded or removed, and the sources that only they were compiled
+/// from. What a process has open or mapped stays. The newest version of each engine stays, and so
+/// does what is pinned. Options that are not given default to `collect` in settings.json.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs gc --dry-run
+  wasmfs gc --keep 3 --older-than 30d
+  wasmfs gc --why app.cwasm@2")]
 pub struct Args {
     /// Keep this many versions of each key and engine, the newest included [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

@@ -13,13 +13,18 @@ use crate::ingest::scan::{self as import, Import, Imported};
 use crate::ui::output;
 use crate::ui::{Error, Outcome, print_failure, print_published, warn_if_not_visible};
 
-/// Take in an archive of `wasmfs export`, or the artifacts of an existing cache directory
+/// Publish the artifacts of a cache directory, or take in an archive of `wasmfs export`
 ///
-/// An empty store becomes what was exported, to the byte; to another is added what it hasn't got. Either
-/// can be given again if it was interrupted. Of a directory, each artifact becomes a key with its relative path; what is no artifact is left and listed. Symbolic
-/// links are not followed, and a file that changes while it is read is not taken, so that the
-/// application can go on using the directory. What the store has already is skipped.
+/// Of a directory, each artifact becomes a key with its relative path. What the store has already is
+/// skipped, and what is no artifact is left and listed. Symbolic links are not followed. A file that
+/// changes while it is read is not taken, so that an application can go on using the directory.
+///
+/// An archive makes an empty store what was exported, to the byte. To another store it adds what is
+/// missing. Both can be given again after an interruption.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs import ~/.cache/zellij --prefix zellij
+  wasmfs import backup.tar")]
 pub struct Args {
     /// The archive, or `-` for standard input; or the directory
     #[arg(value_name = "ARCHIVE|DIR")]

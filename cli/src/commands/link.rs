@@ -18,10 +18,13 @@ use crate::ui::output;
 
 /// Keep a writable directory of symbolic links into the mount
 ///
-/// For hosts that write into their cache on a miss, or look for X.wasm beside
-/// X.cwasm. Run it again after publishing or removing keys. It replaces and
-/// removes only links that lead into the mount, never a file.
+/// It is for hosts that write into their cache on a miss, or look for X.wasm beside X.cwasm. Run it
+/// again after publishing or removing keys. It replaces and removes only links that lead into the
+/// mount, never a file.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs link ~/.cache/app --engine dev
+  wasmfs link ~/.cache/zellij-linked zellij")]
 pub struct Args {
     /// The directory, made if it is missing
     dir: PathBuf,

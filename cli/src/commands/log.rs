@@ -15,6 +15,9 @@ const LATEST: usize = 100;
 
 /// Show the versions of a key, or the last 100 of the store, newest first
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs log
+  wasmfs log app.cwasm")]
 pub struct Args {
     key: Option<Key>,
     /// Print JSON

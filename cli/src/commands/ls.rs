@@ -11,6 +11,9 @@ use crate::ui::output;
 
 /// List keys, with what their plain names serve
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs ls
+  wasmfs ls zellij/ --json")]
 pub struct Args {
     /// Only keys whose names start with this
     #[arg(default_value = "", hide_default_value = true)]

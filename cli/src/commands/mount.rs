@@ -14,6 +14,10 @@ use crate::ui::{Error, Outcome, is_ending, was_lost};
 
 /// Mount the store, and serve it in the background
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs mount
+  wasmfs mount /srv/modules --allow-other
+  wasmfs mount --in-memory=2G")]
 pub struct Args {
     #[command(flatten)]
     mount: MountArg,

@@ -12,6 +12,8 @@ use crate::ui::{Error, Outcome};
 
 /// Protect a version from `wasmfs gc`, whatever is published over it
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs pin app.cwasm@2")]
 pub struct PinArgs {
     #[command(flatten)]
     of: Of,
@@ -19,6 +21,8 @@ pub struct PinArgs {
 
 /// Let `wasmfs gc` have a version that was pinned
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs unpin app.cwasm@2")]
 pub struct UnpinArgs {
     #[command(flatten)]
     of: Of,

@@ -18,9 +18,13 @@ use crate::ui::{Error, Failure, Outcome, print_failure, print_published, warn_if
 
 /// Publish artifacts; .wasm and .wat files are compiled first
 ///
-/// Takes what any wasmtime compiled as it is. Several files are one batch: one
-/// bad file is reported, the rest go in, and the exit status is 2.
+/// An artifact of any wasmtime is taken as it is. Of several files, those that can be published are.
+/// The others are reported, and the exit status is 2.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs publish app.cwasm
+  wasmfs publish *.wasm --prefix zellij/0.43
+  wasmfs publish app.wasm --with wasmtime -- -O opt-level=2")]
 pub struct Args {
     /// The files; `-` is standard input, and needs --key
     #[arg(value_name = "FILE")]

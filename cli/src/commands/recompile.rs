@@ -19,8 +19,12 @@ use crate::ui::{Error, Failure, Outcome, print_failure, warn_if_not_visible};
 /// Compile keys again from their sources, for another wasmtime
 ///
 /// The sources are those that `publish` kept. Plain names stay with their engine until `wasmfs
-/// default`, or move with --default: then all of them or, if one can't be compiled, none.
+/// default` moves them. With --default they move at once: all of them, or none if one key can't be
+/// compiled.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs recompile --all --with /opt/wasmtime-48/wasmtime
+  wasmfs recompile app.cwasm --compiler winch")]
 pub struct Args {
     /// The keys
     #[arg(required_unless_present = "all", value_name = "KEY")]

@@ -9,8 +9,10 @@ use crate::control::requests::Reload;
 use crate::ui::output;
 use crate::ui::{Error, Outcome};
 
-/// Replace the running server by the wasmfs that is on disk now; hosts don't notice
+/// Replace the running server by the wasmfs that is on disk now, under running hosts
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs reload")]
 pub struct Args {}
 
 pub fn run(store: &Path, _: Args) -> Result<Outcome> {

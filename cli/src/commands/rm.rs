@@ -12,9 +12,12 @@ use crate::ui::{Outcome, warn_if_not_visible};
 
 /// Take away the names of a key, or of one of its versions
 ///
-/// Whoever has it open or mapped keeps it. `wasmfs rollback KEY VERSION`
-/// brings a removed version back.
+/// Whoever has the file open or mapped keeps it. `wasmfs rollback KEY VERSION` brings a removed
+/// version back.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs rm app.cwasm
+  wasmfs rm app.cwasm@2")]
 pub struct Args {
     #[arg(value_name = "KEY[@VERSION]")]
     of: KeyVersion,

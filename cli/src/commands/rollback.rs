@@ -12,6 +12,9 @@ use crate::ui::{Outcome, print_published, warn_if_not_visible};
 
 /// Publish an earlier version of a key again, as a new version
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs rollback app.cwasm
+  wasmfs rollback app.cwasm 2")]
 pub struct Args {
     key: Key,
     /// The version to bring back [default: the one before what the plain name serves]

@@ -12,6 +12,9 @@ use crate::ui::output;
 
 /// Show one version, or the one that a key's plain name serves
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs show app.cwasm
+  wasmfs show app.cwasm@2 --json")]
 pub struct Args {
     #[arg(value_name = "KEY[@VERSION]")]
     of: KeyVersion,

@@ -14,6 +14,9 @@ use crate::ui::output;
 
 /// Show who serves the store, and where it is mounted
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs status
+  wasmfs status --json")]
 pub struct Args {
     /// Print JSON
     #[arg(long)]

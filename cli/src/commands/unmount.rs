@@ -17,8 +17,11 @@ use crate::ui::{Outcome, print_error};
 /// How long the server may take to close the store.
 const SERVER_END_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Unmount; refuses while processes use the mount
+/// Unmount the store; refuses while processes use the mount
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs unmount
+  wasmfs unmount --lazy")]
 pub struct Args {
     #[command(flatten)]
     mount: MountArg,

@@ -16,10 +16,14 @@ use crate::ui::{Error, Failure, Outcome};
 
 /// Check the whole store: history, catalogue, and every byte
 ///
-/// Works beside a mount, and leaves its hosts half of the disk. --repair needs the store unmounted. It deletes
-/// nothing: a catalogue is rebuilt from the history, what is damaged is moved aside, and what only a
-/// backup can bring back is named. Exit status: 0 sound or repaired, 1 damaged, 2 repaired but for what is lost.
+/// It works beside a mount, and leaves hosts half of the disk. --repair needs the store unmounted,
+/// and deletes nothing: it rebuilds the catalogue from the history, moves what is damaged aside, and
+/// names what only a backup can bring back. The exit status is 0 for sound or repaired, 1 for
+/// damaged, 2 for repaired except for what is lost.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  wasmfs verify
+  wasmfs verify --repair")]
 pub struct Args {
     /// Repair what can be repaired
     #[arg(long)]

@@ -16,7 +16,6 @@ pub enum Place<'a> {
 }
 
 impl Place<'_> {
-    /// The store.
     pub fn store(&self) -> &Store {
         match self {
             Place::Opened(store) => store,
@@ -24,7 +23,6 @@ impl Place<'_> {
         }
     }
 
-    /// The server.
     pub fn server(&self) -> Result<&Serving> {
         match self {
             Place::Opened(store) => Err(Error::NotServing(store.dir().to_owned()).into()),

@@ -74,7 +74,6 @@ pub trait Request: Serialize + DeserializeOwned + Send + 'static {
 pub struct Shape {
     /// The query or the JSON body.
     pub request: &'static str,
-    /// The answer.
     pub answer: &'static str,
 }
 

@@ -24,7 +24,6 @@ impl Serving {
         Serving { worker, since, reload: Mutex::default() }
     }
 
-    /// The worker.
     pub fn worker(&self) -> &Worker {
         &self.worker
     }

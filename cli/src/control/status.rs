@@ -32,7 +32,6 @@ pub struct Status {
 /// The keeper.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeeperStatus {
-    /// Its process.
     pub pid: u32,
     /// The version of wasmfs it runs.
     pub version: String,
@@ -45,7 +44,6 @@ pub struct KeeperStatus {
 /// The worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WorkerStatus {
-    /// Its process.
     pub pid: u32,
     /// The version of wasmfs it runs.
     pub version: String,

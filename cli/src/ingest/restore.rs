@@ -38,7 +38,6 @@ pub struct Restored {
     pub unchanged: usize,
     /// Versions that are older than what it has.
     pub older: usize,
-    /// What could not be added.
     pub failed: Vec<NotAdded>,
     /// Names of engines that mean other engines here.
     pub aliases_left: Vec<String>,
@@ -49,15 +48,11 @@ pub struct Restored {
 /// A version that could not be added.
 #[derive(Serialize)]
 pub struct NotAdded {
-    /// The key.
     pub key: Key,
     /// Its version in the archive.
     pub version: Version,
-    /// The error's code.
     pub code: String,
-    /// Why.
     pub error: String,
-    /// What to do next.
     pub hint: Option<String>,
 }
 

@@ -32,7 +32,6 @@ const BUFFER: usize = 256 << 10;
 
 /// What to take in.
 pub struct Import<'a> {
-    /// The directory.
     pub dir: &'a Path,
     /// A directory that the keys go under.
     pub prefix: Option<&'a Key>,
@@ -60,10 +59,8 @@ pub struct Imported {
 /// A file that the store has now.
 #[derive(Serialize)]
 pub struct Taken {
-    /// Its path.
     #[serde(rename = "file", serialize_with = "output::path")]
     pub path: PathBuf,
-    /// Its key.
     pub key: Key,
     /// The label of the engine that compiled it.
     pub engine: String,
@@ -78,24 +75,18 @@ pub struct Taken {
 /// A file that stays what it was.
 #[derive(Serialize)]
 pub struct Left {
-    /// Its path.
     #[serde(rename = "file", serialize_with = "output::path")]
     pub path: PathBuf,
-    /// Why.
     pub reason: String,
 }
 
 /// An artifact that could not be taken.
 #[derive(Serialize)]
 pub struct Failed {
-    /// Its path.
     #[serde(rename = "file", serialize_with = "output::path")]
     pub path: PathBuf,
-    /// The error's code.
     pub code: String,
-    /// Why.
     pub error: String,
-    /// What to do next.
     pub hint: Option<String>,
 }
 

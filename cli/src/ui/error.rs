@@ -31,9 +31,7 @@ pub enum Error {
     /// A directory to import can't be read.
     #[error("{} can't be read", dir.display())]
     UnreadableDirectory {
-        /// The directory.
         dir: PathBuf,
-        /// The system's answer.
         #[source]
         source: io::Error,
     },
@@ -66,34 +64,24 @@ pub enum Error {
     /// What `--with` names can't be run.
     #[error("{} can't be run", path.display())]
     CannotRunCompiler {
-        /// The program.
         path: PathBuf,
-        /// The system's answer.
         #[source]
         source: io::Error,
     },
     /// What `--with` names is no wasmtime.
     #[error("{} --version doesn't say what it is ({status}){said}", path.display())]
     NotACompiler {
-        /// The program.
         path: PathBuf,
-        /// How it ended.
         status: ExitStatus,
         /// What it said, after a colon.
         said: String,
     },
     /// A compiler that ended with an error.
     #[error("{} compile failed ({status})", path.display())]
-    CompilerFailed {
-        /// The program.
-        path: PathBuf,
-        /// How it ended.
-        status: ExitStatus,
-    },
+    CompilerFailed { path: PathBuf, status: ExitStatus },
     /// A compiler that ended well and wrote nothing.
     #[error("{} compile wrote no artifact", path.display())]
     CompilerWroteNothing {
-        /// The program.
         path: PathBuf,
         /// What opening it gave.
         #[source]
@@ -110,12 +98,7 @@ pub enum Error {
     NoNamespace(String),
     /// A version that is not pinned was to be unpinned.
     #[error("{key}@{version} was not pinned")]
-    NotPinned {
-        /// The key.
-        key: Key,
-        /// The version.
-        version: Version,
-    },
+    NotPinned { key: Key, version: Version },
     /// A lookup of some process holds up collection.
     #[error("a lookup in the mount is not answered, so that nobody knows what is in use")]
     LookupUnanswered,
@@ -129,12 +112,7 @@ pub enum Error {
     MountedDifferently(PathBuf),
     /// The keeper ended before its mount was served, and said nothing.
     #[error("the keeper ended before it was ready ({status})")]
-    KeeperEnded {
-        /// How it ended.
-        status: ExitStatus,
-        /// Its log.
-        log: PathBuf,
-    },
+    KeeperEnded { status: ExitStatus, log: PathBuf },
     /// Nobody serves the store.
     #[error("nobody serves the store {}", .0.display())]
     NotServing(PathBuf),
@@ -155,7 +133,6 @@ pub enum Error {
     ServerSilent {
         /// How long it was waited for.
         seconds: u64,
-        /// Its log.
         log: PathBuf,
     },
     /// Command and server speak other protocols.
@@ -174,7 +151,6 @@ pub enum Error {
     Malformed {
         /// Request or answer.
         what: &'static str,
-        /// Why.
         reason: String,
     },
     /// A request of too many items or bytes.

@@ -23,7 +23,6 @@ pub struct Failure {
     pub code: String,
     /// What went wrong, causes included.
     pub message: String,
-    /// What to do next.
     pub hint: Option<String>,
     /// Whether the command line was wrong, rather than the world.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -34,7 +34,7 @@ pub(crate) const MAX_DESCRIPTORS: usize = 64;
 /// What a keeper says of itself, for `status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KeeperStatus {
-    /// Its process.
+    /// As the kernel numbers processes in the keeper's namespace.
     pub pid: u32,
     /// The version of wasmfs it runs.
     pub version: String,

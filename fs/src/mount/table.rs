@@ -13,7 +13,7 @@ pub const FS_TYPE: &str = "fuse.wasmfs";
 /// What is mounted at a path, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
-    /// Where.
+    /// The path, with mountinfo's escapes undone.
     pub mount_point: PathBuf,
     /// The file system type.
     pub fs_type: String,

@@ -12,7 +12,7 @@ use wasmfs_store::Inode;
 /// A process that uses a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountUser {
-    /// The process.
+    /// The process that has it, in this process's namespace.
     pub pid: u32,
     /// Its command name.
     pub command: String,

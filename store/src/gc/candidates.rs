@@ -32,13 +32,13 @@ pub enum Fate {
 /// A version, and what becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// The key.
+    /// The name that it was published under.
     pub key: Key,
-    /// Its number.
+    /// Counted for its key; collected numbers are never given again.
     pub version: Version,
-    /// Its inode number.
+    /// What the kernel is asked by, whether anybody uses it.
     pub inode: Inode,
-    /// Its payload.
+    /// Of its bytes; several versions may share them.
     pub sha256: Sha,
     /// The payload's size in bytes.
     pub size: u64,

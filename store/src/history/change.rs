@@ -48,9 +48,7 @@ pub(crate) enum Change {
     },
     /// An engine got another name in the mount.
     Alias {
-        /// The name.
         name: String,
-        /// The engine's number.
         engine: EngineNumber,
         /// The inode number of the symbolic link.
         inode: Inode,
@@ -60,16 +58,13 @@ pub(crate) enum Change {
     },
     /// Such a name was taken away.
     Unalias {
-        /// The name.
         name: String,
         /// The engine that had it.
         engine: EngineNumber,
     },
     /// The bytes of an artifact, or of a source, are durable.
     Payload {
-        /// Its sha256.
         sha256: Sha,
-        /// Its size in bytes.
         size: u64,
         /// Module or component, compiled or not.
         kind: ArtifactKind,
@@ -81,15 +76,11 @@ pub(crate) enum Change {
     },
     /// A version of a key.
     Publish {
-        /// The key.
         key: String,
-        /// The version number.
         version: Version,
         /// The version's inode number.
         inode: Inode,
-        /// The payload.
         sha256: Sha,
-        /// The engine's number.
         engine: EngineNumber,
         /// Whether the plain name moves to this engine.
         default: bool,
@@ -102,9 +93,7 @@ pub(crate) enum Change {
     },
     /// Where the bytes of a version come from, as far as it is known.
     Origin {
-        /// The key.
         key: String,
-        /// The version number.
         version: Version,
         /// The payload that is the WebAssembly it was compiled from.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,7 +104,6 @@ pub(crate) enum Change {
     },
     /// Names were taken away.
     Remove {
-        /// The key.
         key: String,
         /// One version, or all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,26 +111,14 @@ pub(crate) enum Change {
     },
     /// Plain names moved to another engine.
     Default {
-        /// The keys.
         #[serde(alias = "key", deserialize_with = "one_or_many")]
         keys: Vec<String>,
-        /// The engine's number.
         engine: EngineNumber,
     },
     /// A version was protected from collection.
-    Pin {
-        /// The key.
-        key: String,
-        /// The version number.
-        version: Version,
-    },
+    Pin { key: String, version: Version },
     /// It isn't any more.
-    Unpin {
-        /// The key.
-        key: String,
-        /// The version number.
-        version: Version,
-    },
+    Unpin { key: String, version: Version },
     /// What nobody needs any more was given up.
     Collect {
         /// Versions: names, numbers, and all.
@@ -162,20 +138,13 @@ pub(crate) enum Change {
     },
     /// In a snapshot: a directory.
     Directory {
-        /// The directory.
         #[serde(flatten)]
         directory: NewDirectory,
     },
     /// In a snapshot: a symbolic link that was made at the line's time.
-    Link {
-        /// Its inode number.
-        inode: Inode,
-        /// What it says.
-        target: String,
-    },
+    Link { inode: Inode, target: String },
     /// In a snapshot: a key. Its versions follow.
     Key {
-        /// The key.
         key: String,
         /// The engine that the plain name serves.
         default: EngineNumber,
@@ -184,17 +153,12 @@ pub(crate) enum Change {
     },
     /// In a snapshot: a version that was published at the line's time.
     Version {
-        /// The key.
         key: String,
-        /// The version number.
         version: Version,
-        /// Its inode number.
         inode: Inode,
-        /// The payload.
         sha256: Sha,
         /// The payload's size in bytes.
         size: u64,
-        /// The engine's number.
         engine: EngineNumber,
         /// The version whose payload a rollback brought back.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -233,11 +197,8 @@ pub(crate) enum Blocks {
 /// A version that was given up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CollectedVersion {
-    /// The key.
     pub key: String,
-    /// The version number.
     pub version: Version,
-    /// Its inode number.
     pub inode: Inode,
 }
 

@@ -27,7 +27,7 @@ pub enum FindingKind {
 pub struct Finding {
     /// What is wrong.
     pub kind: FindingKind,
-    /// Where.
+    /// A path under the store's directory, or a part of the catalogue.
     pub place: String,
     /// What was found there.
     pub detail: String,

@@ -80,7 +80,7 @@ impl Store {
         distrust(dir);
     }
 
-    /// The store's directory.
+    /// The store's directory, as it was given when the store was opened.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

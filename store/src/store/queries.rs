@@ -14,7 +14,7 @@ use crate::types::{EngineNumber, Inode, Key, Sequence, Sha, Version, View};
 /// A version of a key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VersionInfo {
-    /// The key.
+    /// The name that it was published under.
     pub key: Key,
     /// Its number, from 1 for each key.
     pub version: Version,
@@ -60,7 +60,7 @@ pub struct VersionInfo {
 /// A key with at least one version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KeyInfo {
-    /// The key.
+    /// Its name, as hosts open it under the mount.
     pub key: Key,
     /// The label of the engine that the plain name serves.
     pub default_engine: String,

@@ -15,7 +15,7 @@ use crate::types::{Key, Version};
 /// What came of a removal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removed {
-    /// The key.
+    /// The key whose names were taken away.
     pub key: Key,
     /// The versions whose names are gone.
     pub versions: Vec<Version>,

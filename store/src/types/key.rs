@@ -31,7 +31,7 @@ pub struct Key(String);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} can't be a key: {rule}")]
 pub struct InvalidKey {
-    /// The name given.
+    /// The text that was given; what is not UTF-8 shows as U+FFFD.
     pub name: String,
     /// The rule it breaks.
     #[source]

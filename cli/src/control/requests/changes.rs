@@ -24,7 +24,6 @@ fn committed<T>((outcome, visible): (T, bool)) -> Committed<T> {
 /// A key, and a version of it where that matters.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VersionOf {
-    /// The key.
     pub key: Key,
     /// The version; nothing for all of them, or for the one that is meant by itself.
     #[serde(default)]
@@ -77,7 +76,6 @@ pub struct SetDefault {
     /// The keys, or every key.
     #[serde(default)]
     pub keys: Option<Vec<Key>>,
-    /// The engine.
     pub engine: String,
 }
 
@@ -104,9 +102,7 @@ impl Request for SetDefault {
 /// Protect a version from collection, or not any more.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Pin {
-    /// The key.
     pub key: Key,
-    /// The version.
     pub version: Version,
     /// Whether it is protected.
     pub pinned: bool,
@@ -154,20 +150,11 @@ impl Request for Pin {
 #[serde(tag = "do", rename_all = "lowercase")]
 pub enum Alias {
     /// Give one to an engine.
-    Set {
-        /// The name.
-        name: String,
-        /// The engine.
-        engine: String,
-    },
+    Set { name: String, engine: String },
     /// Take one away.
-    Remove {
-        /// The name.
-        name: String,
-    },
+    Remove { name: String },
     /// Give one to the engine that an artifact was compiled by.
     Learn {
-        /// The name.
         name: String,
         /// The artifact's section `.wasmtime.engine`.
         section: Vec<u8>,

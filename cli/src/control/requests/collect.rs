@@ -99,7 +99,6 @@ impl Request for Tidy {
 /// What keeps each version of a key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Fates {
-    /// The key.
     pub key: Key,
     /// How many versions stay.
     #[serde(default)]

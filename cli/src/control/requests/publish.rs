@@ -4,6 +4,7 @@ use std::io::Read;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use wasmfs_fs::give_back_memory;
 use wasmfs_store::{MAX_INLINE_TOTAL, Publish, Published};
 
 use crate::control::place::Place;
@@ -12,6 +13,9 @@ use crate::ui::{Error, Failure};
 
 /// The most artifacts that are published with one commit, unless all must go in together.
 pub const MAX_BATCH: usize = 2000;
+
+/// A batch of so many takes memory that is worth giving back.
+const LARGE: usize = 100;
 
 /// Publish with one commit what was staged in the store's `incoming/`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,7 +71,11 @@ impl Request for Publishing {
 
     fn handle(self, place: &Place<'_>) -> Result<Outcomes> {
         let Publishing { items, together } = self;
+        let is_large = items.len() >= LARGE;
         let (results, visible) = place.commit(|store| store.publish(items, together))?;
+        if is_large {
+            give_back_memory();
+        }
         let results = results.into_iter().map(|r| r.map_err(|e| Failure::of(&e.into()))).collect();
         Ok(Outcomes { results, visible })
     }

@@ -43,7 +43,6 @@ impl Request for Keys {
 /// One key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeyOf {
-    /// Its name.
     pub key: Key,
 }
 
@@ -62,7 +61,6 @@ impl Request for KeyOf {
 /// The versions of a key, removed ones included.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Versions {
-    /// The key.
     pub key: Key,
     /// The version that they come before.
     #[serde(default)]
@@ -91,9 +89,7 @@ impl Request for Versions {
 /// One version of a key, or the one that its plain name serves.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VersionAt {
-    /// The key.
     pub key: Key,
-    /// The version.
     #[serde(default)]
     pub version: Option<Version>,
 }
@@ -180,7 +176,6 @@ impl Request for Engine {
 /// Part of a payload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Payload {
-    /// Its sha256.
     pub sha256: Sha,
     /// Where the part begins, in bytes.
     #[serde(default)]
@@ -203,7 +198,6 @@ impl Request for Payload {
 /// The versions that have a payload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Users {
-    /// Its sha256.
     pub sha256: Sha,
 }
 

@@ -42,7 +42,6 @@ impl<'de> Deserialize<'de> for Reload {
 /// That a server lets go for its successor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Reloading {
-    /// Its process.
     pub pid: u32,
     /// How many came before it.
     pub replacements: u64,

@@ -113,7 +113,6 @@ pub struct LinkRecord {
 /// What another name of an engine means now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AliasRecord {
-    /// The engine.
     pub engine: EngineNumber,
     /// The inode number of the symbolic link.
     pub inode: Inode,
@@ -133,11 +132,11 @@ pub struct DirectoryRecord {
 /// One publish of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionRecord {
-    /// The key.
+    /// The name that it was published under, from [`Key`](crate::Key).
     pub key: String,
     /// The version number, from 1 for each key.
     pub version: Version,
-    /// The payload.
+    /// The sha256 of its bytes, by which they are found.
     pub sha256: Sha,
     /// The payload's size in bytes.
     pub size: u64,
@@ -174,7 +173,6 @@ pub(crate) struct EngineRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "StoredPayload", into = "StoredPayload")]
 pub(crate) struct PayloadRecord {
-    /// Its size in bytes.
     pub size: u64,
     /// Module or component, compiled or not.
     pub kind: ArtifactKind,

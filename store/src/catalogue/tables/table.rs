@@ -144,7 +144,6 @@ impl<K: KeyLayout, V: ValueLayout> Row<K, V> {
         Row { key, value, layout: PhantomData }
     }
 
-    /// The key.
     pub(crate) fn key(&self) -> Result<K::Owned> {
         K::read(self.key.get(1..).unwrap_or_default())
             .ok_or_else(|| Error::Inconsistent("a key of the catalogue can't be read".into()))
