@@ -3,6 +3,7 @@
 
 mod control;
 mod help;
+mod json;
 mod link;
 mod mount;
 mod printed;
