@@ -20,7 +20,8 @@ pub struct Cli {
 
 const AFTER_HELP: &str =
     "Environment: WASMFS_STORE, WASMFS_MOUNT, and WASMFS_LOG (error, warn, info, debug).
-Exit status: 0 done, 1 failed, 2 partly done or a wrong command line; that of `capture` is its host's.
+Exit status: 0 done, 1 failed, 2 partly done or a wrong command line.
+`capture` exits with the status of its host, and `verify` says more in its own help.
 
 Examples:
   wasmfs mount

@@ -14,25 +14,25 @@ use fuser::Errno;
 #[allow(missing_docs, reason = "the message of a variant says what its fields are")]
 pub enum Error {
     /// No such name, or no such inode.
-    #[error("no such name")]
+    #[error("there is no such file")]
     NotFound,
     /// A version that is being given up: not found, but not yet for good either.
-    #[error("it is just being collected")]
+    #[error("the version is being collected")]
     Hidden,
     /// A file where a directory was expected.
-    #[error("not a directory")]
+    #[error("it is not a directory")]
     NotADirectory,
     /// A directory where a file was expected.
-    #[error("is a directory")]
+    #[error("it is a directory")]
     IsADirectory,
     /// A file or directory where a symbolic link was expected.
-    #[error("not a symbolic link")]
+    #[error("it is not a symbolic link")]
     NotALink,
     /// A name over 255 bytes.
     #[error("the name is too long")]
     NameTooLong,
     /// No such extended attribute.
-    #[error("no such extended attribute")]
+    #[error("there is no such extended attribute")]
     NoAttribute,
     /// The store can't answer.
     #[error(transparent)]
@@ -55,7 +55,7 @@ pub enum Error {
     #[error("the store is mounted at {} already", .0.display())]
     MountedElsewhere(PathBuf),
     /// The server is about to end.
-    #[error("the server of the store is just ending")]
+    #[error("the server of the store is shutting down")]
     #[strum(serialize = "server-ending")]
     Ending,
     /// Nothing of ours is mounted there.
@@ -65,10 +65,10 @@ pub enum Error {
     #[error("/etc/fuse.conf doesn't let ordinary users mount with --allow-other")]
     AllowOtherForbidden,
     /// FUSE passthrough can't be had, for this reason.
-    #[error("files can't be passed through: {0}")]
+    #[error("passthrough is not possible: {0}")]
     NoPassthrough(String),
     /// The keeper is of an older wasmfs and can't make such a mount.
-    #[error("the running keeper is of an older wasmfs, which can't mount in this way")]
+    #[error("the running keeper is of an older release, which doesn't know these mount options")]
     OldKeeper,
     /// Somebody still uses the mount.
     #[error("{} is busy", .0.display())]
@@ -94,11 +94,11 @@ pub enum Error {
         source: io::Error,
     },
     /// The kernel and fuser could not agree.
-    #[error("starting to serve the mount")]
+    #[error("the mount can't be served")]
     #[strum(serialize = "session-failed")]
     Session(#[source] io::Error),
     /// This build would have agreed with the kernel on something else.
-    #[error("this wasmfs would negotiate the mount differently: FUSE_INIT's {0} differ")]
+    #[error("this wasmfs can't take over the mount: it would negotiate other {0} with the kernel")]
     OtherAgreement(&'static str),
     /// Keeper and worker don't understand each other.
     #[error("the channel between keeper and worker failed")]
@@ -111,7 +111,7 @@ pub enum Error {
     #[error("another reload is under way")]
     Reloading,
     /// Replacing a worker could cost a host its request.
-    #[error("this kernel can't send a request again that is being answered (Linux 6.9 can)")]
+    #[error("a reload needs Linux 6.9: this kernel can't send a request in flight again")]
     NoResend,
     /// A worker ended before it was ready, without a word.
     #[error("the worker ended before it was ready ({0})")]

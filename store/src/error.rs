@@ -32,7 +32,7 @@ pub enum Error {
     #[strum(serialize = "unwritable-output")]
     Output(#[source] io::Error),
     /// What should be an archive of a store is not, or not all of one.
-    #[error("this is no whole archive of a store: {0}")]
+    #[error("this is not a complete archive of a store: {0}")]
     NotAnArchive(String),
     /// A store that should be empty has something in it.
     #[error("the store {} is not empty", .0.display())]
@@ -99,10 +99,10 @@ pub enum Error {
         source: io::Error,
     },
     /// What was staged is not there any more.
-    #[error("what was staged as {0} is gone")]
+    #[error("the staged file {0} is gone")]
     StagedGone(String),
     /// What was staged is not what it was said to be.
-    #[error("what was staged as {name} can't be published: {reason}")]
+    #[error("the staged artifact {name} can't be published: {reason}")]
     UnfitStaged {
         /// Its name in `incoming/`, or its sha256.
         name: String,
@@ -129,7 +129,7 @@ pub enum Error {
         rule: &'static str,
     },
     /// The artifact is of another engine than it should be.
-    #[error("it is not of engine {wanted}: {}", in_words(differences, wanted))]
+    #[error("it was compiled by another engine than {wanted}: {}", in_words(differences, wanted))]
     OtherEngine {
         /// The engine it should be of, as it was named.
         wanted: String,
@@ -144,7 +144,7 @@ pub enum Error {
         engine: String,
     },
     /// What was compiled again is not the newest any more.
-    #[error("{key} has a newer version, @{version}, of {} source", if *source_known { "another" } else { "unknown" })]
+    #[error("not published: {key}@{version}, of {} source, is newer than what was recompiled", if *source_known { "another" } else { "unknown" })]
     Overtaken {
         key: Key,
         /// The newer version.
@@ -161,8 +161,14 @@ pub enum Error {
     /// No such key, or nothing of it is left.
     #[error("there is no key {0}")]
     NoKey(Key),
+    /// The key had versions, and all of them were removed.
+    #[error("{0} was removed")]
+    KeyRemoved(Key),
+    /// The version is removed already.
+    #[error("{key}@{version} was removed already")]
+    VersionRemoved { key: Key, version: Version },
     /// The key has versions, but none that its plain name serves.
-    #[error("nothing is served at {0}: its default engine has no version left")]
+    #[error("{0} leads to no version: its default engine has none left")]
     NotServed(Key),
     /// No such version of the key.
     #[error("{key} has no version {version}")]
@@ -172,7 +178,7 @@ pub enum Error {
         version: Version,
     },
     /// A rollback with nothing to roll back to.
-    #[error("{0} has no earlier version to go back to")]
+    #[error("{0} has no version of the same engine before the one that its plain name leads to")]
     NoEarlierVersion(Key),
     /// The disk has no room for the payload and a margin for the records.
     #[error("the disk of {} is full: {needed} bytes are needed, {available} are free", dir.display())]
@@ -193,10 +199,12 @@ pub enum Error {
     },
     /// An earlier write to the history failed in a way that leaves its end
     /// uncertain; reading goes on, writing needs a reopen.
-    #[error("the history can't be written since an earlier error; the store must be reopened")]
+    #[error(
+        "the history could not be written, and takes no more changes until the store is reopened"
+    )]
     HistoryPoisoned,
     /// The catalogue failed, and could not be opened again yet.
-    #[error("the catalogue failed, and can't be opened again at the moment")]
+    #[error("the catalogue failed, and can't be opened again yet")]
     NoCatalogue,
     /// The database under the catalogue failed.
     #[error("the catalogue failed")]

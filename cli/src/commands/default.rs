@@ -42,8 +42,9 @@ pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
         }
         (false, true) => {
             return Err(Error::usage(
-                "no key is named",
-                format!("`wasmfs default KEY {engine}`, or `wasmfs default --all {engine}`"),
+                "name the keys, and then the engine",
+                "`wasmfs default KEY... ENGINE`, or `wasmfs default --all ENGINE`; `wasmfs engines` \
+                 lists the engines",
             )
             .into());
         }
@@ -56,12 +57,12 @@ pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
         output::json(&answer)?;
     } else {
         if let [key] = &moved.moved[..] {
-            output::line(format_args!("{key} is served by {}", moved.engine))?;
+            output::line(format_args!("{key} now leads to {}", moved.engine))?;
         } else {
             let (moved, unchanged) = (moved.moved.len(), moved.unchanged);
             let engine = &answer.outcome.engine;
             output::line(format_args!(
-                "{moved} plain names moved to {engine}, {unchanged} were its own"
+                "{moved} plain names moved to {engine}, {unchanged} led to it already"
             ))?;
         }
         for key in &moved.lacking {

@@ -33,14 +33,32 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Action {
-    /// Give an engine a name of your own, or move that name to it
-    Alias { name: String, engine: String },
-    /// Take such a name away
-    Unalias { name: String },
-    /// Name the engine that compiled a file, which is not published
-    Learn { name: String, file: PathBuf },
-    /// Say how two engines differ; either can be a compiled file
-    Diff { left: String, right: String },
+    /// Give an alias to an engine, or move it there
+    Alias {
+        /// A name of your own
+        name: String,
+        /// An alias, a label, or the start of a fingerprint
+        engine: String,
+    },
+    /// Remove an alias
+    Unalias {
+        /// The alias
+        name: String,
+    },
+    /// Give an alias to the engine that compiled a file; the file is not published
+    Learn {
+        /// A name of your own
+        name: String,
+        /// A compiled file
+        file: PathBuf,
+    },
+    /// Say how two engines differ
+    Diff {
+        /// An engine, or a compiled file
+        left: String,
+        /// An engine, or a compiled file
+        right: String,
+    },
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
@@ -66,10 +84,10 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         let Committed { outcome: EngineInfo { label, .. }, .. } = &answer;
         match &alias {
             Alias::Set { name, .. } | Alias::Learn { name, .. } => {
-                output::line(format_args!("{name} is {label}"))?;
+                output::line(format_args!("{name} is now an alias of {label}"))?;
             }
             Alias::Remove { name } => {
-                output::line(format_args!("{label} is not called {name} any more"))?;
+                output::line(format_args!("{name} is no alias of {label} any more"))?;
             }
         }
     }
@@ -111,13 +129,13 @@ fn title(engine: &EngineInfo) -> String {
 /// The settings that somebody asked for.
 fn unusual(engine: &EngineInfo) -> String {
     let Some(settings) = &engine.engine.settings else {
-        return "settings unknown: the layout of this version's is not known here".into();
+        return "settings unknown: this wasmfs doesn't know this version's layout".into();
     };
     let unusual = settings.iter().filter(|setting| setting.is_unusual());
     let unusual: Vec<_> = unusual.map(|s| format!("{} {}", s.words(), s.value)).collect();
     match unusual.is_empty() {
-        true => "settings as this version has them by itself".into(),
-        false => format!("not as this version has them by itself: {}", unusual.join(", ")),
+        true => "the default settings of this version".into(),
+        false => format!("differs from the defaults of this version: {}", unusual.join(", ")),
     }
 }
 

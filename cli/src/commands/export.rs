@@ -15,7 +15,7 @@ use crate::ui::{Error, Outcome};
 /// Write the whole store to one file, as a backup or for another machine
 ///
 /// The file is a tar file with the history and every payload. The store may be in use. `wasmfs
-/// import FILE` makes an empty store the same to the byte, and adds what is missing to another.
+/// import FILE` makes an empty store an exact copy, and adds to any other store what it lacks.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs export backup.tar

@@ -17,11 +17,12 @@ use crate::control::requests::{AskedPolicy, Collect, Fates, Tidy, Users, Version
 use crate::ui::output;
 use crate::ui::{Error, Outcome};
 
-/// Give up versions that nobody needs, and free their space
+/// Collect versions that nothing needs, and free their space
 ///
-/// These are versions that were superseded or removed, and the sources that only they were compiled
-/// from. What a process has open or mapped stays. The newest version of each engine stays, and so
-/// does what is pinned. Options that are not given default to `collect` in settings.json.
+/// It collects versions that were superseded or removed, and sources that no other version was
+/// compiled from. What a process has open or mapped stays. The newest version of each key and engine
+/// stays, and so does what is pinned. The defaults of --keep and --older-than are in settings.json,
+/// under `collect`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs gc --dry-run
@@ -31,10 +32,10 @@ pub struct Args {
     /// Keep this many versions of each key and engine, the newest included [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     keep: Option<u64>,
-    /// Keep what was superseded or removed since then: 30d, 12h
+    /// Keep what was superseded or removed within this time: 30d, 12h
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     older_than: Option<Duration>,
-    /// Only say what would be given up
+    /// Only say what would be collected
     #[arg(long)]
     dry_run: bool,
     /// Only say what keeps the versions of a key, one version, or a payload by its sha256
@@ -121,11 +122,11 @@ fn print(report: &Report) -> Result<()> {
     }
     let mut total = collected.clone();
     total.add(&tidied.orphans);
-    let done = if *dry_run { "would be freed" } else { "freed" };
+    let done = if *dry_run { "would collect" } else { "collected" };
     output::line(format_args!(
-        "{} versions and {} payloads given up, {} {done}",
-        total.versions,
-        total.payloads,
+        "{done} {} and {}, {}",
+        output::count(total.versions, "version"),
+        output::count(total.payloads, "payload"),
         output::size(total.bytes)
     ))?;
     for (what, compacted) in [("history", &tidied.compacted), ("catalogue", &tidied.shrunk)] {
@@ -195,7 +196,7 @@ fn why(client: &StoreClient, what: &str, policy: AskedPolicy, json: bool) -> Res
         return Ok(Outcome::Done);
     }
     if found.is_empty() {
-        output::line(format_args!("nothing has it: `wasmfs gc` gives it up"))?;
+        output::line(format_args!("no version has it; the next `wasmfs gc` collects it"))?;
     }
     for Why { kept: Kept { candidate, in_use }, used_by } in &found {
         let reason = match candidate.fate {
@@ -204,7 +205,7 @@ fn why(client: &StoreClient, what: &str, policy: AskedPolicy, json: bool) -> Res
             Fate::Newest => "it is among the newest, by the policy",
             Fate::Recent => "it was superseded or removed too recently, by the policy",
             Fate::Free if *in_use => "it is in use",
-            Fate::Free => "nothing keeps it: `wasmfs gc` gives it up",
+            Fate::Free => "nothing keeps it; the next `wasmfs gc` collects it",
         };
         output::line(format_args!("{}@{}: {reason}", candidate.key, candidate.version))?;
         for Process { pid, command, how } in used_by {

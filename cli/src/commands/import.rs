@@ -16,11 +16,11 @@ use crate::ui::{Error, Outcome, print_failure, print_published, warn_if_not_visi
 /// Publish the artifacts of a cache directory, or take in an archive of `wasmfs export`
 ///
 /// Of a directory, each artifact becomes a key with its relative path. What the store has already is
-/// skipped, and what is no artifact is left and listed. Symbolic links are not followed. A file that
+/// skipped, and so is what is no artifact. Symbolic links are not followed. A file that
 /// changes while it is read is not taken, so that an application can go on using the directory.
 ///
-/// An archive makes an empty store what was exported, to the byte. To another store it adds what is
-/// missing. Both can be given again after an interruption.
+/// An archive makes an empty store an exact copy of the exported one. To another store it adds what
+/// is missing. Both can be repeated after an interruption.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs import ~/.cache/zellij --prefix zellij
@@ -29,13 +29,13 @@ pub struct Args {
     /// The archive, or `-` for standard input; or the directory
     #[arg(value_name = "ARCHIVE|DIR")]
     dir: PathBuf,
-    /// A directory that the keys go under
+    /// A directory to put before the keys
     #[arg(long, value_name = "DIR")]
     prefix: Option<Key>,
-    /// Refuse what is not of this engine: an alias, a label, or the start of a fingerprint
+    /// Refuse artifacts of other engines; ENGINE is an alias, a label, or the start of a fingerprint
     #[arg(long)]
     engine: Option<String>,
-    /// Leave links into the mount in the place of the files
+    /// Replace the imported files by links into the mount
     #[arg(long)]
     link: bool,
     /// Print JSON
@@ -78,7 +78,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
             }
         }
         for left in &report.imported.left {
-            output::line(format_args!("left {}: {}", left.path.display(), left.reason))?;
+            output::line(format_args!("skipped {}: {}", left.path.display(), left.reason))?;
         }
         let linked = match args.link {
             true => format!(", {} linked", report.linked.len()),
@@ -111,11 +111,11 @@ fn archive(store: &Path, args: Args) -> Result<Outcome> {
         let size = output::size(bytes);
         match report.exact {
             true => output::line(format_args!(
-                "{} is what was exported: {changes} changes, {payloads} payloads of {size}",
+                "{} is an exact copy: {changes} changes, {payloads} payloads of {size}",
                 store.display()
             ))?,
             false => output::line(format_args!(
-                "{} versions added, {} were there{}{}",
+                "{} versions added, {} existed already{}{}",
                 report.added,
                 report.unchanged,
                 match report.older {
@@ -151,10 +151,10 @@ pub fn summary(report: &Imported) -> String {
     let Imported { imported, unchanged, left, failed, .. } = report;
     let failed = match failed.len() {
         0 => String::new(),
-        n => format!(", {n} not taken"),
+        n => format!(", {n} failed"),
     };
     format!(
-        "{} imported, {} unchanged, {} left{failed}",
+        "{} imported, {} unchanged, {} skipped{failed}",
         imported.len(),
         unchanged.len(),
         left.len()

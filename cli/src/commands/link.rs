@@ -16,7 +16,7 @@ use crate::ingest::links;
 use crate::ui::Outcome;
 use crate::ui::output;
 
-/// Keep a writable directory of symbolic links into the mount
+/// Make or renew a writable directory of symbolic links into the mount
 ///
 /// It is for hosts that write into their cache on a miss, or look for X.wasm beside X.cwasm. Run it
 /// again after publishing or removing keys. It replaces and removes only links that lead into the
@@ -28,9 +28,9 @@ use crate::ui::output;
 pub struct Args {
     /// The directory, made if it is missing
     dir: PathBuf,
-    /// Link only the keys under this directory of keys, without its name
+    /// Link only the keys under this directory, and leave it out of the names of the links
     prefix: Option<Key>,
-    /// Link only what this engine compiled: an alias, a label, or the start of a fingerprint
+    /// Link only artifacts of this engine: an alias, a label, or the start of a fingerprint
     #[arg(long)]
     engine: Option<String>,
     /// Print JSON

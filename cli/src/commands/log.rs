@@ -19,6 +19,7 @@ const LATEST: usize = 100;
   wasmfs log
   wasmfs log app.cwasm")]
 pub struct Args {
+    /// The key; without it, the whole store
     key: Option<Key>,
     /// Print JSON
     #[arg(long)]

@@ -9,13 +9,13 @@ use crate::client::StoreClient;
 use crate::ui::Outcome;
 use crate::ui::output;
 
-/// List keys, with what their plain names serve
+/// List keys, with the version that each plain name leads to
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs ls
   wasmfs ls zellij/ --json")]
 pub struct Args {
-    /// Only keys whose names start with this
+    /// Only keys that start with this text
     #[arg(default_value = "", hide_default_value = true)]
     prefix: String,
     /// Print JSON

@@ -19,7 +19,7 @@ pub struct PinArgs {
     of: Of,
 }
 
-/// Let `wasmfs gc` have a version that was pinned
+/// Remove the pin of a version, so that `wasmfs gc` can collect it
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs unpin app.cwasm@2")]
@@ -30,7 +30,7 @@ pub struct UnpinArgs {
 
 #[derive(clap::Args, Debug)]
 struct Of {
-    /// The version; without @VERSION, what the plain name serves
+    /// The version; without @VERSION, the one that the plain name leads to
     #[arg(value_name = "KEY[@VERSION]")]
     of: KeyVersion,
     /// Print JSON

@@ -1,6 +1,7 @@
 //! `wasmfs publish`.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ use crate::ui::{Error, Failure, Outcome, print_failure, print_published, warn_if
 
 /// Publish artifacts; .wasm and .wat files are compiled first
 ///
-/// An artifact of any wasmtime is taken as it is. Of several files, those that can be published are.
+/// An artifact of any wasmtime is stored unchanged. Of several files, those that can be published are.
 /// The others are reported, and the exit status is 2.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -29,21 +30,21 @@ pub struct Args {
     /// The files; `-` is standard input, and needs --key
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The key [default: the file's name, with .wasm and .wat made .cwasm]
+    /// The key [default: the file's name, with .wasm or .wat replaced by .cwasm]
     #[arg(long, conflicts_with = "prefix")]
     key: Option<Key>,
-    /// A directory that the keys go under
+    /// A directory to put before the keys
     #[arg(long, value_name = "DIR")]
     prefix: Option<Key>,
     #[command(flatten)]
     compile: CompileArgs,
-    /// Don't keep the WebAssembly that was compiled, for `wasmfs recompile`
+    /// Don't keep the source; then `wasmfs recompile` can't compile the key again
     #[arg(long)]
     no_keep_source: bool,
-    /// Refuse what is not of this engine: an alias, a label, or the start of a fingerprint
+    /// Refuse artifacts of other engines; ENGINE is an alias, a label, or the start of a fingerprint
     #[arg(long)]
     engine: Option<String>,
-    /// Move the plain names to these artifacts' engine
+    /// Make the artifacts' engine the default engine of their keys
     #[arg(long)]
     default: bool,
     /// Print JSON
@@ -70,7 +71,15 @@ struct Report {
 
 pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
     if args.compile.with.is_none() {
-        // Then `--` only ends the options.
+        // Then `--` only ends the options, and files come after it.
+        let is_flag = |flag: &&OsString| {
+            flag.as_encoded_bytes().starts_with(b"-") && *flag != "-" && !Path::new(flag).exists()
+        };
+        if args.compile.flags.iter().find(is_flag).is_some() {
+            let message = "flags after `--` are those of the program that --with names";
+            let hint = "`wasmfs publish FILE --with wasmtime -- FLAGS`, or leave them out";
+            return Err(Error::usage(message, hint).into());
+        }
         args.files.extend(args.compile.flags.drain(..).map(PathBuf::from));
     }
     if args.files.is_empty() {
@@ -182,7 +191,7 @@ fn keys(args: &Args) -> Result<Vec<Result<Key>>> {
 }
 
 fn key_of(file: &Path, prefix: Option<&Key>) -> Result<Key> {
-    let name = file.file_name().with_context(|| format!("{} has no file name", file.display()))?;
+    let name = file.file_name().ok_or(Error::FileIsADirectory)?;
     let Some(name) = name.to_str() else {
         let rule = wasmfs_store::KeyError::NotUtf8;
         let invalid = InvalidKey { name: name.to_string_lossy().into(), rule };
@@ -244,7 +253,7 @@ impl Reading<'_> {
             none => none.insert(self.args.compile.compiler()?),
         };
         self.progress.set_message(format!("compiling {name}"));
-        let binary = to_binary(source)?;
+        let binary = to_binary(Path::new(name), source)?;
         let say = |line: &str| self.progress.suspend(|| output::note(format_args!("{line}")));
         let artifact = compiler.compile(name.rsplit('/').next().unwrap_or(name), &binary, say)?;
         let staged = self.staging.stage(artifact)?;

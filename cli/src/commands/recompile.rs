@@ -22,6 +22,9 @@ use crate::ui::{Error, Failure, Outcome, print_failure, warn_if_not_visible};
 /// default` moves them. With --default they move at once: all of them, or none if one key can't be
 /// compiled.
 #[derive(clap::Args, Debug)]
+#[command(
+    override_usage = "wasmfs recompile [OPTIONS] KEY...\n       wasmfs recompile [OPTIONS] --all"
+)]
 #[command(after_help = "Examples:
   wasmfs recompile --all --with /opt/wasmtime-48/wasmtime
   wasmfs recompile app.cwasm --compiler winch")]
@@ -34,7 +37,7 @@ pub struct Args {
     all: bool,
     #[command(flatten)]
     compile: CompileArgs,
-    /// Refuse what is not of this engine: an alias, a label, or the start of a fingerprint
+    /// Refuse artifacts of other engines; ENGINE is an alias, a label, or the start of a fingerprint
     #[arg(long)]
     engine: Option<String>,
     /// Move the plain names, if everything can be compiled
@@ -214,9 +217,9 @@ fn report(
         output::note(format_args!(
             "wasmfs: no plain name was moved, since not everything was compiled"
         ));
-    } else if !args.json && !args.default {
+    } else if !args.json && !args.default && good > 0 {
         output::line(format_args!(
-            "plain names stay where they are until `wasmfs default` moves them"
+            "plain names stay with their engines until `wasmfs default` moves them"
         ))?;
     }
     warn_if_not_visible(visible);

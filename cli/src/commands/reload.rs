@@ -9,7 +9,7 @@ use crate::control::requests::Reload;
 use crate::ui::output;
 use crate::ui::{Error, Outcome};
 
-/// Replace the running server by the wasmfs that is on disk now, under running hosts
+/// Replace the running server by the installed program, while hosts run
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs reload")]

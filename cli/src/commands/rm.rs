@@ -10,15 +10,16 @@ use crate::control::requests::Remove;
 use crate::ui::output;
 use crate::ui::{Outcome, warn_if_not_visible};
 
-/// Take away the names of a key, or of one of its versions
+/// Remove a key, or one of its versions, from the mount
 ///
-/// Whoever has the file open or mapped keeps it. `wasmfs rollback KEY VERSION` brings a removed
+/// A process that has the file open or mapped keeps it. `wasmfs rollback KEY VERSION` brings a removed
 /// version back.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs rm app.cwasm
   wasmfs rm app.cwasm@2")]
 pub struct Args {
+    /// The key, or one version of it
     #[arg(value_name = "KEY[@VERSION]")]
     of: KeyVersion,
     /// Print JSON

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::Result;
-use wasmfs_store::{Key, Status, Version};
+use wasmfs_store::{Status, Version};
 
+use crate::args::KeyVersion;
 use crate::client::StoreClient;
 use crate::control::requests::{Rollback, VersionOf};
 use crate::ui::output;
@@ -16,8 +17,11 @@ use crate::ui::{Outcome, print_published, warn_if_not_visible};
   wasmfs rollback app.cwasm
   wasmfs rollback app.cwasm 2")]
 pub struct Args {
-    key: Key,
-    /// The version to bring back [default: the one before what the plain name serves]
+    /// The key, or the version to publish again
+    #[arg(value_name = "KEY[@VERSION]")]
+    of: KeyVersion,
+    /// The version to publish again [default: the one before what the plain name leads to, of the
+    /// same engine; after a rollback, the one before what was rolled back to]
     version: Option<Version>,
     /// Print JSON
     #[arg(long)]
@@ -26,7 +30,8 @@ pub struct Args {
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let client = StoreClient::open(store)?;
-    let answer = client.ask(Rollback(VersionOf { key: args.key, version: args.version }))?;
+    let VersionOf { key, version } = args.of.resolve(&client)?;
+    let answer = client.ask(Rollback(VersionOf { key, version: args.version.or(version) }))?;
     client.close()?;
     if args.json {
         output::json(&answer)?;
@@ -35,7 +40,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         if let (Status::Published, Some(of)) =
             (answer.outcome.status, answer.outcome.version.rollback_of)
         {
-            output::line(format_args!("  has the bytes of @{of}"))?;
+            output::line(format_args!("  same bytes as @{of}"))?;
         }
     }
     warn_if_not_visible(answer.visible);

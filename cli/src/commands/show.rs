@@ -10,12 +10,13 @@ use crate::control::requests::VersionAt;
 use crate::ui::Outcome;
 use crate::ui::output;
 
-/// Show one version, or the one that a key's plain name serves
+/// Show one version, or the one that a key's plain name leads to
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs show app.cwasm
   wasmfs show app.cwasm@2 --json")]
 pub struct Args {
+    /// The key, or one version of it
     #[arg(value_name = "KEY[@VERSION]")]
     of: KeyVersion,
     /// Print JSON

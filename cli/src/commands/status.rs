@@ -12,7 +12,7 @@ use crate::control::{KeeperStatus, MountStatus, WorkerStatus};
 use crate::ui::Outcome;
 use crate::ui::output;
 
-/// Show who serves the store, and where it is mounted
+/// Show the server of the store, and where it is mounted
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs status
@@ -95,7 +95,7 @@ fn print(report: Report<'_>) -> Result<()> {
     );
     row("worker", process(worker.pid, &worker.version, &worker.since));
     let pause = worker.last_pause_ms.map(|ms| format!(", the last with a pause of {ms:.1} ms"));
-    row("replaced", format!("{} times{}", worker.replacements, pause.unwrap_or_default()));
+    row("replaced", output::count(worker.replacements, "time") + &pause.unwrap_or_default());
     row("memory", output::size(worker.resident_bytes));
     if let Some(Usage { budget, bytes, payloads, without_room }) = report.in_memory {
         let without_room = match without_room {

@@ -17,7 +17,7 @@ use crate::ui::{Outcome, print_error};
 /// How long the server may take to close the store.
 const SERVER_END_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Unmount the store; refuses while processes use the mount
+/// Unmount the store; fails while a process uses the mount
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs unmount

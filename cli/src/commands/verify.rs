@@ -16,10 +16,10 @@ use crate::ui::{Error, Failure, Outcome};
 
 /// Check the whole store: history, catalogue, and every byte
 ///
-/// It works beside a mount, and leaves hosts half of the disk. --repair needs the store unmounted,
-/// and deletes nothing: it rebuilds the catalogue from the history, moves what is damaged aside, and
-/// names what only a backup can bring back. The exit status is 0 for sound or repaired, 1 for
-/// damaged, 2 for repaired except for what is lost.
+/// It works while the store is mounted, and uses at most half of the disk's time. --repair needs the
+/// store unmounted, and deletes nothing: it rebuilds the catalogue from the history, moves damaged
+/// payloads to quarantine/, and lists what only a backup can bring back. The exit status is 0 if the
+/// store is sound or repaired, 1 if it is damaged, and 2 if it is repaired but something is lost.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs verify

@@ -34,7 +34,7 @@ pub fn run(args: Args) -> Result<Outcome> {
     let Some((program, rest)) = args.command.split_first() else {
         return Ok(Outcome::Status(FAILED));
     };
-    Ok(not_run(Command::new(program).args(rest).exec()))
+    Ok(not_run(program, Command::new(program).args(rest).exec()))
 }
 
 /// Puts this process into a mount namespace of its own, where `shown` is at `place`.

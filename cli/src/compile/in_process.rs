@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -24,7 +24,7 @@ pub struct CompileArgs {
     /// The compiler for .wasm and .wat files [default: cranelift]
     #[arg(long, value_enum)]
     pub compiler: Option<CompilerArg>,
-    /// How hard Cranelift optimizes [default: speed]
+    /// The optimization level of Cranelift [default: speed]
     #[arg(long, value_enum)]
     pub opt_level: Option<OptLevelArg>,
     /// The target triple to compile for [default: this machine]
@@ -32,10 +32,10 @@ pub struct CompileArgs {
     pub target: Option<String>,
     /// Compile with this wasmtime command, with the flags after `--`
     ///
-    /// Hosts load what their own build of wasmtime compiled.
+    /// A host loads only artifacts of its own build of wasmtime.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["compiler", "opt_level", "target"])]
     pub with: Option<PathBuf>,
-    /// Flags for `PATH compile`
+    /// Flags for the compiler that --with names
     #[arg(last = true, value_name = "FLAGS")]
     pub flags: Vec<OsString>,
 }
@@ -85,7 +85,7 @@ impl CompileArgs {
             });
         }
         if let Some(target) = &self.target {
-            config.target(target).map_err(anyhow::Error::from)?;
+            config.target(target).map_err(|_| Error::UnknownTarget(target.clone()))?;
         }
         Engine::new(&config).map_err(anyhow::Error::from).context("setting up the compiler")
     }
@@ -152,9 +152,10 @@ impl Compiler {
     }
 }
 
-/// Text as the binary form; what is binary stays as it is.
-pub fn to_binary(source: &[u8]) -> Result<Cow<'_, [u8]>> {
-    wat::parse_bytes(source).map_err(|e| cannot_compile(&e.into()).into())
+/// Text as the binary form; what is binary stays as it is. Errors name `path`.
+pub fn to_binary<'a>(path: &Path, source: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+    let parsed = wat::Parser::new().parse_bytes(Some(path), source);
+    parsed.map_err(|e| cannot_compile(&e.into()).into())
 }
 
 fn cannot_compile(error: &anyhow::Error) -> Error {

@@ -39,21 +39,21 @@ pub enum Error {
     #[error("{} exists already", .0.display())]
     FileExists(PathBuf),
     /// `import --link` or such without a mount.
-    #[error("the store is not mounted, so that links would lead nowhere; nothing was imported")]
+    #[error("the store is not mounted, so links would lead nowhere; nothing was imported")]
     LinksLeadNowhere,
     /// What was imported is not seen in the mount.
-    #[error("it is not to be seen in the mount, so it was not replaced by a link")]
+    #[error("it is not visible in the mount yet, so it was not replaced by a link")]
     LinkNotSeen,
     /// A file changed after it was imported.
-    #[error("it changed, so it was not replaced by a link")]
+    #[error("it changed after it was imported, so it was not replaced by a link")]
     LinkFileChanged,
     /// Options of compilation for what is compiled.
     #[error(
-        "it is compiled already, so that --compiler, --opt-level, --target and --with can't apply"
+        "it is compiled already; --compiler, --opt-level, --target and --with are for .wasm and .wat files"
     )]
     CompiledAlready,
     /// The source of a version was not kept.
-    #[error("its source was not kept")]
+    #[error("the store has no source of it")]
     NoSource,
     /// There is nothing to recompile.
     #[error("the store has no key")]
@@ -61,6 +61,9 @@ pub enum Error {
     /// What should be compiled can't be.
     #[error("it can't be compiled: {0}")]
     CannotCompile(String),
+    /// The linked compiler doesn't know a target.
+    #[error("{0} is no target that this compiler knows")]
+    UnknownTarget(String),
     /// What `--with` names can't be run.
     #[error("{} can't be run", path.display())]
     CannotRunCompiler {
@@ -69,7 +72,7 @@ pub enum Error {
         source: io::Error,
     },
     /// What `--with` names is no wasmtime.
-    #[error("{} --version doesn't say what it is ({status}){said}", path.display())]
+    #[error("{} --version printed no version ({status}){said}", path.display())]
     NotACompiler {
         path: PathBuf,
         status: ExitStatus,
@@ -91,8 +94,12 @@ pub enum Error {
     #[error("interrupted; nothing was published")]
     Interrupted,
     /// The command to capture can't be run.
-    #[error("the command can't be run")]
-    CannotRunCommand(#[source] io::Error),
+    #[error("{program} can't be run")]
+    CannotRunCommand {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
     /// The command to capture can't see one directory in the place of another.
     #[error("{0}")]
     NoNamespace(String),
@@ -100,33 +107,33 @@ pub enum Error {
     #[error("{key}@{version} was not pinned")]
     NotPinned { key: Key, version: Version },
     /// A lookup of some process holds up collection.
-    #[error("a lookup in the mount is not answered, so that nobody knows what is in use")]
+    #[error(
+        "a lookup in the mount is in flight, so the kernel can't say which versions are in use"
+    )]
     LookupUnanswered,
     /// Repairing a store that is mounted.
-    #[error(
-        "the store is mounted, and can only be repaired while nobody uses it; nothing was done"
-    )]
+    #[error("the store is mounted, and can only be repaired unmounted; nothing was done")]
     RepairMounted,
     /// The mount is there, but made in another way.
-    #[error("{} is mounted, but not in the way that was asked for", .0.display())]
+    #[error("{} is mounted with other options than these", .0.display())]
     MountedDifferently(PathBuf),
     /// The keeper ended before its mount was served, and said nothing.
     #[error("the keeper ended before it was ready ({status})")]
     KeeperEnded { status: ExitStatus, log: PathBuf },
     /// Nobody serves the store.
-    #[error("nobody serves the store {}", .0.display())]
+    #[error("the store {} has no running server", .0.display())]
     NotServing(PathBuf),
     /// The server ended while it was to be replaced.
-    #[error("the server ended meanwhile")]
+    #[error("the server ended while it was to be replaced")]
     ServerEnded,
     /// A new server ended before it served.
-    #[error("the new server ended before it served{0}; the old program serves on")]
+    #[error("the new server ended before it was ready{0}; the old one keeps serving")]
     ReloadFailed(String),
     /// The server went away over a request.
-    #[error("the server of the store went away before it answered; it may have done it")]
+    #[error("the server of the store ended before it answered; the change may have been made")]
     ServerLost,
     /// The server went away before it heard a request.
-    #[error("the server of the store goes away again and again before it hears the request")]
+    #[error("the server of the store ends again and again before it receives the request")]
     ServerUnreachable,
     /// The server doesn't answer.
     #[error("the server of the store does not answer (within {seconds} s)")]

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use wasmfs_fs::Error as FsError;
 use wasmfs_store::Error as StoreError;
+use wasmfs_store::artifact::NotAnArtifact;
 
 use super::error::Error;
 
 const OTHER_NAME: &str = "choose another name with --key or --prefix";
-/// What can be done about a hitch between keeper and worker, or between command and server.
-const SAME_WASMFS: &str =
-    "use the same wasmfs for both: `wasmfs reload` has today's serve, or unmount and mount again";
+/// For a command and a server of different releases.
+const SAME_WASMFS: &str = "use the same release for both: `wasmfs reload` starts the installed one as the server, or unmount and mount again";
 
 /// For a name that can't be a key.
 pub fn key_hint() -> String {
@@ -22,97 +22,125 @@ pub fn key_hint() -> String {
 pub fn store_hint(error: &StoreError) -> Option<String> {
     Some(match error {
         StoreError::InUse { .. } => {
-            "wait for that process to finish, or stop it; while a mount serves the store, \
-             commands go through it"
+            "wait for that process to finish, or stop it; when the store is mounted, commands go \
+             through its server and need not wait"
                 .into()
         }
         StoreError::NoStore(_) => {
-            "`wasmfs publish FILE` makes one; --store or WASMFS_STORE names another".into()
+            "`wasmfs mount` or `wasmfs publish FILE` makes one; --store or WASMFS_STORE names another".into()
         }
         StoreError::NotAStore { .. } => "choose an empty or new directory with --store".into(),
+        StoreError::WrongOwner { owner: 0, .. } => {
+            "run this as the store's owner, root, or choose another store with --store".into()
+        }
         StoreError::WrongOwner { owner, .. } => format!(
-            "run this as the store's owner (`setpriv --reuid={owner} --clear-groups wasmfs …`, or \
-             `sudo -u '#{owner}'`), or choose another store with --store; root has no store but its own"
+            "run this as the store's owner (`sudo -u '#{owner}' wasmfs …`), or choose another store \
+             with --store; root can't work with another user's store either"
         ),
         StoreError::CannotStage { .. } => {
-            "commands put what they publish into the store's directory: run this where it can be \
-             written, not through a read-only bind mount or in another's mount namespace"
+            "a command writes what it publishes into the store's directory; run it where that \
+             directory is writable, not behind a read-only bind mount"
                 .into()
         }
         StoreError::StagedGone(_) => {
-            "give the command again; programs that are older than this one sweep what others stage"
-                .into()
+            "give the command again; an older release of wasmfs may have deleted the file".into()
         }
         StoreError::UnfitStaged { .. } => {
-            "give the command again; if it fails again, see who else writes into `incoming/`".into()
+            "give the command again; if it fails again, find out who else writes into `incoming/`"
+                .into()
         }
-        StoreError::NewerFormat { .. } => "use the newer wasmfs that wrote it".into(),
+        StoreError::NewerFormat { .. } => "use the release of wasmfs that wrote it, or a later one".into(),
         StoreError::Settings { .. } => {
-            "correct the file; {\"format\": 1, \"inline_limit\": 16384} is what a new store has"
+            "correct the file, and leave its \"format\" as it is; docs/keeping-a-store.md has the settings"
                 .into()
         }
         StoreError::Key(_) => OTHER_NAME.into(),
         StoreError::KeyConflict { .. } => {
             "choose another name with --key or --prefix, or `wasmfs rm` the other key".into()
         }
-        StoreError::NoKey(_) => "`wasmfs ls` shows the keys there are".into(),
+        StoreError::NoKey(_) => "`wasmfs ls` lists the keys".into(),
+        StoreError::KeyRemoved(key) => format!(
+            "`wasmfs log {key}` shows its versions; `wasmfs rollback {key} VERSION` brings one back"
+        ),
+        StoreError::VersionRemoved { key, version } => {
+            format!("`wasmfs rollback {key} {version}` brings it back")
+        }
         StoreError::NotServed(key) => {
             format!(
-                "`wasmfs log {key}` shows its versions; `wasmfs default {key} ENGINE` moves the name"
+                "`wasmfs log {key}` shows its versions; `wasmfs default {key} ENGINE` moves the plain name to another engine"
             )
         }
         StoreError::NoVersion { key, .. } => format!("`wasmfs log {key}` shows its versions"),
         StoreError::NoEarlierVersion(key) => {
             format!(
-                "`wasmfs log {key}` shows its versions; `wasmfs rollback {key} VERSION` takes any"
+                "`wasmfs log {key}` shows its versions; `wasmfs rollback {key} VERSION` publishes any of them again"
             )
         }
-        StoreError::NoEngine(_) | StoreError::NoAlias(_) => {
-            "`wasmfs engines` shows those there are".into()
+        StoreError::NoEngine(_) => "`wasmfs engines` lists the engines; name one by an alias, by \
+                                    its label, or by at least 6 digits of its fingerprint"
+            .into(),
+        StoreError::NoAlias(_) => "`wasmfs engines` lists the aliases".into(),
+        StoreError::NoPayload(_) => {
+            "`wasmfs show KEY` prints the sha256 of a version; `wasmfs verify` finds payloads that \
+             are missing"
+                .into()
         }
-        StoreError::AmbiguousEngine(_) => "give more of it, or a label or an alias".into(),
+        StoreError::AmbiguousEngine(_) => "give more digits, a label or an alias".into(),
         StoreError::AliasName { .. } => "choose another name".into(),
         StoreError::OtherEngine { wanted, .. } => {
             format!("compile it with {wanted}'s own wasmtime, or leave --engine out")
         }
         StoreError::NotOfEngine { key, .. } => format!(
-            "`wasmfs log {key}` shows its versions; `wasmfs recompile` makes one; nothing was moved"
+            "nothing was moved; `wasmfs recompile {key}` compiles a version, and `wasmfs log {key}` shows those there are"
         ),
         StoreError::Overtaken { key, source_known: true, .. } => format!(
-            "`wasmfs log {key}` shows it; once the plain name serves it (`wasmfs default`), it is what is recompiled"
+            "`wasmfs log {key}` shows it; move the plain name to it with `wasmfs default`, then recompile again"
         ),
         StoreError::Overtaken { key, .. } => {
             format!("`wasmfs log {key}` shows it; publish its .wasm file instead, which keeps it")
         }
         StoreError::NotAnArchive(_) => {
-            "`wasmfs export` makes one, whole; a single artifact is for `wasmfs publish`".into()
+            "make it again with `wasmfs export`; a single artifact is for `wasmfs publish`".into()
         }
-        StoreError::StoreNotEmpty(_) => "give the command again: it adds what is missing".into(),
+        StoreError::StoreNotEmpty(_) => "give the command again; it then adds only what is missing".into(),
+        StoreError::Output(source) if source.kind() == io::ErrorKind::StorageFull => {
+            "free some space and export again; the store is as it was".into()
+        }
         StoreError::Output(source) => io_hint(None, source),
-        StoreError::HeldBack => "fix that item and give the command again".into(),
+        StoreError::HeldBack => "correct that one, and give the command again".into(),
         StoreError::NotWasm => "name a .wasm file".into(),
-        StoreError::DiskFull { .. } => "free some space and try again; nothing was changed".into(),
+        StoreError::DiskFull { .. } => "free some space and try again; nothing was published".into(),
         StoreError::HistoryDamaged { .. } => {
             "nothing was changed; `wasmfs verify --repair` keeps all that can be read, or restore \
              the store from a backup"
                 .into()
         }
-        StoreError::HistoryPoisoned
-        | StoreError::NoCatalogue
-        | StoreError::Catalogue(_)
-        | StoreError::Inconsistent(_) => {
-            "try again: the catalogue is repaired from the history by itself; `wasmfs verify` says \
-             what is wrong"
+        StoreError::HistoryPoisoned => {
+            "check the disk, and try again: the store is reopened when it can be written".into()
+        }
+        StoreError::NoCatalogue | StoreError::Catalogue(_) | StoreError::Inconsistent(_) => {
+            "try again: the catalogue is rebuilt from the history when the store is opened; \
+             `wasmfs verify` checks it"
                 .into()
         }
         StoreError::PayloadDamaged { .. } => {
-            "check the disk; publish the artifact again from its source under the same key; \
-             `wasmfs verify` finds whatever else is damaged"
+            "check the disk, and publish the same file again; `wasmfs verify` finds other damage"
                 .into()
         }
-        // It says what to do by itself.
-        StoreError::NotAnArtifact(_) => return None,
-        StoreError::Input(_) => "check that the file can be read, and publish it again".into(),
+        StoreError::NotAnArtifact(reason) => match reason {
+            NotAnArtifact::WasmModule | NotAnArtifact::WasmComponent | NotAnArtifact::Wat => {
+                "`wasmfs publish FILE` compiles it; here a compiled file (.cwasm) is needed".into()
+            }
+            NotAnArtifact::Empty | NotAnArtifact::Truncated(_) => {
+                "compile it again, or copy it again".into()
+            }
+            NotAnArtifact::OtherElf(_) | NotAnArtifact::Unknown => {
+                "name a .cwasm file that wasmtime compiled, or a .wasm or .wat file".into()
+            }
+        },
+        StoreError::Input(_) => {
+            "check that the file is complete and readable, and publish it again".into()
+        }
         StoreError::Io { path, source, .. } => io_hint(Some(path), source),
         _ => return None,
     })
@@ -126,8 +154,12 @@ pub fn io_hint(path: Option<&Path>, error: &io::Error) -> String {
         }
         io::ErrorKind::PermissionDenied => {
             let path = path.map_or("it".into(), |path| path.display().to_string());
-            format!("check who may reach {path}, or choose another place")
+            format!("check the permissions of {path}, or choose another place")
         }
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            "check the path; its directory must exist".into()
+        }
+        io::ErrorKind::AlreadyExists => "choose another name, or remove it first".into(),
         io::ErrorKind::ReadOnlyFilesystem => {
             "the disk is read-only; choose another store with --store".into()
         }
@@ -139,30 +171,30 @@ pub fn io_hint(path: Option<&Path>, error: &io::Error) -> String {
 pub fn fs_hint(error: &FsError) -> Option<String> {
     Some(match error {
         FsError::MountPointNotEmpty { .. } => {
-            "mount on an empty directory: `wasmfs mount DIR`, or WASMFS_MOUNT".into()
+            "mount on an empty directory: `wasmfs mount DIR`, or set WASMFS_MOUNT".into()
         }
         FsError::MountPointNotADirectory(_) => "mount on a directory: `wasmfs mount DIR`".into(),
         FsError::AlreadyMounted(path) => format!(
-            "`wasmfs status` shows where your store is mounted; `wasmfs unmount {}` takes this mount away",
+            "`wasmfs status` shows where your store is mounted; to mount with other options, `wasmfs unmount {}` first",
             path.display()
         ),
         FsError::MountedElsewhere(path) => {
             format!("use it there, or `wasmfs unmount {}` first", path.display())
         }
-        FsError::NotMounted(_) => "`wasmfs status` shows what is mounted where".into(),
+        FsError::NotMounted(_) => "`wasmfs status` shows where the store is mounted".into(),
         FsError::AllowOtherForbidden => {
             "have root add the line `user_allow_other` to /etc/fuse.conf, or mount without --allow-other"
                 .into()
         }
         FsError::NoPassthrough(_) => {
-            "mount without --passthrough; docs/when-something-dies.md says what it is for".into()
+            "mount without --passthrough; docs/when-something-dies.md explains it".into()
         }
         FsError::OldKeeper => {
             "when nobody uses the mount, `wasmfs unmount` ends it, and `wasmfs mount` starts the new one"
                 .into()
         }
         FsError::Busy(_) => {
-            "end these processes, or use `wasmfs unmount --lazy`, which serves them on until they end"
+            "end the processes that use it, or `wasmfs unmount --lazy`, which frees the path now and serves them until they end"
                 .into()
         }
         FsError::NoFusermount(_) => {
@@ -173,21 +205,21 @@ pub fn fs_hint(error: &FsError) -> Option<String> {
                 .into()
         }
         FsError::Io { path, source, .. } => io_hint(Some(path), source),
-        FsError::Ending => "try again".into(),
+        FsError::Ending => "try again in a moment".into(),
         FsError::Unguarded => "`wasmfs mount` guards it again".into(),
         FsError::Reloading => "wait until it is done (`wasmfs status`)".into(),
         FsError::OtherAgreement(_) => {
-            "this wasmfs can't take over what another made: when nobody uses the mount, \
-             `wasmfs unmount` and `wasmfs mount` start it"
+            "the old server keeps serving; when nobody uses the mount, `wasmfs unmount` and then \
+             `wasmfs mount` start this one"
                 .into()
         }
         FsError::NoResend => {
-            "a host could be left waiting for ever: when nobody uses the mount, `wasmfs unmount` and \
-             `wasmfs mount` start the new program"
+            "a host could wait for ever, so nothing was done; when nobody uses the mount, `wasmfs \
+             unmount` and then `wasmfs mount` start the new program"
                 .into()
         }
         FsError::WorkerDied(_) | FsError::Channel(_) => {
-            "the log in the store's directory, wasmfs.log, has its last words".into()
+            "the end of wasmfs.log in the store's directory says why".into()
         }
         FsError::Fusermount(_) | FsError::Session(_) => {
             "`dmesg` may say more; WASMFS_LOG=debug shows each step".into()
@@ -202,16 +234,16 @@ pub fn cli_hint(error: &Error) -> String {
         Error::Usage { hint, .. } => hint.clone(),
         Error::CannotOpen(_) => "check the path and its permissions".into(),
         Error::FileIsADirectory => "name the files in it, or `wasmfs import` it".into(),
-        Error::FileChanging => "somebody is writing it; do it again when that is done".into(),
-        Error::UnreadableDirectory { .. } => "name a directory that you may read".into(),
+        Error::FileChanging => "another process is writing it; try again when it is done".into(),
+        Error::UnreadableDirectory { .. } => "check the path and its permissions".into(),
         Error::FileExists(_) => "choose another name, or remove it first".into(),
-        Error::LinksLeadNowhere => "`wasmfs mount`, then import again".into(),
+        Error::LinksLeadNowhere => "`wasmfs mount`, then give the command again".into(),
         Error::LinkNotSeen => {
-            "see that the store is mounted (`wasmfs status`), and import again".into()
+            "check with `wasmfs status` that the store is mounted, and import again".into()
         }
         Error::LinkFileChanged => "import again when the application is done with it".into(),
         Error::CompiledAlready => "leave them out, or publish the .wasm file".into(),
-        Error::NoSource => "publish its .wasm file, which keeps it".into(),
+        Error::NoSource => "publish its .wasm or .wat file; an artifact that was imported or captured has no source".into(),
         Error::NoKeys => "`wasmfs publish FILE.wasm` adds one".into(),
         Error::CannotCompile(_) => {
             "check that it is valid WebAssembly, and that the compiler supports what it uses".into()
@@ -220,33 +252,35 @@ pub fn cli_hint(error: &Error) -> String {
             io::ErrorKind::PermissionDenied if path.is_file() => {
                 format!("is it a program? `chmod +x {}` makes it one", path.display())
             }
-            _ => "--with takes a path, or a name that $PATH has".into(),
+            _ => "--with takes a path, or a name that is in $PATH".into(),
         },
-        Error::NotACompiler { .. } => "--with takes the wasmtime command itself".into(),
-        Error::CompilerFailed { .. } => "what it said is above; its flags go after `--`".into(),
+        Error::UnknownTarget(_) => {
+            "name one such as x86_64-unknown-linux-gnu or aarch64-unknown-linux-gnu".into()
+        }
+        Error::NotACompiler { .. } => "--with takes the wasmtime program itself".into(),
+        Error::CompilerFailed { .. } => "its own message is above; flags for it go after `--`".into(),
         Error::CompilerWroteNothing { .. } => {
-            "--with takes a wasmtime command that knows `compile -o`".into()
+            "--with takes a wasmtime program that knows `compile -o FILE`".into()
         }
         Error::Interrupted => "give the command again".into(),
-        Error::CannotRunCommand(_) => {
-            "name a program after `--`, as a path or as $PATH has it".into()
+        Error::CannotRunCommand { .. } => {
+            "name a program after `--`: a path, or a name that is in $PATH".into()
         }
         Error::NoNamespace(_) => {
             "the host can still be run by itself, and its cache imported: `wasmfs import DIR`"
                 .into()
         }
-        Error::NotPinned { key, .. } => format!("`wasmfs log {key}` shows which versions are"),
+        Error::NotPinned { key, .. } => format!("`wasmfs log {key}` shows which versions are pinned"),
         Error::LookupUnanswered => {
-            "wait until it is, or `wasmfs status` and the log say why it isn't; then give the \
-             command again"
+            "try again later; if it stays so, `wasmfs status` and the log say why"
                 .into()
         }
-        Error::RepairMounted => "`wasmfs unmount`, repair, `wasmfs mount`".into(),
+        Error::RepairMounted => "`wasmfs unmount`, `wasmfs verify --repair`, `wasmfs mount`".into(),
         Error::MountedDifferently(_) => {
-            "`wasmfs unmount` it when nobody uses it, and mount it again".into()
+            "when nobody uses the mount, `wasmfs unmount`, then mount with the options you want".into()
         }
-        Error::KeeperEnded { log, .. } => format!("its last words are in {}", log.display()),
-        Error::NotServing(_) => "`wasmfs mount` mounts it".into(),
+        Error::KeeperEnded { log, .. } => format!("the end of {} says why", log.display()),
+        Error::NotServing(_) => "`wasmfs mount` starts one".into(),
         Error::ServerEnded => "`wasmfs mount` mounts the store again".into(),
         Error::ReloadFailed(_) => "the log says more (`wasmfs status` names it)".into(),
         Error::ServerLost => {
@@ -256,13 +290,13 @@ pub fn cli_hint(error: &Error) -> String {
             "nothing was done; the log says why it ends (`wasmfs status` names it)".into()
         }
         Error::ServerSilent { log, .. } => format!(
-            "it may be stopped, or unable to start; its last words are in {}",
+            "it may be suspended, or hang; the end of {} says what it did last",
             log.display()
         ),
         Error::OtherProtocol { .. } => SAME_WASMFS.into(),
         Error::UnknownRequest(_) | Error::Malformed { .. } => {
-            "docs/control-api.md has every request; if this is wasmfs's own, use the same wasmfs \
-             for command and server: `wasmfs reload`"
+            "docs/control-api.md lists every request; if a wasmfs command sent this one, command and \
+             server are of different releases: `wasmfs reload`"
                 .into()
         }
         Error::RequestTooLarge(_) => "give the command for fewer keys at a time".into(),

@@ -19,7 +19,11 @@ fn key() -> Key {
 }
 
 fn denied() -> io::Error {
-    ErrorKind::PermissionDenied.into()
+    io::Error::from_raw_os_error(13)
+}
+
+fn missing() -> io::Error {
+    io::Error::from_raw_os_error(2)
 }
 
 /// One of every variant.
@@ -29,11 +33,11 @@ fn of_the_store() -> Vec<StoreError> {
         let (what, left, right) = ("compiler".into(), "Winch".into(), wanted.to_owned());
         Difference { what, left, right }
     };
-    let json = || serde_json::from_str::<u32>("{").unwrap_err();
+    let json = || serde_json::from_str::<Vec<u32>>("[1, x]").unwrap_err();
     vec![
         StoreError::Io { action: "writing", path: dir().join("history"), source: denied() },
         StoreError::Input(ErrorKind::UnexpectedEof.into()),
-        StoreError::Output(ErrorKind::StorageFull.into()),
+        StoreError::Output(io::Error::from_raw_os_error(28)),
         StoreError::NotAnArchive("it is cut short".into()),
         StoreError::StoreNotEmpty(dir()),
         StoreError::InUse { dir: dir(), pid: Some(4711) },
@@ -55,7 +59,7 @@ fn of_the_store() -> Vec<StoreError> {
         StoreError::NoEngine("prod".into()),
         StoreError::AmbiguousEngine("3d181f".into()),
         StoreError::NoAlias("prod".into()),
-        StoreError::AliasName { name: ".x".into(), rule: "it starts with neither '.' nor '-'" },
+        StoreError::AliasName { name: ".x".into(), rule: "an alias doesn't start with '.' or '-'" },
         StoreError::OtherEngine {
             wanted: "prod".into(),
             differences: vec![difference("Cranelift")],
@@ -65,6 +69,8 @@ fn of_the_store() -> Vec<StoreError> {
         StoreError::HeldBack,
         StoreError::NoPayload(Sha::of(b"")),
         StoreError::NoKey(key()),
+        StoreError::KeyRemoved(key()),
+        StoreError::VersionRemoved { key: key(), version: Version(2) },
         StoreError::NotServed(key()),
         StoreError::NoVersion { key: key(), version: Version(9) },
         StoreError::NoEarlierVersion(key()),
@@ -76,8 +82,8 @@ fn of_the_store() -> Vec<StoreError> {
         },
         StoreError::HistoryPoisoned,
         StoreError::NoCatalogue,
-        StoreError::Catalogue("a report of the database".into()),
-        StoreError::Inconsistent("inode 17 is no version".into()),
+        StoreError::Catalogue("a page of the database can't be read".into()),
+        StoreError::Inconsistent("inode 17 belongs to no version".into()),
         StoreError::PayloadDamaged { sha256: Sha::of(b"").hex(), reason: "block 3 differs".into() },
     ]
 }
@@ -102,13 +108,13 @@ fn of_the_mount() -> Vec<FsError> {
         FsError::NoPassthrough("only root can have files registered for it".into()),
         FsError::OldKeeper,
         FsError::Busy(place()),
-        FsError::NoFusermount(ErrorKind::NotFound.into()),
+        FsError::NoFusermount(missing()),
         FsError::Fusermount("fusermount3: mount failed: Operation not permitted".into()),
         FsError::NoFuseDevice(denied()),
         FsError::Io { action: "making", path: place(), source: denied() },
-        FsError::Session(ErrorKind::BrokenPipe.into()),
+        FsError::Session(io::Error::from_raw_os_error(32)),
         FsError::OtherAgreement("flags"),
-        FsError::Channel(ErrorKind::BrokenPipe.into()),
+        FsError::Channel(io::Error::from_raw_os_error(32)),
         FsError::Unguarded,
         FsError::Reloading,
         FsError::NoResend,
@@ -122,7 +128,7 @@ fn of_commands() -> Vec<Error> {
     let log = || Path::new("/home/u/.local/share/wasmfs/wasmfs.log").to_owned();
     vec![
         Error::usage("no file is named", "`wasmfs publish FILE...`"),
-        Error::CannotOpen(ErrorKind::NotFound.into()),
+        Error::CannotOpen(missing()),
         Error::FileIsADirectory,
         Error::FileChanging,
         Error::UnreadableDirectory { dir: "cache".into(), source: denied() },
@@ -134,12 +140,13 @@ fn of_commands() -> Vec<Error> {
         Error::NoSource,
         Error::NoKeys,
         Error::CannotCompile("unexpected end of file at 8".into()),
-        Error::CannotRunCompiler { path: path(), source: ErrorKind::NotFound.into() },
+        Error::CannotRunCompiler { path: path(), source: missing() },
         Error::NotACompiler { path: path(), status, said: ": unknown option".into() },
         Error::CompilerFailed { path: path(), status },
-        Error::CompilerWroteNothing { path: path(), source: ErrorKind::NotFound.into() },
+        Error::CompilerWroteNothing { path: path(), source: missing() },
         Error::Interrupted,
-        Error::CannotRunCommand(ErrorKind::NotFound.into()),
+        Error::CannotRunCommand { program: "yowasp".into(), source: missing() },
+        Error::UnknownTarget("foo".into()),
         Error::NoNamespace("making a namespace: operation not permitted".into()),
         Error::NotPinned { key: key(), version: Version(2) },
         Error::LookupUnanswered,

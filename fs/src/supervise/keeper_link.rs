@@ -94,7 +94,7 @@ impl KeeperLink {
         let mut state = self.state();
         // First: should this process die half-way, there is one keeper at most.
         if let Some(old) = state.keeper.replace(new.clone()) {
-            // If it doesn't hear, it is gone.
+            // If sending fails, the keeper is gone.
             let _ = old.send(&Message::Released, &[]);
         }
         hand_over()?;
@@ -205,7 +205,7 @@ impl Registrar for KeeperLink {
     }
 
     fn unregister(&self, MountInode { connection, inode }: MountInode) {
-        // A keeper that doesn't hear keeps the registration, and some space, until the mount ends.
+        // If sending fails, the keeper keeps the registration, and some space, until the mount ends.
         if self.insist(&Message::Unback { connection, inode }, &[]) || self.keeper().is_some() {
             return;
         }

@@ -56,37 +56,29 @@ impl Artifact {
     }
 }
 
-/// Why bytes are not an artifact, and what to do about it.
+/// Why bytes are not an artifact.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAnArtifact {
     /// No bytes at all.
     #[error("the file is empty")]
     Empty,
     /// A WebAssembly module in binary form.
-    #[error(
-        "this is a wasm module; publish it under its .wasm name to have it compiled, or compile it first with `wasmtime compile`"
-    )]
+    #[error("this is a wasm module, not a compiled artifact")]
     WasmModule,
     /// A WebAssembly component in binary form.
-    #[error(
-        "this is a wasm component; publish it under its .wasm name to have it compiled, or compile it first with `wasmtime compile`"
-    )]
+    #[error("this is a wasm component, not a compiled artifact")]
     WasmComponent,
     /// WebAssembly text.
-    #[error("this is WebAssembly text; publish it under its .wat name to have it compiled")]
+    #[error("this is WebAssembly text, not a compiled artifact")]
     Wat,
     /// ELF, but not wasmtime's.
-    #[error(
-        "this is an ELF file of another kind (OS/ABI {0}), not one that wasmtime compiled; publish what `wasmtime compile` or `Module::serialize` wrote"
-    )]
+    #[error("this is an ELF file of another kind (OS/ABI {0}), not one that wasmtime compiled")]
     OtherElf(u8),
     /// wasmtime's ELF, cut short or damaged.
-    #[error("this is a wasmtime artifact that is truncated or damaged ({0}); compile it again")]
+    #[error("this is a wasmtime artifact that is truncated or damaged ({0})")]
     Truncated(String),
     /// Anything else.
-    #[error(
-        "this is not a wasmtime artifact (no ELF header); publish a .cwasm, .wasm or .wat file"
-    )]
+    #[error("this is neither a wasmtime artifact nor WebAssembly")]
     Unknown,
 }
 
@@ -125,7 +117,9 @@ pub fn inspect<R: Read + Seek>(mut file: R) -> Result<Artifact, NotAnArtifact> {
         let name = sections.section_name(endian, section).map_err(|e| truncated(&e))?;
         if name == ENGINE_SECTION {
             if engine.is_some() || len == 0 || len > MAX_ENGINE_SECTION {
-                return Err(NotAnArtifact::Truncated("it names its engine at odd length".into()));
+                return Err(NotAnArtifact::Truncated(
+                    "section `.wasmtime.engine` is empty, duplicated or over 64 KiB".into(),
+                ));
             }
             engine = Some(data.read_bytes_at(offset, len).map_err(|()| {
                 NotAnArtifact::Truncated("the engine's section can't be read".into())

@@ -81,7 +81,7 @@ pub(crate) trait Records {
     fn version_at(&self, inode: Inode) -> Result<VersionRecord> {
         match self.inode(inode)? {
             Some(InodeRecord::Version(version)) => Ok(version),
-            _ => Err(Error::Inconsistent(format!("inode {inode} is no version"))),
+            _ => Err(Error::Inconsistent(format!("inode {inode} belongs to no version"))),
         }
     }
 

@@ -65,7 +65,7 @@ impl Staging {
         let settings = read_settings(&dir.join(SETTINGS))?;
         let incoming = Arc::new(Incoming::open(dir)?);
         if let Err(e) = incoming.sweep(false) {
-            log::warn!("what dead commands staged is left: {e}");
+            log::warn!("sweeping what dead commands staged: {e}");
         }
         Ok(Staging::new(dir, incoming, &settings))
     }

@@ -98,7 +98,10 @@ impl Store {
     pub fn learn(&self, name: &str, section: &[u8]) -> Result<(EngineInfo, Changes)> {
         check_alias(name)?;
         if section.is_empty() || section.len() as u64 > MAX_ENGINE_SECTION {
-            return Err(NotAnArtifact::Truncated("it names its engine at odd length".into()).into());
+            return Err(NotAnArtifact::Truncated(
+                "section `.wasmtime.engine` is empty, duplicated or over 64 KiB".into(),
+            )
+            .into());
         }
         let mut writer = self.writer()?;
         let description = decode(section).description;
@@ -277,13 +280,13 @@ fn plan_alias(writer: &mut Writer<'_>, name: &str, engine: EngineNumber) -> Resu
 fn check_alias(name: &str) -> Result<()> {
     let wrong = |rule| Err(Error::AliasName { name: name.to_owned(), rule });
     if name.is_empty() || name.len() > MAX_COMPONENT_LEN {
-        return wrong("it has from 1 to 255 characters");
+        return wrong("an alias has from 1 to 255 characters");
     }
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b)) {
-        return wrong("it has letters, digits, '.', '_', '+' and '-'");
+        return wrong("an alias has only letters, digits, '.', '_', '+' and '-'");
     }
     if name.starts_with(['.', '-']) {
-        return wrong("it starts with neither '.' nor '-'");
+        return wrong("an alias doesn't start with '.' or '-'");
     }
     if name.starts_with(LABEL_START) {
         return wrong("names that start with \"wasmtime-\" are given by wasmfs itself");

@@ -168,7 +168,16 @@ fn key_info(
 pub(crate) fn not_served(records: &impl Records, key: &Key) -> Error {
     match records.has_versions(key.as_str()) {
         Ok(true) => Error::NotServed(key.clone()),
-        Ok(false) => Error::NoKey(key.clone()),
+        Ok(false) => absent(records, key),
+        Err(e) => e,
+    }
+}
+
+/// Why a key has no version.
+pub(crate) fn absent(records: &impl Records, key: &Key) -> Error {
+    match records.get(&KEYS, key.as_str()) {
+        Ok(Some(_)) => Error::KeyRemoved(key.clone()),
+        Ok(None) => Error::NoKey(key.clone()),
         Err(e) => e,
     }
 }
@@ -294,7 +303,7 @@ impl Store {
         let catalogue = self.catalogue()?;
         let record = catalogue.get(&KEYS, key.as_str())?;
         let info = record.map(|record| key_info(&catalogue, key, record.default_engine));
-        info.transpose()?.flatten().ok_or_else(|| Error::NoKey(key.clone()))
+        info.transpose()?.flatten().ok_or_else(|| absent(&*catalogue, key))
     }
 
     /// The names that changes after number `told` may have affected.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::handle::Store;
 use super::publish::{Published, published};
+use super::queries::{absent, not_served};
 use super::versions::{Contents, check_conflicts, plan_version};
 use crate::catalogue::tables::{NAMES, Name, VersionRecord};
 use crate::catalogue::{Changes, Records};
@@ -69,10 +70,16 @@ impl Store {
         let mut writer = self.writer()?;
         let live = writer.view().live_versions(key.as_str())?;
         let versions = match version {
-            None if live.is_empty() => return Err(Error::NoKey(key.clone())),
+            None if live.is_empty() => return Err(absent(writer.view(), key)),
             None => live,
             Some(version) if live.contains(&version) => vec![version],
-            Some(version) => return Err(Error::NoVersion { key: key.clone(), version }),
+            Some(version) => {
+                let key = key.clone();
+                return Err(match writer.view().version(key.as_str(), version)? {
+                    Some(_) => Error::VersionRemoved { key, version },
+                    None => Error::NoVersion { key, version },
+                });
+            }
         };
         writer.add(Change::Remove { key: key.to_string(), version })?;
         let now_serves = writer
@@ -88,7 +95,7 @@ impl Store {
 fn version_before_current(records: &impl Records, key: &Key) -> Result<VersionRecord> {
     let name = key.as_str();
     let inode = records.get(&NAMES, Name::plain(name))?;
-    let inode = inode.ok_or_else(|| Error::NoKey(key.clone()))?;
+    let inode = inode.ok_or_else(|| not_served(records, key))?;
     let current = records.version_at(inode)?;
     let origin = current.rollback_of.unwrap_or(current.version);
     for number in records.live_versions(name)?.into_iter().rev().filter(|n| *n < origin) {

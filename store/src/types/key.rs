@@ -51,10 +51,10 @@ pub enum KeyError {
     #[error("a key is a relative path and doesn't start with '/'")]
     Absolute,
     /// Two slashes in a row, or one at the end.
-    #[error("a key has no empty component ('//' or a '/' at its end)")]
+    #[error("no component of a key may be empty ('//' or a '/' at its end)")]
     EmptyComponent,
     /// A component is `.` or `..`.
-    #[error("a key has no component '.' or '..'")]
+    #[error("no component of a key may be '.' or '..'")]
     Dots,
     /// A component is over [`MAX_COMPONENT_LEN`] bytes.
     #[error("a component of a key has at most 255 bytes")]

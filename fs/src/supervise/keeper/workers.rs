@@ -49,7 +49,7 @@ impl Keeper<'_> {
             successor,
         };
         let descriptors = [self.lock.as_fd(), self.listener.as_fd(), self.journal.as_fd()];
-        // A worker that doesn't hear has died, and is buried soon.
+        // If sending fails, the worker has died, and is buried soon.
         let _ = worker.channel.send(&handover, &descriptors);
         for connection in &self.connections {
             hand_over(&worker, connection, None);
