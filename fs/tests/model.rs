@@ -333,7 +333,7 @@ impl<'a> Run<'a> {
                         model.versions.iter_mut().for_each(|v| v.removed = true);
                         changes
                     }
-                    Err(StoreError::NoKey(_)) => {
+                    Err(StoreError::NoKey(_) | StoreError::KeyRemoved(_)) => {
                         assert!(!model.is_live());
                         Changes::default()
                     }
@@ -348,7 +348,10 @@ impl<'a> Run<'a> {
                         found.removed = true;
                         changes
                     }
-                    (Err(StoreError::NoVersion { .. }), None) => Changes::default(),
+                    (
+                        Err(StoreError::NoVersion { .. } | StoreError::VersionRemoved { .. }),
+                        None,
+                    ) => Changes::default(),
                     (result, found) => panic!("{result:?} for {found:?}"),
                 }
             }
@@ -363,7 +366,10 @@ impl<'a> Run<'a> {
                         self.publish(name, v.engine, v.content, false, Some(version), &published);
                         changes
                     }
-                    (Err(StoreError::NoVersion { .. }), None) => Changes::default(),
+                    (
+                        Err(StoreError::NoVersion { .. } | StoreError::VersionRemoved { .. }),
+                        None,
+                    ) => Changes::default(),
                     (Err(StoreError::KeyConflict { .. }), Some(_)) => {
                         assert!(self.model.conflicts(name));
                         Changes::default()
@@ -415,7 +421,10 @@ impl<'a> Run<'a> {
                         assert_eq!(changed, found.pinned != pinned);
                         found.pinned = pinned;
                     }
-                    (Err(StoreError::NoVersion { .. }), None) => {}
+                    (
+                        Err(StoreError::NoVersion { .. } | StoreError::VersionRemoved { .. }),
+                        None,
+                    ) => {}
                     (result, found) => panic!("{result:?} for {found:?}"),
                 }
                 Changes::default()

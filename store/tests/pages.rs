@@ -39,7 +39,7 @@ fn keys_come_in_their_order_whatever_the_page() {
     assert_eq!(names(&store, "none", 1).concat(), [""; 0]);
     assert_eq!(names(&store, "", 3)[0], ["a-b", "a.b", "a/b"]);
     assert_eq!(store.key(&key("ab")).unwrap(), store.keys("ab").unwrap()[0]);
-    assert!(matches!(store.key(&key("gone")), Err(Error::NoKey(_))));
+    assert!(matches!(store.key(&key("gone")), Err(Error::KeyRemoved(_))));
     assert!(matches!(store.key(&key("a")), Err(Error::NoKey(_))));
 }
 

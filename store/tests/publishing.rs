@@ -28,7 +28,7 @@ fn versions_and_inodes_count_up_and_survive_removal_and_reopening() {
             }
             store.remove(&key("a/key"), None).unwrap();
             assert!(store.keys("").unwrap().is_empty());
-            assert!(matches!(store.version(&key("a/key"), None), Err(Error::NoKey(_))));
+            assert!(matches!(store.version(&key("a/key"), None), Err(Error::KeyRemoved(_))));
             store.close().unwrap();
         }
         // Removed versions are still known, and their bytes there.
@@ -119,7 +119,7 @@ fn removal_serves_what_is_left_and_rollback_makes_new_versions() {
         assert_eq!(serves().version, Version(2));
         assert!(matches!(
             store.remove(&key("key"), Some(Version(3))),
-            Err(Error::NoVersion { .. })
+            Err(Error::VersionRemoved { .. })
         ));
 
         let (back, _) = store.rollback(&key("key"), None).unwrap();

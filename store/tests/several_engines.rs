@@ -73,7 +73,7 @@ fn an_artifact_of_another_engine_is_refused_in_words() {
     let refused = store.publish(vec![request(&other, "prod")], false).unwrap().0.remove(0);
     assert_eq!(
         refused.unwrap_err().to_string(),
-        "it is not of engine prod: compiled by wasmtime 36, prod is 48; \
+        "it was compiled by another engine than prod: compiled by wasmtime 36, prod is 48; \
          compiled for aarch64-unknown-linux-gnu, prod is for x86_64-unknown-linux-gnu"
     );
     // Nothing is known in which they differ, and still they do.

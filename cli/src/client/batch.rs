@@ -9,18 +9,34 @@ use super::store_client::StoreClient;
 use crate::control::requests::{MAX_BATCH, Outcomes, Publishing};
 use crate::ui::Failure;
 
+/// The JSON of one request, in bytes, at most about: hashes of large artifacts take room.
+const MAX_BATCH_JSON: usize = 8 << 20;
+
 /// Artifacts that are staged and waiting, and what came of those before. They are published with
-/// one commit when there are [`MAX_BATCH`] of them, or when those in memory take half of what a
-/// request may have; all with one if they are to go in together.
+/// one commit when there are [`MAX_BATCH`] of them, or enough bytes; all with one commit if they are
+/// to go in together.
 pub struct Batch<'c> {
     through: Through<'c>,
-    together: bool,
+    commits: Commits,
     waiting: Vec<Publish>,
     /// The bytes in memory of what is waiting.
     in_memory: usize,
+    /// What the JSON of a request for it takes, in bytes.
+    json: usize,
     /// What came of each item, or nothing yet: in the order they were added.
     results: Vec<Option<Result<Published, Failure>>>,
     visible: bool,
+}
+
+/// When a batch is committed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Commits {
+    /// Whenever there is enough, and at the end.
+    InPortions,
+    /// At the end: what its caller keeps small.
+    Once,
+    /// At the end, and all of it or nothing.
+    Together,
 }
 
 /// The store that a batch goes to.
@@ -37,18 +53,24 @@ pub type Outcome = (Vec<Result<Published, Failure>>, bool);
 impl<'c> Batch<'c> {
     /// A batch for a store that is open.
     pub fn through(client: &'c mut StoreClient) -> Batch<'c> {
-        Batch::new(Through::Client(client), false)
+        Batch::new(Through::Client(client), Commits::InPortions)
+    }
+
+    /// The same, committed once.
+    pub fn once_through(client: &'c mut StoreClient) -> Batch<'c> {
+        Batch::new(Through::Client(client), Commits::Once)
     }
 
     /// A batch for the store in `dir`, which is opened when there is something to commit: staging
     /// may take long. All go in, or none, if `together`.
     pub fn into(dir: &Path, together: bool) -> Batch<'static> {
-        Batch::new(Through::Directory(dir.to_owned()), together)
+        let commits = if together { Commits::Together } else { Commits::InPortions };
+        Batch::new(Through::Directory(dir.to_owned()), commits)
     }
 
-    fn new(through: Through<'_>, together: bool) -> Batch<'_> {
+    fn new(through: Through<'_>, commits: Commits) -> Batch<'_> {
         let (waiting, results) = (Vec::new(), Vec::new());
-        Batch { through, together, waiting, in_memory: 0, results, visible: true }
+        Batch { through, commits, waiting, in_memory: 0, json: 0, results, visible: true }
     }
 
     /// Adds an item; or what went wrong with one, which stays so.
@@ -61,10 +83,13 @@ impl<'c> Batch<'c> {
             }
         };
         self.in_memory += item.bytes_in_memory().map(<[u8]>::len).sum::<usize>();
+        self.json += item.json_size();
         self.waiting.push(item);
         self.results.push(None);
-        let is_full = self.waiting.len() >= MAX_BATCH || self.in_memory >= MAX_INLINE_TOTAL / 2;
-        if is_full && !self.together {
+        let is_full = self.waiting.len() >= MAX_BATCH
+            || self.in_memory >= MAX_INLINE_TOTAL / 2
+            || self.json >= MAX_BATCH_JSON;
+        if is_full && self.commits == Commits::InPortions {
             self.commit();
         }
     }
@@ -72,15 +97,16 @@ impl<'c> Batch<'c> {
     /// Publishes what is waiting. An error of the whole commit is that of each item.
     fn commit(&mut self) {
         let items = std::mem::take(&mut self.waiting);
-        self.in_memory = 0;
+        (self.in_memory, self.json) = (0, 0);
         if items.is_empty() {
             return;
         }
         let count = items.len();
-        let results = if self.together && self.results.iter().any(Option::is_some) {
+        let together = self.commits == Commits::Together;
+        let results = if together && self.results.iter().any(Option::is_some) {
             vec![Err(Failure::of(&wasmfs_store::Error::HeldBack.into())); count]
         } else {
-            let asked = Publishing { items, together: self.together };
+            let asked = Publishing { items, together };
             match self.ask(asked) {
                 Ok(Outcomes { results, visible }) => {
                     self.visible &= visible;

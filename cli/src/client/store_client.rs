@@ -105,10 +105,10 @@ impl StoreClient {
             Way::Served(client) => client,
         };
         match client.ask(&asked) {
-            Err(gone) if is_gone(&gone) && asked.is_repeatable() => {
+            Err(e) if is_gone(&e) && asked.is_repeatable() => {
                 match StoreClient::open(&self.dir)?.way {
                     Way::Opened(store) => asked.handle(&Place::Opened(&store)),
-                    Way::Served(_) => Err(gone),
+                    Way::Served(successor) => successor.ask(&asked),
                 }
             }
             answer => answer,

@@ -10,7 +10,7 @@ use crate::control::Client;
 use crate::control::requests::Mount;
 use crate::daemon::keeper::{Service, become_keeper, start};
 use crate::ui::output;
-use crate::ui::{Error, Outcome, is_ending, was_lost};
+use crate::ui::{Error, Outcome, is_ending, is_gone, was_lost};
 
 /// Mount the store, and serve it in the background
 #[derive(clap::Args, Debug)]
@@ -57,7 +57,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         let request = Mount { mount_point: mount_point.clone(), options: service.options };
         match server.ask(&request) {
             Ok(_) => return mounted(store, &service),
-            Err(e) if is_ending(&e) || was_lost(&e) => {
+            Err(e) if is_ending(&e) || is_gone(&e) => {
                 asked |= was_lost(&e);
                 std::thread::sleep(Duration::from_millis(20));
             }

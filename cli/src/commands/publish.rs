@@ -92,15 +92,12 @@ pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
         client.named_engine(Some(engine))?;
         client.close()?;
     }
-    Store::create(store, &Default::default())?;
     let bytes = args.files.iter().filter_map(|file| file.metadata().ok()).map(|m| m.len()).sum();
     let progress = progress::bar(bytes, args.files.len() > 1);
-    let mut reading = Reading {
-        args: &args,
-        compiler: args.compile.with.is_some().then(|| args.compile.compiler()).transpose()?,
-        staging: Staging::beside(store)?,
-        progress: &progress,
-    };
+    let compiler = args.compile.with.is_some().then(|| args.compile.compiler()).transpose()?;
+    Store::create(store, &Default::default())?;
+    let mut reading =
+        Reading { args: &args, compiler, staging: Staging::beside(store)?, progress: &progress };
     let mut batch = Batch::into(store, false);
     for (file, key) in args.files.iter().zip(keys) {
         batch.add(key.and_then(|key| reading.item(file, key)));

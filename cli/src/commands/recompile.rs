@@ -82,7 +82,13 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     if jobs.is_empty() {
         return Err(Error::NoKeys.into());
     }
-    let work = Work { store, args: &args, compiler, staging: Staging::beside(store)? };
+    let work = Work {
+        store,
+        args: &args,
+        compiler,
+        staging: Staging::beside(store)?,
+        opening: Mutex::default(),
+    };
     let mut items = work.compile_all(&jobs);
     let move_names = args.default && items.iter().all(Result::is_ok);
     let mut batch = Batch::into(store, move_names);
@@ -118,6 +124,7 @@ struct Work<'a> {
     args: &'a Args,
     compiler: Compiler,
     staging: Staging,
+    opening: Mutex<()>,
 }
 
 impl Work<'_> {
@@ -159,6 +166,8 @@ impl Work<'_> {
         let source = match Store::read_object(self.store, &job.source)? {
             Some(source) => source,
             None => {
+                // One at a time: they would wait for each other's store.
+                let _alone = self.opening.lock().unwrap_or_else(|e| e.into_inner());
                 let client = StoreClient::open(self.store)?;
                 let source = client.payload(&job.source)?;
                 client.close()?;

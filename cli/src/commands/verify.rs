@@ -138,6 +138,16 @@ fn print(report: &Report) -> Result<()> {
     ))
 }
 
+/// What an answer says of the data that was asked for; anything else says that it couldn't be asked.
+const ABOUT_DATA: [&str; 6] = [
+    "payload-damaged",
+    "no-payload",
+    "catalogue-failed",
+    "catalogue-inconsistent",
+    "no-catalogue",
+    "io",
+];
+
 /// The catalogue and the payloads inside it, as whoever has the store says they are.
 struct Asking {
     client: StoreClient,
@@ -146,11 +156,11 @@ struct Asking {
 }
 
 impl Asking {
-    /// An answer; or a failure, which is noted if it is not the store's.
+    /// An answer; or a failure, which is noted if it is not about the data.
     fn noted<T>(&self, answer: Result<T>) -> Result<T, Failure> {
         answer.map_err(|e| {
             let failure = Failure::of(&e);
-            if !StoreError::CODES.contains(&&*failure.code) {
+            if !ABOUT_DATA.contains(&&*failure.code) {
                 self.failed.borrow_mut().get_or_insert_with(|| failure.clone());
             }
             failure

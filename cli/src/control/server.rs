@@ -25,8 +25,8 @@ use super::request::{Answer, Method, PROTOCOL, PROTOCOL_HEADER, Request, Shape};
 use super::serving::Serving;
 use crate::ui::{Error, Failure};
 
-/// The largest JSON of a request, in bytes: all-or-nothing batches of some 20,000 artifacts.
-const MAX_REQUEST: usize = 64 << 20;
+/// The largest JSON of a request, in bytes: an all-or-nothing batch of 100,000 small artifacts.
+const MAX_REQUEST: usize = 256 << 20;
 /// Pieces of a request's bytes that wait for their reader.
 const BODY_QUEUE: usize = 4;
 
@@ -164,6 +164,12 @@ async fn serve(stream: UnixStream, server: Arc<Server>, mut ending: watch::Recei
     if let Err(e) = result {
         log::debug!("a command's connection ended: {e}");
     }
+    // A command that was killed left what it staged.
+    tokio::task::spawn_blocking(move || {
+        if let Err(e) = server.serving.mounts().store().sweep_staged() {
+            log::warn!("sweeping what dead commands staged: {e}");
+        }
+    });
 }
 
 /// Has a request handled, in a thread that may wait.

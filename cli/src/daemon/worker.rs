@@ -87,7 +87,10 @@ async fn serve(dir: &Path, handover: Handover, store: Arc<Store>) -> Result<()> 
                     worker.stopped();
                 }));
             }
-            Event::End => break,
+            Event::End => {
+                serving.answer_reload(Err(Failure::of_mount(&wasmfs_fs::Error::Ending)));
+                break;
+            }
             Event::ReloadFailed(_) | Event::KeeperGone => {
                 serving.answer_reload(Err(match event {
                     Event::ReloadFailed(why) => Failure::decode(&why),

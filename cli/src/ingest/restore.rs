@@ -171,7 +171,8 @@ impl<'a> Merge<'a> {
     }
 
     fn publish(&mut self, client: &mut StoreClient) {
-        let mut batch = Batch::through(client);
+        // A key goes in whole, with one commit.
+        let mut batch = Batch::once_through(client);
         let mut versions = Vec::new();
         for (version, item) in std::mem::take(&mut self.waiting) {
             versions.push(version);

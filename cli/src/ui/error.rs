@@ -91,7 +91,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A signal ended a command.
-    #[error("interrupted; nothing was published")]
+    #[error("interrupted")]
     Interrupted,
     /// The command to capture can't be run.
     #[error("{program} can't be run")]
@@ -133,7 +133,7 @@ pub enum Error {
     #[error("the server of the store ended before it answered; the change may have been made")]
     ServerLost,
     /// The server went away before it heard a request.
-    #[error("the server of the store ends again and again before it receives the request")]
+    #[error("the server of the store ended before it received the request")]
     ServerUnreachable,
     /// The server doesn't answer.
     #[error("the server of the store does not answer (within {seconds} s)")]

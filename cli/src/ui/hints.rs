@@ -262,7 +262,7 @@ pub fn cli_hint(error: &Error) -> String {
         Error::CompilerWroteNothing { .. } => {
             "--with takes a wasmtime program that knows `compile -o FILE`".into()
         }
-        Error::Interrupted => "give the command again".into(),
+        Error::Interrupted => "give the command again; what was published before stays".into(),
         Error::CannotRunCommand { .. } => {
             "name a program after `--`: a path, or a name that is in $PATH".into()
         }
@@ -287,7 +287,7 @@ pub fn cli_hint(error: &Error) -> String {
             "`wasmfs log` shows what was done; give the command again if it was not".into()
         }
         Error::ServerUnreachable => {
-            "nothing was done; the log says why it ends (`wasmfs status` names it)".into()
+            "nothing was done; give the command again, and see wasmfs.log in the store's directory".into()
         }
         Error::ServerSilent { log, .. } => format!(
             "it may be suspended, or hang; the end of {} says what it did last",

@@ -14,7 +14,6 @@ use rustix::net::{
 };
 
 use super::table::mounted_at;
-use super::users::mount_users;
 use crate::error::{Error, IoContext, Result};
 
 /// Mounts, and returns the descriptor of `/dev/fuse` to serve the mount by.
@@ -28,13 +27,11 @@ pub(super) fn mount(mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
     if allow_other {
         options.push_str(",allow_other");
     }
-    if allow_other && !is_other_allowed() {
-        return Err(Error::AllowOtherForbidden);
-    }
     let mut command = Command::new("fusermount3");
     command.env("_FUSE_COMMFD", theirs.as_raw_fd().to_string()).args(["-o", &options, "--"]);
     run_fusermount(command.arg(mount_point)).map_err(|e| match device_fault() {
         Some(fault) => Error::NoFuseDevice(fault),
+        None if allow_other && !is_other_allowed() => Error::AllowOtherForbidden,
         None => e,
     })?;
     drop(theirs);
@@ -83,18 +80,19 @@ pub(super) fn unmount(mount_point: &Path, lazy: bool) -> Result<()> {
     }
     run_fusermount(command.arg("--").arg(mount_point)).map_err(|e| match e {
         // It has only words for what the kernel answered. A mount of this user's that is still
-        // there can be busy or gone wrong; its users tell which.
-        Error::Fusermount(_) if !lazy && is_used(mount_point) => {
+        // there is busy.
+        Error::Fusermount(said) if !lazy && is_ours(mount_point) => {
+            log::info!("{said}");
             Error::Busy(mount_point.to_owned())
         }
         e => e,
     })
 }
 
-/// Whether a process that this user may look into uses the mount.
-fn is_used(mount_point: &Path) -> bool {
+/// Whether a mount of this user's is there.
+fn is_ours(mount_point: &Path) -> bool {
     let Ok(Some(mounted)) = mounted_at(mount_point) else { return false };
-    !mount_users(mounted.device, None).is_empty()
+    mounted.user == Some(rustix::process::geteuid().as_raw())
 }
 
 fn run_fusermount(command: &mut Command) -> Result<()> {

@@ -20,6 +20,8 @@ pub struct Mounted {
     /// The device number, major and minor; for FUSE the minor is the
     /// connection's name under `/sys/fs/fuse/connections`.
     pub device: (u32, u32),
+    /// The user whose server answers it, of a FUSE mount.
+    pub user: Option<u32>,
 }
 
 /// The topmost mount at exactly `path`, which must be absolute.
@@ -36,9 +38,13 @@ fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
     let (major, minor) = device.split_once(':')?;
     let mount_point = unescape(fields.nth(1)?);
     fields.by_ref().find(|field| *field == b"-")?;
+    let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
+    let options = String::from_utf8_lossy(fields.nth(1).unwrap_or_default());
+    let user = options.split(',').find_map(|option| option.strip_prefix("user_id="));
     Some(Mounted {
         mount_point: PathBuf::from(OsStr::from_bytes(&mount_point)),
-        fs_type: String::from_utf8_lossy(fields.next()?).into_owned(),
+        fs_type,
+        user: user.and_then(|user| user.parse().ok()),
         device: (major.parse().ok()?, minor.parse().ok()?),
     })
 }

@@ -328,7 +328,10 @@ fn is_locked(path: &Path) -> bool {
 fn disk_fault(path: &Path) -> Option<io::Error> {
     let read = || -> io::Result<()> {
         for entry in fs::read_dir(path)? {
-            io::copy(&mut fs::File::open(entry?.path())?, &mut io::sink())?;
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                io::copy(&mut fs::File::open(entry.path())?, &mut io::sink())?;
+            }
         }
         Ok(())
     };

@@ -18,6 +18,7 @@ mod rebuild;
 mod replay;
 mod slot;
 pub(crate) mod tables;
+mod upgrade;
 
 pub(crate) use apply::apply;
 pub(crate) use chunks::{CHUNK, put_chunks, read_chunks, whole_inline};
@@ -29,4 +30,4 @@ pub(crate) use overlay::Overlay;
 pub(crate) use read::Records;
 pub(crate) use rebuild::{bring_inside, put_in_place_of};
 pub(crate) use replay::{catch_up, from_history};
-pub(crate) use slot::{CatalogueSlot, Condition, Lease, has_lease};
+pub(crate) use slot::{CatalogueSlot, Condition, ReadGuard, has_read_guard};

@@ -8,6 +8,7 @@ use super::database::{Unopened, catch_panic};
 use super::handle::Catalogue;
 use super::rebuild::{bring_inside, rebuild, sole};
 use super::replay::catch_up;
+use super::upgrade::upgrade;
 use crate::disk::durable::remove_dir;
 use crate::disk::names::{CATALOGUE, NEW_CATALOGUE, OBJECTS};
 use crate::disk::temp_dir_in_memory;
@@ -38,7 +39,7 @@ pub(crate) fn open(dir: &Path, history: &mut History, trusted: bool) -> Result<C
         }
     };
     if trusted || !existed {
-        match catch_panic(|| catch_up(&old, history, Sequence(0))) {
+        match catch_panic(|| upgrade(&old).and_then(|()| catch_up(&old, history, Sequence(0)))) {
             Ok(Ok(())) => {
                 if !existed {
                     // Made from the history alone.
@@ -84,7 +85,7 @@ pub(crate) fn open_in_memory(
     };
     let mut copied = catch_panic(copy).unwrap_or_else(|e| Err(Error::Inconsistent(e))).ok();
     if trusted && let Some(copy) = copied.take() {
-        match catch_panic(|| catch_up(&copy, history, Sequence(0))) {
+        match catch_panic(|| upgrade(&copy).and_then(|()| catch_up(&copy, history, Sequence(0)))) {
             Ok(Ok(())) => return sole(copy),
             Ok(Err(e)) => log::error!("the copied catalogue: {e}; rebuilding it"),
             Err(panic) => log::error!("the copied catalogue: {panic}; rebuilding it"),

@@ -25,36 +25,36 @@ use crate::state::{distrust, is_trusted, note_open};
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
 thread_local! {
-    static LEASES: Cell<usize> = const { Cell::new(0) };
+    static READ_GUARDS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The right to read the catalogue as it is now. It stays what it is until every lease is dropped:
-/// so a thread that has one waits for nobody, and replaces no catalogue ([`has_lease`]).
-pub(crate) struct Lease {
+/// The right to read the catalogue as it is now. It stays what it is until every guard is dropped:
+/// so a thread that has one waits for nobody, and replaces no catalogue ([`has_read_guard`]).
+pub(crate) struct ReadGuard {
     catalogue: Arc<Catalogue>,
     /// It is counted in the thread that took it.
     not_send: PhantomData<*const ()>,
 }
 
-impl Lease {
-    fn new(catalogue: Arc<Catalogue>) -> Lease {
-        LEASES.set(LEASES.get() + 1);
-        Lease { catalogue, not_send: PhantomData }
+impl ReadGuard {
+    fn new(catalogue: Arc<Catalogue>) -> ReadGuard {
+        READ_GUARDS.set(READ_GUARDS.get() + 1);
+        ReadGuard { catalogue, not_send: PhantomData }
     }
 
-    /// The catalogue, to be shared with what goes on as long as this lease.
+    /// The catalogue, to be shared with what goes on as long as this guard.
     pub(crate) fn shared(&self) -> &Arc<Catalogue> {
         &self.catalogue
     }
 }
 
-impl Drop for Lease {
+impl Drop for ReadGuard {
     fn drop(&mut self) {
-        LEASES.set(LEASES.get() - 1);
+        READ_GUARDS.set(READ_GUARDS.get() - 1);
     }
 }
 
-impl Deref for Lease {
+impl Deref for ReadGuard {
     type Target = Catalogue;
 
     fn deref(&self) -> &Catalogue {
@@ -62,9 +62,9 @@ impl Deref for Lease {
     }
 }
 
-/// Whether this thread has a lease, and so must not wait for all to be dropped.
-pub(crate) fn has_lease() -> bool {
-    LEASES.get() > 0
+/// Whether this thread has a guard, and so must not wait for all to be dropped.
+pub(crate) fn has_read_guard() -> bool {
+    READ_GUARDS.get() > 0
 }
 
 /// How a catalogue is.
@@ -102,8 +102,8 @@ impl CatalogueSlot {
     }
 
     /// The catalogue as it is now, failed or not.
-    pub(crate) fn lease(&self) -> Result<Lease> {
-        self.current().map(Lease::new).ok_or(Error::NoCatalogue)
+    pub(crate) fn read_guard(&self) -> Result<ReadGuard> {
+        self.current().map(ReadGuard::new).ok_or(Error::NoCatalogue)
     }
 
     /// How it is now.

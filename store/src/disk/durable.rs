@@ -14,6 +14,11 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).at("syncing", path)
 }
 
+/// Syncs a file.
+pub(crate) fn sync_file(path: &Path) -> Result<()> {
+    File::open(path).and_then(|file| file.sync_all()).at("syncing", path)
+}
+
 /// Syncs the directory that a path is in.
 pub(crate) fn sync_parent(path: &Path) -> Result<()> {
     sync_dir(path.parent().unwrap_or(Path::new("/")))

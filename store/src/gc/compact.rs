@@ -69,19 +69,19 @@ impl Store {
         if !is_told(last) || truth.applied()?.seq != last {
             return Ok(None);
         }
-        put_snapshot(&mut quiesced.history, &truth, &quiesced.lease).map(Some)
+        put_snapshot(&mut quiesced.history, &truth, &quiesced.guard).map(Some)
     }
 
     /// Writes the history anew as what the catalogue has, which is trusted to have all of it.
     pub(crate) fn write_history_anew(&self) -> Result<Compacted> {
-        let Quiesced { mut history, lease } = self.quiesce()?;
-        put_snapshot(&mut history, &lease, &lease)
+        let Quiesced { mut history, guard } = self.quiesce()?;
+        put_snapshot(&mut history, &guard, &guard)
     }
 
     /// Copies the catalogue if that leaves much less of it on the disk: the database gives nothing back.
     /// Readers wait for the moment in which the copy is opened.
     pub fn shrink(&self) -> Result<Option<Compacted>> {
-        let Quiesced { mut history, lease: catalogue } = self.quiesce()?;
+        let Quiesced { mut history, guard: catalogue } = self.quiesce()?;
         let before = size_of(catalogue.path())?;
         let content = catalogue.content()?;
         if !is_too_large(before, content) {

@@ -240,10 +240,10 @@ impl StagedFile {
         incoming.path.join(&self.name)
     }
 
-    /// Whether it has become the object file at `object`, synced.
+    /// Whether it has become the object file at `object`.
     pub(super) fn is_at(&self, object: &Path, size: u64) -> bool {
         let found = fs::symlink_metadata(object);
-        found.is_ok_and(|found| self.is_synced && (found.ino(), found.size()) == (self.inode, size))
+        found.is_ok_and(|found| (found.ino(), found.size()) == (self.inode, size))
     }
 }
 

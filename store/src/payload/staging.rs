@@ -14,6 +14,7 @@ use super::staged::{MAX_INLINE_SIZE, MemoryBytes, Place, Staged, StagedPayload, 
 use crate::artifact::{ArtifactKind, inspect};
 use crate::catalogue::{CHUNK, Catalogue, put_chunks};
 use crate::disk::check_owner;
+use crate::disk::durable::sync_file;
 use crate::disk::names::{OBJECTS, SETTINGS, object_in};
 use crate::error::{Error, IoContext, Result};
 use crate::settings::{Settings, read_settings};
@@ -159,6 +160,15 @@ impl Staging {
         fits
     }
 
+    /// Refuses what can't be kept, of a payload that is to be kept at `object` or inside.
+    pub(crate) fn check(&self, payload: &StagedPayload, object: &Path) -> Result<()> {
+        let Place::File(staged) = &payload.place else { return Ok(()) };
+        match self.incoming.open_staged(staged, payload.size) {
+            Err(Error::StagedGone(_)) if staged.is_at(object, payload.size) => Ok(()),
+            opened => opened.map(drop),
+        }
+    }
+
     /// Makes a staged payload durable as the object file at `object`, but for its name.
     pub(super) fn keep(&self, payload: &StagedPayload, object: &Path) -> Result<()> {
         let made;
@@ -174,7 +184,7 @@ impl Staging {
                 let file = match self.incoming.open_staged(staged, payload.size) {
                     // A server that died over this commit had renamed it.
                     Err(Error::StagedGone(_)) if staged.is_at(object, payload.size) => {
-                        return Ok(());
+                        return sync_file(object);
                     }
                     opened => opened?,
                 };

@@ -1,7 +1,7 @@
 //! The store: what can be done with one.
 //!
 //! [`Store`] is the handle (`handle.rs`), made by `open.rs`. Whoever changes something takes the
-//! one [`Writer`], adds changes of the history to it and commits them; whoever reads takes a lease
+//! one [`Writer`], adds changes of the history to it and commits them; whoever reads takes a guard
 //! of the catalogue. A file an operation: publish, rollback and removal, engines, what the mount
 //! reads, what users ask. It uses every folder but those for collection and maintenance.
 

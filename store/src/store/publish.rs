@@ -65,6 +65,18 @@ impl Publish {
         payloads.filter_map(StagedPayload::in_memory)
     }
 
+    /// What it takes in JSON, in bytes, about: hashes and engine in base64, and the rest.
+    #[must_use]
+    pub fn json_size(&self) -> usize {
+        let source = match &self.source {
+            Some(Source::Staged(source)) => source.payload.blocks.len(),
+            _ => 0,
+        };
+        let encoded =
+            self.staged.payload.blocks.len() + self.staged.artifact.section.len() + source;
+        encoded * 4 / 3 + 1024
+    }
+
     /// Reads these bytes on the other side, and checks what was told of what is staged.
     pub fn complete(&mut self, from: &mut dyn Read) -> Result<()> {
         self.staged.complete(from)?;
@@ -239,6 +251,8 @@ impl Store {
             self.objects.reader().is_whole(writer.catalogue(), &payload)
         };
         if kept.seen.insert(sha256) && !known.as_ref().map_or(Ok(false), is_here)? {
+            // What can't be kept is this request's fault alone.
+            self.staging.check(staged, &self.objects.path(&sha256))?;
             if inline { kept.inside.push(staged) } else { kept.objects.push(staged) }
         }
         Ok(())

@@ -212,7 +212,8 @@ impl Store {
         else {
             return Err(Error::NoKey(key.clone()));
         };
-        let end = before.unwrap_or(record.last_version.next());
+        let last = record.last_version.next();
+        let end = before.map_or(last, |before| before.min(last));
         let start = end.get().saturating_sub(limit.clamp(1, MAX_PAGE) as u64).max(1);
         let mut items = Vec::new();
         for row in catalogue.scan(&all.after((key.as_str(), Version(start - 1)))) {

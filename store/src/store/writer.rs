@@ -4,7 +4,9 @@ use std::sync::{MutexGuard, TryLockError};
 use std::time::Duration;
 
 use super::handle::Store;
-use crate::catalogue::{Catalogue, Changes, Condition, Lease, Overlay, apply, has_lease, weight};
+use crate::catalogue::{
+    Catalogue, Changes, Condition, Overlay, ReadGuard, apply, has_read_guard, weight,
+};
 use crate::disk::clock::now;
 use crate::disk::space::{RESERVE_SIZE, check_free_space, check_writable, make_reserve};
 use crate::error::{Error, Result};
@@ -20,7 +22,7 @@ const COPY_TIMEOUT: Duration = Duration::from_millis(100);
 pub(crate) struct Writer<'s> {
     store: &'s Store,
     history: MutexGuard<'s, History>,
-    lease: Lease,
+    guard: ReadGuard,
     overlay: Overlay,
     /// The lines of what was added.
     lines: Vec<u8>,
@@ -36,7 +38,7 @@ impl Writer<'_> {
 
     /// The catalogue as it is before.
     pub(crate) fn catalogue(&self) -> &Catalogue {
-        &self.lease
+        &self.guard
     }
 
     /// The history as it is before.
@@ -75,10 +77,10 @@ impl Writer<'_> {
             return Ok(self.changes);
         }
         check_free_space(self.store.dir(), self.weight())?;
-        let Writer { store, mut history, lease, overlay, lines, count, changes } = self;
+        let Writer { store, mut history, guard, overlay, lines, count, changes } = self;
         history.append(&lines, count)?;
         let applied = overlay.apply();
-        drop(lease);
+        drop(guard);
         if let Err(e) = applied {
             // Committed, but unknown to the catalogue: opened again, it takes it from the history.
             log::error!("the catalogue failed in a commit: {e}");
@@ -91,31 +93,31 @@ impl Writer<'_> {
 /// A store in which nobody else commits, with its history and its catalogue, both sound.
 pub(crate) struct Quiesced<'s> {
     pub(crate) history: MutexGuard<'s, History>,
-    pub(crate) lease: Lease,
+    pub(crate) guard: ReadGuard,
 }
 
 impl Store {
     /// The right to write. What an earlier error left in the way is mended first.
     pub(crate) fn writer(&self) -> Result<Writer<'_>> {
-        let Quiesced { history, lease } = self.quiesce()?;
-        let overlay = Overlay::new(lease.shared());
+        let Quiesced { history, guard } = self.quiesce()?;
+        let overlay = Overlay::new(guard.shared());
         let (lines, count, changes) = (Vec::new(), 0, Changes::default());
-        Ok(Writer { store: self, history, lease, overlay, lines, count, changes })
+        Ok(Writer { store: self, history, guard, overlay, lines, count, changes })
     }
 
     /// Has nobody commit as long as the result lives.
     pub(crate) fn quiesce(&self) -> Result<Quiesced<'_>> {
-        debug_assert!(!has_lease(), "whoever waits for readers is one");
+        debug_assert!(!has_read_guard(), "whoever waits for readers is one");
         let mut history = self.lock_history();
         self.recover(&mut history)?;
-        let lease = self.slot.lease()?;
-        Ok(Quiesced { history, lease })
+        let guard = self.slot.read_guard()?;
+        Ok(Quiesced { history, guard })
     }
 
     /// The catalogue as it is now.
-    pub(crate) fn catalogue(&self) -> Result<Lease> {
+    pub(crate) fn catalogue(&self) -> Result<ReadGuard> {
         if matches!(self.slot.condition(), Condition::Failed)
-            && !has_lease()
+            && !has_read_guard()
             // Whoever writes just now sees to it himself.
             && let Some(mut history) = self.try_lock_history()
             && self.slot.is_due()
@@ -123,7 +125,7 @@ impl Store {
         {
             log::error!("the catalogue of {}: {e}", self.dir().display());
         }
-        self.slot.lease()
+        self.slot.read_guard()
     }
 
     /// Whether the catalogue failed, and is opened again by whoever writes next.

@@ -34,7 +34,7 @@ fn links_follow_what_is_published() {
         // Only one engine's; an engine that nobody has is a mistake, and takes nothing away.
         let winch = env.json(&["show", "c"])["engine"].as_str().unwrap().to_owned();
         let stderr = env.fail(1, &["link", path(&dir), "--engine", "wasmtime-48"]);
-        assert!(stderr.contains("`wasmfs engines` shows"), "{stderr}");
+        assert!(stderr.contains("`wasmfs engines` lists"), "{stderr}");
         assert_eq!(link(&["--engine", &winch])["removed"], json!(["a"]));
         env.unmount();
     });

@@ -76,8 +76,12 @@ fn what_cannot_be_published_is_said_and_the_rest_goes_in() {
         let home = path(env.home()).to_owned();
         let each = [
             (path(&broken), "it can't be compiled", "type mismatch"),
-            (path(&text), "this is not a wasmtime artifact", ".cwasm, .wasm or .wat"),
-            (path(&elf), "this is an ELF file of another kind", "wasmtime compile"),
+            (
+                path(&text),
+                "this is neither a wasmtime artifact nor WebAssembly",
+                "a .wasm or .wat file",
+            ),
+            (path(&elf), "this is an ELF file of another kind", "that wasmtime compiled"),
             (path(&missing), "No such file or directory", "hint: check the path"),
             (&home, "it is a directory", "hint: name the files in it"),
         ];

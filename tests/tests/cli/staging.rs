@@ -174,7 +174,7 @@ fn what_cannot_be_staged_is_refused_with_the_reason() {
         allow(0o500);
         let stderr = env.fail(1, &["publish", path(&file)]);
         assert!(stderr.contains("can't be written from here"), "{stderr}");
-        assert!(stderr.contains("hint: commands put what they publish into"), "{stderr}");
+        assert!(stderr.contains("hint: a command writes what it publishes into"), "{stderr}");
         // What is small goes in the request.
         let small = env.file("small.wat", "(module)");
         env.run(&["publish", path(&small)]);

@@ -94,7 +94,7 @@ fn the_exit_status_is_the_commands() {
         // Not an artifact: said, and left to go with the directory.
         let output = sh("echo text > \"$XDG_CACHE_HOME/junk\"");
         assert_eq!(output.status.code(), Some(0));
-        assert!(String::from_utf8_lossy(&output.stderr).contains("left junk"));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("skipped junk"));
         // One that can't be taken is no success.
         let output = sh(&format!("head -c 5000 {artifact} > \"$XDG_CACHE_HOME/cut\""));
         assert_eq!(output.status.code(), Some(125));

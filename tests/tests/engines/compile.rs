@@ -62,7 +62,7 @@ fn what_the_command_says_is_shown_and_its_failure_is_the_files() {
         for (with, why) in [
             ("/no/such/program", "can't be run"),
             (good, "chmod +x"),
-            ("/bin/false", "doesn't say what it is"),
+            ("/bin/false", "printed no version"),
         ] {
             let said = env.fail(1, &["publish", good, "--with", with]);
             assert!(said.contains(why) && said.contains("hint:"), "{with}: {said}");

@@ -93,7 +93,7 @@ fn artifacts_become_keys_and_everything_else_is_left() {
         assert!(env.fail(1, &["import", "absent"]).contains("can't be read"));
         let stderr = env.fail(1, &["import", "cache/empty"]);
         assert!(
-            stderr.contains("no whole archive") && stderr.contains("wasmfs publish"),
+            stderr.contains("not a complete archive") && stderr.contains("wasmfs publish"),
             "{stderr}"
         );
 

@@ -151,7 +151,7 @@ fn if_one_key_cannot_be_compiled_no_plain_name_moves() {
     }
     // Without a source there is nothing to compile, and that is said.
     let said = env.fail(2, &["recompile", "--all", "--default", "--with", &with(&new)]);
-    assert!(said.contains("bare.cwasm: its source was not kept"), "{said}");
+    assert!(said.contains("bare.cwasm: the store has no source of it"), "{said}");
     assert!(env.fail(1, &["recompile", "absent"]).contains("there is no key absent"));
     assert!(env.fail(2, &["recompile"]).contains("required"));
     let said = env.fail(1, &["recompile", "plain.cwasm", "--engine", "nobody"]);

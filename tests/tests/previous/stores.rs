@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use wasmfs_tests::{Environment, in_each_environment, names, succeed};
+use wasmfs_tests::{Environment, in_each_environment, names, output, succeed};
 
 fn fixture(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
@@ -48,7 +48,20 @@ fn served(env: &Environment) -> BTreeMap<String, (u64, Vec<u8>)> {
 fn a_store_of_the_release_before_is_opened_and_served() {
     in_each_environment(|env| {
         unpack(env);
+        // Its catalogue is brought up to today's layout, not rebuilt.
+        let first = output(env.wasmfs().args(["engines", "--json"]));
+        assert!(!String::from_utf8_lossy(&first.stderr).contains("rebuilding"), "{first:?}");
+        let engines: Value = serde_json::from_slice(&first.stdout).unwrap();
         assert_eq!(env.json(&["ls"]), json("ls.json"));
+        for engine in engines.as_array().unwrap() {
+            let listed = json("ls.json").as_array().unwrap().clone();
+            let has = |key: &&Value| {
+                let engines = key["engines"].as_array().unwrap();
+                engines.iter().any(|version| version["engine"] == engine["label"])
+            };
+            let counted = listed.iter().filter(has).count();
+            assert_eq!(engine["keys"].as_u64(), Some(counted as u64), "{engine}");
+        }
         assert_eq!(env.json(&["log"]), json("log.json"));
         assert_eq!(env.json(&["verify"])["findings"], serde_json::json!([]));
         env.mount();

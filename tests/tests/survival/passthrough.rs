@@ -410,7 +410,7 @@ fn a_mount_stays_what_it_was_made() {
         env.signal(env.keeper_pid(), "-KILL");
         wait_until(|| env.json(&["status"])["unguarded"] == true);
         let stderr = env.fail(1, &["mount", "--passthrough"]);
-        assert!(stderr.contains("not in the way that was asked for"), "{stderr}");
+        assert!(stderr.contains("is mounted with other options than these"), "{stderr}");
         // It is guarded all the same.
         assert_eq!(env.json(&["status"])["unguarded"], false);
         env.unmount();

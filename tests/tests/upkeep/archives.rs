@@ -47,7 +47,7 @@ fn an_empty_store_becomes_what_was_exported_to_the_byte() {
             assert!(env.fail(1, &["export", &archive]).contains("exists already"));
             let copy_name = copy.to_str().unwrap();
             let said = env.run(&["--store", copy_name, "import", &archive]);
-            assert!(said.contains("is what was exported"), "{said}");
+            assert!(said.contains("is an exact copy"), "{said}");
             let own = env.store().to_str().unwrap().to_owned();
             assert_eq!(told(env, copy_name), told(env, &own));
             assert_eq!(
@@ -88,9 +88,9 @@ fn what_is_damaged_or_cut_short_is_refused_and_can_be_done_again() {
         flip(&env.path("bad.tar"), 512 * 4 + 3000);
         env.file("none.tar", b"WebAssembly is no archive");
         for (store, name, says) in [
-            ("copy", "short.tar", "no whole archive"),
+            ("copy", "short.tar", "not a complete archive"),
             ("other", "bad.tar", "differ"),
-            ("copy", "none.tar", "no whole archive"),
+            ("copy", "none.tar", "not a complete archive"),
         ] {
             let stderr = env.fail(1, &["--store", store, "import", name]);
             assert!(stderr.contains(says) && stderr.contains("hint:"), "{name}: {stderr}");

@@ -30,15 +30,20 @@ impl AskedPolicy {
     }
 }
 
+/// In whole milliseconds, as JSON has it.
+fn milliseconds(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Give up what nobody needs, of some keys.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Collect {
     /// How many versions stay.
     #[serde(default)]
     pub keep: Option<u64>,
-    /// How long versions stay, in seconds.
+    /// How long versions stay, in milliseconds.
     #[serde(default)]
-    pub older_than: Option<u64>,
+    pub older_than_ms: Option<u64>,
     /// The key to go on after.
     #[serde(default)]
     pub after: Option<String>,
@@ -50,8 +55,8 @@ pub struct Collect {
 impl Collect {
     /// From the first key on.
     pub fn new(policy: AskedPolicy, dry_run: bool) -> Collect {
-        let older_than = policy.older_than.map(|age| age.as_secs());
-        Collect { keep: policy.keep, older_than, after: None, dry_run }
+        let older_than_ms = policy.older_than.map(milliseconds);
+        Collect { keep: policy.keep, older_than_ms, after: None, dry_run }
     }
 }
 
@@ -60,7 +65,7 @@ impl Request for Collect {
     const PATH: &'static str = "/v1/collect";
     const ABOUT: &'static str = "Gives up versions that nobody needs, of some keys.";
     const SHAPE: Shape = Shape {
-        request: "`keep`, `older_than`: seconds, `after`: the `next` of the answer before, `dry_run`",
+        request: "`keep`, `older_than_ms`, `after`: the `next` of the answer before, `dry_run`",
         answer: "what was given up, what is in use, and `next`",
     };
     type Answer = Collection;
@@ -70,7 +75,7 @@ impl Request for Collect {
     }
 
     fn handle(self, place: &Place<'_>) -> Result<Collection> {
-        let older_than = self.older_than.map(Duration::from_secs);
+        let older_than = self.older_than_ms.map(Duration::from_millis);
         let policy = AskedPolicy { keep: self.keep, older_than }.of(place.store())?;
         Ok(place.collect(&policy, self.after.as_deref(), self.dry_run)?)
     }
@@ -103,16 +108,16 @@ pub struct Fates {
     /// How many versions stay.
     #[serde(default)]
     pub keep: Option<u64>,
-    /// How long versions stay, in seconds.
+    /// How long versions stay, in milliseconds.
     #[serde(default)]
-    pub older_than: Option<u64>,
+    pub older_than_ms: Option<u64>,
 }
 
 impl Fates {
     /// By a policy.
     pub fn new(key: Key, policy: AskedPolicy) -> Fates {
-        let older_than = policy.older_than.map(|age| age.as_secs());
-        Fates { key, keep: policy.keep, older_than }
+        let older_than_ms = policy.older_than.map(milliseconds);
+        Fates { key, keep: policy.keep, older_than_ms }
     }
 }
 
@@ -121,13 +126,13 @@ impl Request for Fates {
     const PATH: &'static str = "/v1/fates";
     const ABOUT: &'static str = "What keeps each version of a key.";
     const SHAPE: Shape = Shape {
-        request: "`key`, `keep`, `older_than`: seconds",
+        request: "`key`, `keep`, `older_than_ms`",
         answer: "versions, as `gc --why --json` has them",
     };
     type Answer = Vec<Kept>;
 
     fn handle(self, place: &Place<'_>) -> Result<Vec<Kept>> {
-        let older_than = self.older_than.map(Duration::from_secs);
+        let older_than = self.older_than_ms.map(Duration::from_millis);
         let policy = AskedPolicy { keep: self.keep, older_than }.of(place.store())?;
         Ok(place.fates(&self.key, &policy)?)
     }

@@ -70,6 +70,16 @@ impl AppliedLayout {
         bytes.starts_with(&[0, LAYOUT])
     }
 
+    /// A record of layout 3, which differs from 4 by one table and has the same shape, as it is in today's layout.
+    pub(crate) fn of_layout_3(bytes: &[u8]) -> Result<Option<Applied>> {
+        const { assert!(LAYOUT == 4, "what layout 3 lacks is known for layout 4 alone") };
+        if !bytes.starts_with(&[0, 3]) {
+            return Ok(None);
+        }
+        let applied: Applied = Record::read(bytes)?;
+        Ok(Some(Applied { layout: u32::from(LAYOUT), ..applied }))
+    }
+
     /// The last sequence number applied, whatever the layout.
     pub(crate) fn sequence(bytes: &[u8]) -> Result<Sequence> {
         match bytes.first() {

@@ -43,6 +43,11 @@ impl<K: KeyLayout, V: ValueLayout> Table<K, V> {
         RawKey(raw)
     }
 
+    /// A row as it is written.
+    pub(crate) fn entry(&self, key: K::Ref<'_>, value: V::Ref<'_>) -> Result<(RawKey, Vec<u8>)> {
+        Ok((self.key(key), V::write(value)?))
+    }
+
     /// Every row.
     pub(crate) fn all(&self) -> Span<K, V> {
         self.span(vec![self.tag])
