@@ -241,7 +241,21 @@ impl Environment {
 
     /// Unmounts; the server is gone when the command returns.
     pub fn unmount(&self) {
-        self.run(&["unmount"]);
+        // A process that another test's thread has forked, and that has not executed its program
+        // yet, has this test's files open for a moment.
+        let busy = |output: &Output| {
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            stderr.contains("is busy") && stderr.contains("none that you may look into")
+        };
+        let mut attempts = 0..10;
+        while attempts.next().is_some() && {
+            let unmounted = output(self.wasmfs().arg("unmount"));
+            let stderr = String::from_utf8_lossy(&unmounted.stderr);
+            assert!(unmounted.status.success() || busy(&unmounted), "unmount: {stderr}");
+            !unmounted.status.success()
+        } {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
         let state = fs::read_to_string(self.store().join("state.json")).expect("the state");
         assert!(state.contains("\"closed\": true"), "the worker left {state}");
     }

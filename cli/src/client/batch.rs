@@ -144,3 +144,43 @@ impl<'c> Batch<'c> {
         (all.collect(), self.visible)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+    use wasmfs_store::{Key, Staging, Store};
+
+    use super::*;
+
+    /// Adds more bytes than one request of many takes, and goes away before the end.
+    fn published_before_the_end(at_once: bool) -> usize {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        Store::create(&store, &Default::default()).unwrap();
+        let staging = Staging::beside(&store).unwrap();
+        let module = wasmtime::Engine::default().precompile_module(b"(module)").unwrap();
+        let count = MAX_INLINE_TOTAL / 2 / module.len() + 10;
+        let mut client = StoreClient::open(&store).unwrap();
+        let mut batch = match at_once {
+            true => Batch::once_through(&mut client),
+            false => Batch::through(&mut client),
+        };
+        for number in 0..count {
+            // What comes after the sections is nobody's.
+            let bytes = [&module[..], &number.to_le_bytes()].concat();
+            let staged = staging.stage(&bytes[..]).unwrap();
+            batch.add(Ok(Publish::new(Key::new(format!("key-{number}")).unwrap(), staged)));
+        }
+        drop(batch);
+        let published = client.keys("").count();
+        assert!(published < count);
+        published
+    }
+
+    #[test]
+    fn a_batch_is_committed_in_portions_unless_it_is_to_go_in_at_once() {
+        assert!(published_before_the_end(false) > 0);
+        assert_eq!(published_before_the_end(true), 0);
+    }
+}
