@@ -40,7 +40,8 @@ lint:
 # Those tests that need neither root nor a mount. All of the workspace, as when it was built: one
 # choice of features.
 unit:
-	cargo test --release --workspace --no-fail-fast --lib --test house --test publishing \
+	cargo test --release --workspace --no-fail-fast --lib --bin wasmfs --test house --test pages \
+		--test publishing \
 		--test several_engines --test opening --test collecting --test fuzz --test filesystem
 	cargo test --release --workspace --doc
 
