@@ -70,7 +70,7 @@ pub enum Error {
     /// The keeper is of an older wasmfs and can't make such a mount.
     #[error("the running keeper is of an older release, which doesn't know these mount options")]
     OldKeeper,
-    /// Somebody still uses the mount.
+    /// A process still uses the mount.
     #[error("{} is busy", .0.display())]
     Busy(PathBuf),
     /// `fusermount3` is missing.

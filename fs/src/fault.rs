@@ -3,8 +3,8 @@
 //! The variable `WASMFS_FAULT` says which: `KIND WHAT INODE [MARKER]`. `KIND` is `abort`, `panic`,
 //! or `stall` (to stand still in the middle of a request); `WHAT` a request (`read`, `lookup`, …),
 //! `check`, before an open that is passed through, or `init`, the moment before FUSE_INIT is
-//! answered, for inode 0. With a marker, a path, it happens only while that file is there, and takes
-//! it away: so it happens once.
+//! answered, for inode 0. With a marker, a path, it happens only while that file is there, and
+//! takes it away: so it happens once.
 
 #[cfg(feature = "fault")]
 mod enabled {

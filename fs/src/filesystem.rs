@@ -61,9 +61,9 @@ pub struct Filesystem {
     watched: RwLock<HashMap<Inode, AtomicU8>>,
 }
 
-/// Nobody has looked for it.
+/// No lookup has found it.
 const UNCLAIMED: u8 = 0;
-/// Somebody has looked for it, and been answered.
+/// A lookup was answered with it.
 const CLAIMED: u8 = 1;
 /// It is being given up: no name of its own leads to it.
 const DOOMED: u8 = 2;
@@ -72,7 +72,7 @@ const DOOMED: u8 = 2;
 pub struct Watch<'a>(&'a Filesystem);
 
 impl Watch<'_> {
-    /// Dooms a version, unless somebody has looked for it since the watch began: then false.
+    /// Dooms a version, unless a lookup was answered with it since the watch began: then false.
     pub fn doom(&self, inode: Inode) -> bool {
         let watched = self.0.watched.read().unwrap_or_else(PoisonError::into_inner);
         watched.get(&inode).is_some_and(|state| {

@@ -54,7 +54,7 @@ pub enum Error {
         /// One thing found in it.
         found: String,
     },
-    /// The store belongs to somebody else.
+    /// The store belongs to another user.
     #[error("the store {} belongs to uid {owner}, not to uid {uid}", dir.display())]
     WrongOwner { dir: PathBuf, owner: u32, uid: u32 },
     /// The store was written by a newer wasmfs.

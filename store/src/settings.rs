@@ -13,7 +13,8 @@ use crate::error::{Error, IoContext, Result};
 /// payloads with blocks of 32 KiB: a store is of format 2 from the first such payload on, so that
 /// programs which don't know them leave it alone.
 pub const FORMAT: u64 = 2;
-/// Payloads up to this size, in bytes, are kept inside the catalogue unless the store's settings say otherwise.
+/// Payloads up to this size, in bytes, are kept inside the catalogue unless the store's settings
+/// say otherwise.
 pub const DEFAULT_INLINE_LIMIT: u64 = 16 << 10;
 
 /// The largest payload that is kept inside the catalogue. Larger ones are object files.
@@ -55,7 +56,8 @@ pub struct Settings {
     /// The largest payload kept inside the catalogue.
     #[serde(default = "default_inline_limit")]
     pub inline_limit: InlineLimit,
-    /// What is collected by itself while the store is mounted and nothing happens; by default nothing.
+    /// What is collected by itself while the store is mounted and nothing happens; by default
+    /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collect: Option<serde_json::Value>,
 }

@@ -1,4 +1,4 @@
-//! `state.json`: whether the catalogue can be trusted by whoever opens the store next.
+//! `state.json`: whether the next process that opens the store can trust the catalogue.
 
 use std::fs;
 use std::path::Path;

@@ -13,8 +13,8 @@ use crate::ui::Failure;
 const MAX_BATCH_JSON: usize = 8 << 20;
 
 /// Artifacts that are staged and waiting, and what came of those before. They are published with
-/// one commit when there are [`MAX_BATCH`] of them, or enough bytes; all with one commit if they are
-/// to go in together.
+/// one commit when there are [`MAX_BATCH`] of them, or enough bytes; all with one commit if they
+/// are to go in together.
 pub struct Batch<'c> {
     through: Through<'c>,
     commits: Commits,

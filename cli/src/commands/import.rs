@@ -15,9 +15,9 @@ use crate::ui::{Error, Outcome, print_failure, print_published, warn_if_not_visi
 
 /// Publish the artifacts of a cache directory, or take in an archive of `wasmfs export`
 ///
-/// Of a directory, each artifact becomes a key with its relative path. What the store has already is
-/// skipped, and so is what is no artifact. Symbolic links are not followed. A file that
-/// changes while it is read is not taken, so that an application can go on using the directory.
+/// Of a directory, each artifact becomes a key with its relative path. What the store has already
+/// is skipped, and so is what is no artifact. Symbolic links are not followed. A file that changes
+/// while it is read is not taken, so that an application can go on using the directory.
 ///
 /// An archive makes an empty store an exact copy of the exported one. To another store it adds what
 /// is missing. Both can be repeated after an interruption.
@@ -32,7 +32,8 @@ pub struct Args {
     /// A directory to put before the keys
     #[arg(long, value_name = "DIR")]
     prefix: Option<Key>,
-    /// Refuse artifacts of other engines; ENGINE is an alias, a label, or the start of a fingerprint
+    /// Refuse artifacts of other engines; ENGINE is an alias, a label, or the start of a
+    /// fingerprint
     #[arg(long)]
     engine: Option<String>,
     /// Replace the imported files by links into the mount

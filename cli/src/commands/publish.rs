@@ -19,8 +19,8 @@ use crate::ui::{Error, Failure, Outcome, print_failure, print_published, warn_if
 
 /// Publish artifacts; .wasm and .wat files are compiled first
 ///
-/// An artifact of any wasmtime is stored unchanged. Of several files, those that can be published are.
-/// The others are reported, and the exit status is 2.
+/// An artifact of any wasmtime is stored unchanged. Of several files, those that can be published
+/// are. The others are reported, and the exit status is 2.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs publish app.cwasm
@@ -41,7 +41,8 @@ pub struct Args {
     /// Don't keep the source; then `wasmfs recompile` can't compile the key again
     #[arg(long)]
     no_keep_source: bool,
-    /// Refuse artifacts of other engines; ENGINE is an alias, a label, or the start of a fingerprint
+    /// Refuse artifacts of other engines; ENGINE is an alias, a label, or the start of a
+    /// fingerprint
     #[arg(long)]
     engine: Option<String>,
     /// Make the artifacts' engine the default engine of their keys

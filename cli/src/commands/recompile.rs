@@ -37,7 +37,8 @@ pub struct Args {
     all: bool,
     #[command(flatten)]
     compile: CompileArgs,
-    /// Refuse artifacts of other engines; ENGINE is an alias, a label, or the start of a fingerprint
+    /// Refuse artifacts of other engines; ENGINE is an alias, a label, or the start of a
+    /// fingerprint
     #[arg(long)]
     engine: Option<String>,
     /// Move the plain names, if everything can be compiled

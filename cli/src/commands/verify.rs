@@ -16,10 +16,11 @@ use crate::ui::{Error, Failure, Outcome};
 
 /// Check the whole store: history, catalogue, and every byte
 ///
-/// It works while the store is mounted, and uses at most half of the disk's time. --repair needs the
-/// store unmounted, and deletes nothing: it rebuilds the catalogue from the history, moves damaged
-/// payloads to quarantine/, and lists what only a backup can bring back. The exit status is 0 if the
-/// store is sound or repaired, 1 if it is damaged, and 2 if it is repaired but something is lost.
+/// It works while the store is mounted, and uses at most half of the disk's time. --repair needs
+/// the store unmounted, and deletes nothing: it rebuilds the catalogue from the history, moves
+/// damaged payloads to quarantine/, and lists what only a backup can bring back. The exit status is
+/// 0 if the store is sound or repaired, 1 if it is damaged, and 2 if it is repaired but something
+/// is lost.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs verify
@@ -138,7 +139,8 @@ fn print(report: &Report) -> Result<()> {
     ))
 }
 
-/// What an answer says of the data that was asked for; anything else says that it couldn't be asked.
+/// What an answer says of the data that was asked for; anything else says that it couldn't be
+/// asked.
 const ABOUT_DATA: [&str; 6] = [
     "payload-damaged",
     "no-payload",

@@ -1,4 +1,5 @@
-//! `wasmfs within`, which `capture --dir` starts: a command that sees one directory in the place of another.
+//! `wasmfs within`, which `capture --dir` starts: a command that sees one directory in the place of
+//! another.
 
 use std::ffi::OsString;
 use std::fs;

@@ -30,7 +30,8 @@ fn try_collapse(file: &File, whole: usize) -> io::Result<()> {
     }
     let aligned = start.wrapping_add(start.align_offset(LARGE_PAGE));
     let flags = libc::MAP_SHARED | libc::MAP_FIXED;
-    // SAFETY: the addresses lie within those just reserved: at most LARGE_PAGE - 1 bytes are skipped.
+    // SAFETY: the addresses lie within those just reserved: at most LARGE_PAGE - 1 bytes are
+    // skipped.
     let mapped = unsafe { libc::mmap(aligned, whole, libc::PROT_READ, flags, file.as_raw_fd(), 0) };
     let collapsed = if mapped == libc::MAP_FAILED {
         Err(io::Error::last_os_error())

@@ -1,7 +1,7 @@
 //! Backings: what the bytes of a mount come from when it is not the store, block by block.
 //!
 //! Payloads in sealed memory ([`Memory`]), and files that the kernel reads by itself ([`Opener`]).
-//! Both need somebody who outlives this process, or has a right that it lacks: [`PayloadKeeper`] and
+//! Both need a process that outlives this one, or has a right that it lacks: [`PayloadKeeper`] and
 //! [`Registrar`], which `supervise` brings. It uses the store and the journal; FUSE is unknown to
 //! it, but for the replies to an open.
 

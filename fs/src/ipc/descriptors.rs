@@ -12,8 +12,8 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 pub fn close_on_exec() -> io::Result<()> {
     for number in open_numbers()? {
         if number > 2 {
-            // SAFETY: the number was just listed as open, and only flags are touched; should another
-            // thread have closed it since, the call fails with EBADF.
+            // SAFETY: the number was just listed as open, and only flags are touched; should
+            // another thread have closed it since, the call fails with EBADF.
             let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
             if let Ok(flags) = fcntl_getfd(descriptor) {
                 fcntl_setfd(descriptor, flags | FdFlags::CLOEXEC)?;

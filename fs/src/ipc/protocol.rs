@@ -21,7 +21,8 @@ use crate::mount::Options;
 /// replaced by newer ones, so a change that either side would misunderstand raises it.
 pub(crate) const PROTOCOL: u32 = 2;
 
-/// The version that serving mounts of these options takes: 2 if files are passed through or in memory.
+/// The version that serving mounts of these options takes: 2 if files are passed through or in
+/// memory.
 pub(crate) fn protocol<'a>(mut mounts: impl Iterator<Item = &'a Options>) -> u32 {
     if mounts.any(|options| options.passthrough || options.in_memory.is_some()) { 2 } else { 1 }
 }

@@ -1,5 +1,6 @@
-//! Registrations of backing files. With FUSE passthrough the pages of a file in the mount are those of another
-//! file, which was registered with the connection; whoever serves the mount has no part in it.
+//! Registrations of backing files. With FUSE passthrough the pages of a file in the mount are those
+//! of another file, which was registered with the connection; whoever serves the mount has no part
+//! in it.
 //!
 //! While somebody has an inode open, the kernel takes one registration for it and no other
 //! (fs/fuse/iomode.c), whichever worker answers. So what is registered is noted behind the
@@ -40,7 +41,8 @@ struct Registration {
 }
 
 impl Journal {
-    /// Calls `each` with every record, free ones too, until it returns false; where the next would be.
+    /// Calls `each` with every record, free ones too, until it returns false; where the next would
+    /// be.
     fn each_registration(&self, mut each: impl FnMut(Registration) -> bool) -> io::Result<u64> {
         let mut place = FIRST_RECORD;
         let mut some = [0; RECORDS_AT_ONCE * RECORD];
@@ -116,7 +118,7 @@ impl Journal {
         Ok(id)
     }
 
-    /// Takes the registration of an inode back. Whoever has it open or mapped keeps it.
+    /// Takes the registration of an inode back. A process that has it open or mapped keeps it.
     pub(crate) fn unregister(
         &self,
         connection: u32,

@@ -1,4 +1,4 @@
-//! Collecting what nobody uses: who does, only the kernel knows.
+//! Collecting what no process uses: only the kernel knows which do.
 //!
 //! Collection first watches its candidates: from then on a lookup of `.wasmfs/versions/KEY/N` marks
 //! that version as claimed. Then each mount's notifying thread drops the names of the candidates
@@ -30,7 +30,7 @@ pub struct Collection {
     pub collected: Collected,
     /// Which versions that was.
     pub versions: Vec<Candidate>,
-    /// What the store would give up, but somebody has open or mapped.
+    /// What the store would give up, but a process has open or mapped.
     pub in_use: Vec<Candidate>,
     /// Whether the kernel could not be asked, so that nothing was given up: a lookup in a mount
     /// is not answered.
@@ -56,7 +56,7 @@ pub struct Kept {
     /// The version, and what of the store keeps it.
     #[serde(flatten)]
     pub candidate: Candidate,
-    /// Whether somebody has it open or mapped. Asked only for what nothing else keeps.
+    /// Whether a process has it open or mapped. Asked only for what nothing else keeps.
     pub in_use: bool,
 }
 

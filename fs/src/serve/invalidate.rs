@@ -32,7 +32,7 @@ pub(crate) struct Probe {
     pub(crate) inodes: Vec<Inode>,
     /// Those that it knows.
     pub(crate) known: Mutex<HashSet<Inode>>,
-    /// Nobody waits for the answer any more.
+    /// The asker has stopped waiting for the answer.
     pub(crate) void: AtomicBool,
 }
 
@@ -58,7 +58,7 @@ struct Job {
 #[derive(Clone)]
 pub(crate) struct Queue(Sender<Job>);
 
-/// The word that an invalidation was done, which somebody may wait for.
+/// The acknowledgment of an invalidation, which a commit may wait for.
 pub(crate) struct Acknowledgment(Receiver<()>);
 
 impl Queue {
@@ -86,7 +86,7 @@ impl Queue {
                     Invalidation::Probe(asked) => probe(&notifier, &connection, asked),
                 }
                 drop(job.ticket);
-                // Nobody waits any more: a slow kernel was waited for long enough.
+                // The asker has stopped waiting: a slow kernel was waited for long enough.
                 let _ = job.done.send(());
             }
         })?;

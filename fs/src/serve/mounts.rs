@@ -37,8 +37,8 @@ pub struct Mounts {
     mounts: Mutex<Vec<Arc<Mount>>>,
     /// One collection at a time.
     collecting: Mutex<()>,
-    /// Held from before a commit until its invalidation is in every queue: so whoever takes it after
-    /// he saw a commit comes after that commit's invalidation.
+    /// Held from before a commit until its invalidation is in every queue: so whoever takes it
+    /// after he saw a commit comes after that commit's invalidation.
     committing: Mutex<()>,
     /// Commits that failed half-way, and of which it is not known yet what they changed; each with
     /// the last change before it.
@@ -173,7 +173,7 @@ impl Mounts {
         self.requests.by_name()
     }
 
-    /// What is noted of requests in flight, for whoever comes next.
+    /// What is noted of requests in flight, for the next worker.
     pub(crate) fn journal(&self) -> &Journal {
         self.in_flight.journal()
     }
@@ -288,7 +288,8 @@ impl Mounts {
         committed.map(|(result, _)| (result, told))
     }
 
-    /// Waits until the invalidation of every commit that can be seen in the store is in every queue.
+    /// Waits until the invalidation of every commit that can be seen in the store is in every
+    /// queue.
     pub(super) fn wait_until_queued(&self) {
         let _committing = self.lock_commits();
         self.settle_failed_commits();

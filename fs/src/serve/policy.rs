@@ -10,7 +10,8 @@ use super::gc::Collection;
 use super::mounts::Mounts;
 use crate::error::chain;
 
-/// How long nothing may happen before the policy is carried out, and how far apart its two looks are.
+/// How long nothing may happen before the policy is carried out, and how far apart its two looks
+/// are.
 const QUIET_TIME: Duration = Duration::from_secs(60);
 /// Requests a minute that are as good as nothing: somebody who looks around.
 const FEW_REQUESTS: u64 = 100;

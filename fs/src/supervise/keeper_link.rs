@@ -205,7 +205,8 @@ impl Registrar for KeeperLink {
     }
 
     fn unregister(&self, MountInode { connection, inode }: MountInode) {
-        // If sending fails, the keeper keeps the registration, and some space, until the mount ends.
+        // If sending fails, the keeper keeps the registration, and some space, until the mount
+        // ends.
         if self.insist(&Message::Unback { connection, inode }, &[]) || self.keeper().is_some() {
             return;
         }

@@ -196,7 +196,7 @@ impl Worker {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hears the keeper, and whoever wants to become it.
+    /// Hears the keeper, and a process that wants to become the keeper.
     fn listen(self: &Arc<Self>, door: Option<&OwnedFd>) {
         while !self.state().over {
             let keeper = self.link.keeper();
@@ -324,7 +324,7 @@ impl Worker {
         if let Some(request) = request
             && let Some((waiting, _)) = self.state().requests.remove(&request)
         {
-            // Whoever asked may have gone.
+            // The asker may have gone.
             let _ = waiting.send(result);
         }
     }
@@ -371,7 +371,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Has files registered, by whoever does that now.
+    /// Has files registered, by the keeper or, without one, here.
     fn register_all(&self, files: HashMap<MountInode, OwnedFd>) {
         for (at, file) in files {
             if let Some(result) = self.link.register(at, file) {
@@ -380,7 +380,7 @@ impl Worker {
         }
     }
 
-    /// Lets whoever knocks take over from the keeper.
+    /// Lets a new keeper take over.
     fn welcome(&self, door: &OwnedFd) -> io::Result<()> {
         let new = Arc::new(Channel::from(accept(door)?));
         check_peer(new.as_fd())?;

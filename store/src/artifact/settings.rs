@@ -40,7 +40,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Whether somebody asked for it to be so.
+    /// Whether it differs from the default.
     #[must_use]
     pub fn is_unusual(&self) -> bool {
         self.default.as_ref().is_some_and(|default| *default != self.value)

@@ -310,7 +310,7 @@ fn collect(
 }
 
 /// Takes a payload's records away, and its bytes if they are kept inside; in small pieces, since
-/// whoever reads waits for a batch.
+/// readers wait for a batch.
 fn remove_payload(overlay: &mut Overlay, sha256: &Sha) -> Result<()> {
     overlay.remove_all(&CHUNKS.of(sha256))?;
     overlay.remove_all(&BLOCKS.of(sha256))?;

@@ -2,8 +2,8 @@
 //!
 //! It is derived: the history says what was committed, the catalogue answers questions about it
 //! quickly, and can be rebuilt. Rows are read through [`Records`] and written by changes of the
-//! history alone ([`apply()`] to an [`Overlay`]). `database.rs` alone knows which database is under it,
-//! `tables/` alone how a row is written. It uses the history; payloads and the store use it.
+//! history alone ([`apply()`] to an [`Overlay`]). `database.rs` alone knows which database is under
+//! it, `tables/` alone how a row is written. It uses the history; payloads and the store use it.
 
 mod apply;
 mod chunks;

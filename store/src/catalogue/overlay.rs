@@ -58,7 +58,7 @@ impl Overlay {
         self.write(table.key(key).into_bytes(), None);
     }
 
-    /// Takes rows away in small pieces: whoever reads waits for a batch.
+    /// Takes rows away in small pieces: readers wait for a batch.
     pub(super) fn remove_all<K: KeyLayout, V: ValueLayout>(
         &mut self,
         span: &Span<K, V>,

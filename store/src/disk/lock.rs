@@ -71,7 +71,7 @@ impl Lock {
         let (ours, theirs) = (file.metadata().at("reading", &path)?, path.metadata());
         let theirs = theirs.at("reading", &path)?;
         let same = (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino());
-        // It succeeds at once for whoever has the lock by the same open file.
+        // It succeeds at once for a process that has the lock by the same open file.
         if !same || flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(Error::InUse { dir: dir.to_owned(), pid: None });
         }

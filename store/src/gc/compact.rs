@@ -36,12 +36,13 @@ pub struct Compacted {
 }
 
 impl Store {
-    /// Writes the history anew, as what its lines came to, if much of it is about what is gone,
-    /// or if it is `wanted` anyway. Puts the new one in the old one's place atomically. Every kernel cache has to
-    /// know of change number `told`, and nothing may have happened since; else nothing is done.
+    /// Writes the history anew, as what its lines came to, if much of it is about what is gone, or
+    /// if it is `wanted` anyway. Puts the new one in the old one's place atomically. Every kernel
+    /// cache has to know of change number `told`, and nothing may have happened since; else nothing
+    /// is done.
     ///
-    /// What the lines come to is found out anew: should the catalogue have lost records, they are not lost
-    /// to the history as well.
+    /// What the lines come to is found out anew: should the catalogue have lost records, they are
+    /// not lost to the history as well.
     pub fn compact(&self, told: Sequence, wanted: bool) -> Result<Option<Compacted>> {
         self.compact_if(&|last| last == told, wanted)
     }
@@ -78,8 +79,8 @@ impl Store {
         put_snapshot(&mut history, &guard, &guard)
     }
 
-    /// Copies the catalogue if that leaves much less of it on the disk: the database gives nothing back.
-    /// Readers wait for the moment in which the copy is opened.
+    /// Copies the catalogue if that leaves much less of it on the disk: the database gives nothing
+    /// back. Readers wait for the moment in which the copy is opened.
     pub fn shrink(&self) -> Result<Option<Compacted>> {
         let Quiesced { mut history, guard: catalogue } = self.quiesce()?;
         let before = size_of(catalogue.path())?;

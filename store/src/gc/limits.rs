@@ -1,4 +1,4 @@
-//! How much is done at once, so that nobody waits long.
+//! How much is done at once, so that readers and writers don't wait long.
 
 /// Rows looked at for one portion, at most.
 pub(super) const PORTION_ROWS: usize = 10_000;

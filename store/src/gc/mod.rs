@@ -1,4 +1,4 @@
-//! Collection: what nobody needs is given up, and what is left is written compactly.
+//! Collection: what nothing needs is deleted, and what is left is written compactly.
 //!
 //! [`Store::collectable`](crate::Store::collectable) says what nothing in the store keeps; whoever
 //! serves mounts asks the kernel, and then [`Store::collect`](crate::Store::collect)s. Orphans and

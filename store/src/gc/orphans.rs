@@ -81,7 +81,7 @@ impl Store {
         if found.is_empty() {
             return Ok(removed);
         }
-        // With the right to write: whoever publishes puts an object in place first.
+        // With the right to write: a publish puts an object in place first.
         let writer = self.writer()?;
         let mut orphans = Vec::new();
         for sha256 in found {

@@ -119,7 +119,7 @@ pub(crate) enum Change {
     Pin { key: String, version: Version },
     /// It isn't any more.
     Unpin { key: String, version: Version },
-    /// What nobody needs any more was given up.
+    /// Versions and payloads that nothing needs were collected.
     Collect {
         /// Versions: names, numbers, and all.
         versions: Vec<CollectedVersion>,

@@ -54,7 +54,7 @@ impl History {
         })
     }
 
-    /// Opens the file to be read only, whoever else writes it.
+    /// Opens the file to be read only; another process may be writing it.
     pub(crate) fn open_read_only(path: &Path) -> Result<History> {
         let file = File::open(path).at("opening", path)?;
         let path = path.to_owned();

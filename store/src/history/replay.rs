@@ -34,7 +34,7 @@ impl History {
                 break;
             }
             if self.read_only && !line.ends_with(b"\n") {
-                // Whoever writes it is not done.
+                // Its writer is not done.
                 break;
             }
             match (decode(&line), &unreadable) {

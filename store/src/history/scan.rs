@@ -1,4 +1,4 @@
-//! Reading the file of a history that somebody else may be writing.
+//! Reading the file of a history that another process may be writing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -56,7 +56,7 @@ impl Listing {
         each_line(path, &file, |offset, line| {
             match decode(line) {
                 Ok(entry) => list(&mut payloads, &entry.change),
-                // Somebody is just writing it.
+                // Its writer is in the middle of it.
                 Err(_) if !line.ends_with(b"\n") => return Ok(false),
                 Err(bad) => {
                     let (path, reason) = (path.to_owned(), bad.reason());

@@ -114,7 +114,7 @@ fn check_inside<L: Live>(
     let mut checker = BlockChecker::new(truth, payload);
     let mut at = 0;
     while at < payload.size {
-        // Whoever keeps it checks it as well, and refuses what is damaged.
+        // Keeping it checks it as well, and refuses what is damaged.
         let bytes = match live.read(&payload.sha256, at) {
             Ok(bytes) if !bytes.is_empty() => bytes,
             Ok(_) => return Ok(Some((FindingKind::PayloadMissing, "it ends early".into()))),

@@ -25,7 +25,8 @@ fn modes(dir: &Path) -> Result<Vec<(PathBuf, u32)>> {
     Ok(modes)
 }
 
-/// Everything of the store in `dir` that others than its owner could get at, with the mode it should have.
+/// Everything of the store in `dir` that others than its owner could get at, with the mode it
+/// should have.
 pub(crate) fn too_open(dir: &Path) -> Result<Vec<(PathBuf, u32)>> {
     // The way there may be a link.
     let dir = dir.canonicalize().at("reading", dir)?;

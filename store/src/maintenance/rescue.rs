@@ -1,4 +1,5 @@
-//! Making a history anew from the lines that can be read, when neither it nor the catalogue is whole.
+//! Making a history anew from the lines that can be read, when neither it nor the catalogue is
+//! whole.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -25,7 +25,7 @@ use crate::error::{Error, IoContext, Result, is_unwritable};
 
 /// What the name of a lease ends with.
 const LEASE: &str = "lease";
-/// How often a lease is made anew that somebody swept in the moment it was made.
+/// How often a lease is made again that another process swept in the moment it was made.
 const LEASE_ATTEMPTS: usize = 100;
 
 /// The directory of what is staged, open.
@@ -118,7 +118,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// Opens what somebody staged, which has to be what it was said to be: a regular file of this
+    /// Opens a staged file, which has to be what it was said to be: a regular file of this
     /// user's, with one name, of this inode number and size.
     pub(super) fn open_staged(&self, file: &StagedFile, size: u64) -> Result<File> {
         let unfit = |reason| Error::UnfitStaged { name: file.name.clone(), reason };
@@ -194,7 +194,7 @@ impl Lease {
             let file = incoming.create(&name)?;
             let path = incoming.path.join(&name);
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                // Whoever swept it in this very moment has it, or has removed it.
+                // A process that sweeps has it for a moment, and removes it.
                 Err(Errno::WOULDBLOCK) => continue,
                 locked => locked.at("locking", &path)?,
             }

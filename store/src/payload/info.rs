@@ -5,8 +5,8 @@ use crate::catalogue::{Catalogue, Records};
 use crate::error::Result;
 use crate::types::Sha;
 
-/// The size of a block in bytes; the last of a payload may be shorter. A page fault asks for 128 KiB
-/// that begin anywhere: small blocks keep what is read and hashed beyond that small.
+/// The size of a block in bytes; the last of a payload may be shorter. A page fault asks for 128
+/// KiB that begin anywhere: small blocks keep what is read and hashed beyond that small.
 pub(crate) const BLOCK_SIZE: u64 = 32 << 10;
 /// The size of the blocks of payloads in stores of format 1, in bytes.
 pub(crate) const LARGE_BLOCK: u64 = 128 << 10;

@@ -1,8 +1,9 @@
 //! Payloads: the bytes of artifacts and sources, stored once per sha256.
 //!
-//! They are staged ([`Staging`], in `incoming/` or in memory), kept as object files ([`Objects`]) or,
-//! when small, as chunks inside the catalogue, and read block by block, each checked (`reader.rs`).
-//! Which versions have them is no concern of this folder's. It uses the catalogue and the disk.
+//! They are staged ([`Staging`], in `incoming/` or in memory), kept as object files ([`Objects`])
+//! or, when small, as chunks inside the catalogue, and read block by block, each checked
+//! (`reader.rs`). Which versions have them is no concern of this folder's. It uses the catalogue
+//! and the disk.
 
 mod blocks;
 mod cache;

@@ -1,5 +1,5 @@
-//! What is staged: bytes that are complete and not committed. It is the same from whoever staged it
-//! to the commit, in one process or from a command to the server.
+//! What is staged: bytes that are complete and not committed. It is the same from staging to
+//! the commit, in one process or from a command to the server.
 
 use std::io::Read;
 use std::ops::Deref;

@@ -81,7 +81,8 @@ impl Staging {
         }
     }
 
-    /// Takes an artifact in, and reads what it says of itself. Large ones go to `incoming/`, synced.
+    /// Takes an artifact in, and reads what it says of itself. Large ones go to `incoming/`,
+    /// synced.
     pub fn stage(&self, from: impl Read) -> Result<Staged> {
         let (payload, artifact) = self.take_in(from, |bytes| {
             let artifact = inspect(bytes)?;

@@ -1,4 +1,4 @@
-//! Payloads as a whole, for whoever reads them without the store afterwards; and the disk.
+//! Payloads as a whole, for readers that don't use the store afterwards; and the disk.
 
 use std::fs::File;
 

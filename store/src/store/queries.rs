@@ -198,8 +198,8 @@ impl Store {
         }
     }
 
-    /// Some versions of a key, newest first, from the one before `before` on, removed ones included.
-    /// `limit` is at most [`MAX_PAGE`].
+    /// Some versions of a key, newest first, from the one before `before` on, removed ones
+    /// included. `limit` is at most [`MAX_PAGE`].
     pub fn versions_page(
         &self,
         key: &Key,

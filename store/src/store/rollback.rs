@@ -64,8 +64,8 @@ impl Store {
         Ok((published, writer.commit()?))
     }
 
-    /// Takes away the names of one version of a key, or of all. The bytes stay
-    /// for whoever uses them, and numbers are not given again.
+    /// Removes one version of a key, or all: takes their names away. The bytes stay
+    /// for processes that use them, and numbers are not given again.
     pub fn remove(&self, key: &Key, version: Option<Version>) -> Result<(Removed, Changes)> {
         let mut writer = self.writer()?;
         let live = writer.view().live_versions(key.as_str())?;

@@ -57,7 +57,7 @@ pub(crate) fn plan_version(
     if let Some(inode) = writer.view().get(&NAMES, engines_name)? {
         let current = writer.view().version_at(inode)?;
         if current.sha256 == contents.sha256 {
-            // Whoever published it first may have known less of it.
+            // The first publish may have known less of it.
             let source = contents.source.filter(|_| current.source.is_none());
             let producer = contents.producer.filter(|_| current.producer.is_none());
             plan_origin(writer, key, current.version, source, producer)?;

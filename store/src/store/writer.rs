@@ -12,7 +12,7 @@ use crate::disk::space::{RESERVE_SIZE, check_free_space, check_writable, make_re
 use crate::error::{Error, Result};
 use crate::history::{Change, History, LogEntry, line_of};
 
-/// How long whoever reads a failed catalogue is waited for.
+/// How long readers of a failed catalogue are waited for.
 const REOPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long readers are waited for when a copy is to take the catalogue's place.
 const COPY_TIMEOUT: Duration = Duration::from_millis(100);
@@ -118,7 +118,7 @@ impl Store {
     pub(crate) fn catalogue(&self) -> Result<ReadGuard> {
         if matches!(self.slot.condition(), Condition::Failed)
             && !has_read_guard()
-            // Whoever writes just now sees to it himself.
+            // A writer sees to it itself.
             && let Some(mut history) = self.try_lock_history()
             && self.slot.is_due()
             && let Err(e) = self.recover(&mut history)
@@ -128,7 +128,7 @@ impl Store {
         self.slot.read_guard()
     }
 
-    /// Whether the catalogue failed, and is opened again by whoever writes next.
+    /// Whether the catalogue failed, and is opened again by the next writer.
     pub(crate) fn catalogue_has_failed(&self) -> bool {
         self.slot.condition() == Condition::Failed
     }
@@ -149,7 +149,7 @@ impl Store {
     /// Has a history that can be written and a catalogue that holds all of it, or says why
     /// that can't be had.
     fn recover(&self, history: &mut History) -> Result<()> {
-        // Whoever reads needs no history that can be written.
+        // Readers need no history that can be written.
         let healed = history.heal();
         let recovered = match self.slot.condition() {
             Condition::Sound => {

@@ -37,7 +37,8 @@ macro_rules! number {
 
 number! {
     /// An inode number: of a version, a directory or a link in every mount of a store. It is given
-    /// once, and never to anything else. The numbers from 1 to 15 belong to the mount's fixed entries.
+    /// once, and never to anything else. The numbers from 1 to 15 belong to the mount's fixed
+    /// entries.
     Inode(u64)
 }
 number! {

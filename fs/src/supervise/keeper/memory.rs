@@ -18,8 +18,8 @@ pub(super) fn shed() {
             Some("Anonymous:") if fields.next() == Some("0") => {
                 if let Some((start, length)) = mapping.take() {
                     // SAFETY: the range is a read-only private mapping of a file without a page of
-                    // its own ("Anonymous: 0"; relocated pages are such), so that dropping its pages
-                    // leaves what is read there as it is. Only this thread maps or unmaps.
+                    // its own ("Anonymous: 0"; relocated pages are such), so that dropping its
+                    // pages leaves what is read there as it is. Only this thread maps or unmaps.
                     let _ = unsafe { madvise(start as *mut c_void, length, Advice::LinuxDontNeed) };
                 }
             }

@@ -212,7 +212,7 @@ impl Keeper<'_> {
             log::warn!("reading what the worker had in flight: {e}");
             Vec::new()
         });
-        // Whoever sends SIGKILL or SIGTERM is somebody else; what a request does is another signal.
+        // SIGKILL and SIGTERM come from another process; a request that crashes is another signal.
         if !matches!(death, Death::Signal(9 | 15)) {
             note_deaths(&mut self.suspects, &in_flight);
         }

@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::history::{Blocks, Change};
 use crate::types::{EngineNumber, FIRST_FREE_INODE, Inode, Sequence, Sha, Version, View};
 
-/// The layout of the records, and of the tables of engines' settings that they were made
-/// with; from 2 to 127. [`Applied`] starts alike in every layout: 0, the layout, the sequence number.
+/// The layout of the records, and of the tables of engines' settings that they were made with; from
+/// 2 to 127. [`Applied`] starts alike in every layout: 0, the layout, the sequence number.
 pub(super) const LAYOUT: u8 = 4;
 
 /// How much of the history the catalogue holds, and the numbers it gives next.
@@ -70,7 +70,8 @@ impl AppliedLayout {
         bytes.starts_with(&[0, LAYOUT])
     }
 
-    /// A record of layout 3, which differs from 4 by one table and has the same shape, as it is in today's layout.
+    /// A record of layout 3, which differs from 4 by one table and has the same shape, as it is in
+    /// today's layout.
     pub(crate) fn of_layout_3(bytes: &[u8]) -> Result<Option<Applied>> {
         const { assert!(LAYOUT == 4, "what layout 3 lacks is known for layout 4 alone") };
         if !bytes.starts_with(&[0, 3]) {
