@@ -98,7 +98,7 @@ pub enum Error {
     #[strum(serialize = "session-failed")]
     Session(#[source] io::Error),
     /// This build would have agreed with the kernel on something else.
-    #[error("this wasmfs can't take over the mount: it would negotiate other {0} with the kernel")]
+    #[error("this release can't take over the mount, which was made with other FUSE_INIT {0}")]
     OtherAgreement(&'static str),
     /// Keeper and worker don't understand each other.
     #[error("the channel between keeper and worker failed")]

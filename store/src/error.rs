@@ -144,7 +144,7 @@ pub enum Error {
         engine: String,
     },
     /// What was compiled again is not the newest any more.
-    #[error("not published: {key}@{version}, of {} source, is newer than what was recompiled", if *source_known { "another" } else { "unknown" })]
+    #[error("not published: {key}@{version}, compiled from {} source, is already newer", if *source_known { "another" } else { "unknown" })]
     Overtaken {
         key: Key,
         /// The newer version.

@@ -331,7 +331,7 @@ fn what_is_compiled_again_never_undoes_something_newer() {
         recompiled_from: Some(Version(3)),
         ..Publish::new(key("a"), store.stage(&artifact(4, 1001, 100)[..]).unwrap())
     };
-    assert!(publish(other).unwrap_err().to_string().contains("of unknown source"));
+    assert!(publish(other).unwrap_err().to_string().contains("from unknown source"));
 }
 
 #[test]

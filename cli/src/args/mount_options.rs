@@ -13,10 +13,15 @@ pub struct OptionArgs {
     /// and Linux 6.9
     #[arg(long)]
     passthrough: bool,
-    /// Copy payloads into memory before they are served, up to SIZE in all; what doesn't fit is
-    /// served from the disk [default: 1GiB]
-    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "1GiB")]
+    /// Copy payloads into memory before they are served, up to SIZE in all (2G, 512MiB); what
+    /// doesn't fit is served from the disk [default: 1GiB]
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "1GiB", value_parser = size)]
     in_memory: Option<ByteSize>,
+}
+
+/// A size on the command line.
+fn size(text: &str) -> Result<ByteSize, &'static str> {
+    text.parse().map_err(|_| "a size is a number with a unit, such as 512M or 2G")
 }
 
 impl From<OptionArgs> for Options {

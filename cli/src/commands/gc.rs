@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     keep: Option<u64>,
     /// Keep what was superseded or removed within this time: 30d, 12h
-    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Option<Duration>,
     /// Only say what would be collected
     #[arg(long)]
@@ -44,6 +44,12 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// An age on the command line.
+fn age(text: &str) -> Result<Duration, &'static str> {
+    humantime::parse_duration(text)
+        .map_err(|_| "an age is a number with a unit, such as 30d or 12h")
 }
 
 #[derive(Serialize)]

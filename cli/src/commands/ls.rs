@@ -10,6 +10,9 @@ use crate::ui::Outcome;
 use crate::ui::output;
 
 /// List keys, with the version that each plain name leads to
+///
+/// `-` stands for a plain name that leads to no version, `+N engines` for versions of N other
+/// engines.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs ls
@@ -40,6 +43,10 @@ fn row(key: &KeyInfo) -> [String; 6] {
         Some(v) => (format!("@{}", v.version), output::size(v.size), v.published.clone()),
         None => ("-".into(), "-".into(), "-".into()),
     };
-    let more = if others == 0 { String::new() } else { format!("+{others} engines") };
+    let more = if others == 0 {
+        String::new()
+    } else {
+        format!("+{}", output::count(others as u64, "engine"))
+    };
     [key.key.to_string(), version, size, published, key.default_engine.clone(), more]
 }

@@ -23,7 +23,7 @@ use crate::ui::{Error, Failure, Outcome, print_failure, warn_if_not_visible};
 /// compiled.
 #[derive(clap::Args, Debug)]
 #[command(
-    override_usage = "wasmfs recompile [OPTIONS] KEY...\n       wasmfs recompile [OPTIONS] --all"
+    override_usage = "wasmfs recompile [OPTIONS] KEY... [-- FLAGS...]\n       wasmfs recompile [OPTIONS] --all [-- FLAGS...]"
 )]
 #[command(after_help = "Examples:
   wasmfs recompile --all --with /opt/wasmtime-48/wasmtime

@@ -10,6 +10,9 @@ use crate::ui::output;
 use crate::ui::{Error, Outcome};
 
 /// Replace the running server by the installed program, while hosts run
+///
+/// It needs Linux 6.9. If the new program can't serve, the old server stays. The keeper is not
+/// replaced.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs reload")]

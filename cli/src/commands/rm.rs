@@ -13,7 +13,7 @@ use crate::ui::{Outcome, warn_if_not_visible};
 /// Remove a key, or one of its versions, from the mount
 ///
 /// A process that has the file open or mapped keeps it. `wasmfs rollback KEY VERSION` brings a
-/// removed version back.
+/// removed version back, until `wasmfs gc` collects it.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   wasmfs rm app.cwasm

@@ -21,7 +21,7 @@ const MOST_JOBS: usize = 8;
 /// How to compile what isn't compiled yet.
 #[derive(Args, Clone, Debug)]
 pub struct CompileArgs {
-    /// The compiler for .wasm and .wat files [default: cranelift]
+    /// The compiler of the wasmtime inside wasmfs [default: cranelift]
     #[arg(long, value_enum)]
     pub compiler: Option<CompilerArg>,
     /// The optimization level of Cranelift [default: speed]
@@ -30,7 +30,7 @@ pub struct CompileArgs {
     /// The target triple to compile for [default: this machine]
     #[arg(long, value_name = "TRIPLE")]
     pub target: Option<String>,
-    /// Compile with this wasmtime command, with the flags after `--`
+    /// Compile with this wasmtime command instead of the wasmtime inside wasmfs; FLAGS are for it
     ///
     /// A host loads only artifacts of its own build of wasmtime.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["compiler", "opt_level", "target"])]

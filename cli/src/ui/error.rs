@@ -124,7 +124,7 @@ pub enum Error {
     #[error("the store {} has no running server", .0.display())]
     NotServing(PathBuf),
     /// The server ended while it was to be replaced.
-    #[error("the server ended while it was to be replaced")]
+    #[error("the server ended during the reload, and no other took over")]
     ServerEnded,
     /// A new server ended before it served.
     #[error("the new server ended before it was ready{0}; the old one keeps serving")]

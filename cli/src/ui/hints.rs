@@ -63,7 +63,7 @@ pub fn store_hint(error: &StoreError) -> Option<String> {
             "`wasmfs log {key}` shows its versions; `wasmfs rollback {key} VERSION` brings one back"
         ),
         StoreError::VersionRemoved { key, version } => {
-            format!("`wasmfs rollback {key} {version}` brings it back")
+            format!("`wasmfs rollback {key} {version}` brings it back, unless `wasmfs gc` has collected it")
         }
         StoreError::NotServed(key) => {
             format!(
@@ -91,10 +91,10 @@ pub fn store_hint(error: &StoreError) -> Option<String> {
             format!("compile it with {wanted}'s own wasmtime, or leave --engine out")
         }
         StoreError::NotOfEngine { key, .. } => format!(
-            "nothing was moved; `wasmfs recompile {key}` compiles a version, and `wasmfs log {key}` shows those there are"
+            "nothing was moved; `wasmfs recompile {key} --with PATH` compiles a version with that engine's wasmtime, and `wasmfs log {key}` shows those there are"
         ),
         StoreError::Overtaken { key, source_known: true, .. } => format!(
-            "`wasmfs log {key}` shows it; move the plain name to it with `wasmfs default`, then recompile again"
+            "`wasmfs log {key}` shows both; if the newer one is what you want, move the plain name to its engine with `wasmfs default`, then recompile"
         ),
         StoreError::Overtaken { key, .. } => {
             format!("`wasmfs log {key}` shows it; publish its .wasm file instead, which keeps it")
@@ -108,7 +108,9 @@ pub fn store_hint(error: &StoreError) -> Option<String> {
         }
         StoreError::Output(source) => io_hint(None, source),
         StoreError::HeldBack => "correct that one, and give the command again".into(),
-        StoreError::NotWasm => "name a .wasm file".into(),
+        StoreError::NotWasm => {
+            "check that the file is complete, and is WebAssembly or its text form".into()
+        }
         StoreError::DiskFull { .. } => "free some space and try again; nothing was published".into(),
         StoreError::HistoryDamaged { .. } => {
             "nothing was changed; `wasmfs verify --repair` keeps all that can be read, or restore \
@@ -135,7 +137,8 @@ pub fn store_hint(error: &StoreError) -> Option<String> {
                 "compile it again, or copy it again".into()
             }
             NotAnArtifact::OtherElf(_) | NotAnArtifact::Unknown => {
-                "name a .cwasm file that wasmtime compiled, or a .wasm or .wat file".into()
+                "the content counts, not the name: check that the file is complete, and not compressed or an \
+                 error page".into()
             }
         },
         StoreError::Input(_) => {
@@ -170,6 +173,9 @@ pub fn io_hint(path: Option<&Path>, error: &io::Error) -> String {
 /// For an error of the mount.
 pub fn fs_hint(error: &FsError) -> Option<String> {
     Some(match error {
+        FsError::Hidden => {
+            "it was superseded or removed, and is being deleted; publish the file again to have it".into()
+        }
         FsError::MountPointNotEmpty { .. } => {
             "mount on an empty directory: `wasmfs mount DIR`, or set WASMFS_MOUNT".into()
         }
@@ -210,7 +216,7 @@ pub fn fs_hint(error: &FsError) -> Option<String> {
         FsError::Reloading => "wait until it is done (`wasmfs status`)".into(),
         FsError::OtherAgreement(_) => {
             "the old server keeps serving; when nobody uses the mount, `wasmfs unmount` and then \
-             `wasmfs mount` start this one"
+             `wasmfs mount` start this release"
                 .into()
         }
         FsError::NoResend => {
@@ -267,7 +273,7 @@ pub fn cli_hint(error: &Error) -> String {
             "name a program after `--`: a path, or a name that is in $PATH".into()
         }
         Error::NoNamespace(_) => {
-            "the host can still be run by itself, and its cache imported: `wasmfs import DIR`"
+            "`capture --dir` needs a mount namespace; use --env if a variable names the host's cache, or run the host by itself and then `wasmfs import DIR`"
                 .into()
         }
         Error::NotPinned { key, .. } => format!("`wasmfs log {key}` shows which versions are pinned"),

@@ -23,7 +23,7 @@ pub fn print_published(published: &Published) -> Result<()> {
                 "  hosts that open {key} still get @{other}, of engine {engine}"
             ))?,
             None => output::line(format_args!(
-                "  nothing is served at {key}: it belongs to engine {engine}, which has no version left"
+                "  {key} leads to no version: its default engine {engine} has none left"
             ))?,
         }
         output::line(format_args!("  this version is served at {}", published.path))?;

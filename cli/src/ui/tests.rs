@@ -53,7 +53,7 @@ fn of_the_store() -> Vec<StoreError> {
         StoreError::StagedGone("0123456789abcdef.0".into()),
         StoreError::UnfitStaged {
             name: "0123456789abcdef.0".into(),
-            reason: "it has another size",
+            reason: "its size is not the one that the command announced",
         },
         StoreError::NotWasm,
         StoreError::NoEngine("prod".into()),
@@ -147,7 +147,7 @@ fn of_commands() -> Vec<Error> {
         Error::Interrupted,
         Error::CannotRunCommand { program: "yowasp".into(), source: missing() },
         Error::UnknownTarget("foo".into()),
-        Error::NoNamespace("making a namespace: operation not permitted".into()),
+        Error::NoNamespace("making a namespace: Operation not permitted (os error 1)".into()),
         Error::NotPinned { key: key(), version: Version(2) },
         Error::LookupUnanswered,
         Error::RepairMounted,
@@ -162,7 +162,7 @@ fn of_commands() -> Vec<Error> {
         Error::OtherProtocol { server: "4".into(), command: "5".into() },
         Error::UnknownRequest("GET /v2/keys".into()),
         Error::Malformed { what: "request", reason: "missing field `key`".into() },
-        Error::RequestTooLarge("more than 67108864 bytes of JSON".into()),
+        Error::RequestTooLarge("more than 268435456 bytes of JSON".into()),
     ]
 }
 
@@ -217,7 +217,8 @@ fn a_code_crosses_to_another_process_and_back() {
 /// `make snapshots` writes the page anew.
 #[test]
 fn the_page_of_errors_has_all_of_them() {
-    let mut text = "| code | for example | what to do |\n| --- | --- | --- |\n".to_owned();
+    let mut text =
+        "| code | message, for example | hint, for example |\n| --- | --- | --- |\n".to_owned();
     for (code, Failure { message, hint, .. }) in all() {
         let cell = |text: &str| text.replace('|', "\\|").replace('<', "&lt;");
         let hint = hint.map_or("".into(), |hint| cell(&hint));

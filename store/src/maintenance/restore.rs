@@ -38,8 +38,13 @@ pub fn restore(dir: &Path, from: impl Read, progress: Progress<'_>) -> Result<Ar
     let mut restored = Archived::default();
     let mut lock = None;
     let mut seen = BTreeSet::new();
-    for entry in archive.entries().map_err(|e| not(e.to_string()))? {
-        let mut entry = entry.map_err(|e| not(e.to_string()))?;
+    // What the library says of a header that it can't read has bytes of the file in it.
+    let no_tar = |e: io::Error| match e.kind() {
+        io::ErrorKind::UnexpectedEof => not("it is cut short".into()),
+        _ => not("it is no tar file, or a damaged one".into()),
+    };
+    for entry in archive.entries().map_err(no_tar)? {
+        let mut entry = entry.map_err(no_tar)?;
         let path = entry.path().map_err(|e| not(e.to_string()))?.into_owned();
         let name =
             path.strip_prefix(ROOT).map_err(|_| not(format!("it has {}", path.display())))?;

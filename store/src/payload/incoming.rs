@@ -136,9 +136,9 @@ impl Incoming {
         let wrong = [
             (!found.is_file(), "it is no regular file"),
             (found.uid() != rustix::process::geteuid().as_raw(), "it is another user's"),
-            (found.nlink() != 1, "it has another name as well"),
+            (found.nlink() != 1, "it has another link as well"),
             (found.ino() != file.inode, "it is another file by now"),
-            (found.size() != size, "it has another size"),
+            (found.size() != size, "its size is not the one that the command announced"),
         ];
         match wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
             Some((_, reason)) => Err(unfit(reason)),
@@ -309,7 +309,7 @@ mod tests {
             Err(e) => e.to_string(),
         };
         assert_eq!(why(&staged, 5), "fit");
-        assert!(why(&staged, 6).ends_with("it has another size"));
+        assert!(why(&staged, 6).ends_with("its size is not the one that the command announced"));
         assert!(why(&told(&staged.name, staged.inode + 1), 5).ends_with("another file by now"));
         for name in ["../settings.json", "", "0", ".", "x/0", &format!("{}.lease", lease.id)] {
             assert!(why(&told(name, 1), 5).ends_with("no staged file has such a name"), "{name}");
@@ -322,6 +322,6 @@ mod tests {
         fs::create_dir(path(8)).unwrap();
         assert!(why(&told(&other(8), 1), 5).ends_with("it is no regular file"));
         fs::hard_link(path(0), path(9)).unwrap();
-        assert!(why(&staged, 5).ends_with("it has another name as well"));
+        assert!(why(&staged, 5).ends_with("it has another link as well"));
     }
 }

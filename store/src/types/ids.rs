@@ -54,10 +54,15 @@ number! {
     EngineNumber(u32)
 }
 
+/// A text that is no version number.
+#[derive(Debug, thiserror::Error)]
+#[error("a version is a number, such as 2")]
+pub struct NotAVersion;
+
 impl std::str::FromStr for Version {
-    type Err = std::num::ParseIntError;
+    type Err = NotAVersion;
 
     fn from_str(text: &str) -> Result<Version, Self::Err> {
-        text.parse().map(Version)
+        text.parse().map(Version).map_err(|_| NotAVersion)
     }
 }

@@ -79,7 +79,7 @@ fn what_cannot_be_published_is_said_and_the_rest_goes_in() {
             (
                 path(&text),
                 "this is neither a wasmtime artifact nor WebAssembly",
-                "a .wasm or .wat file",
+                "the content counts",
             ),
             (path(&elf), "this is an ELF file of another kind", "that wasmtime compiled"),
             (path(&missing), "No such file or directory", "hint: check the path"),

@@ -41,7 +41,7 @@ impl Request for Publishing {
     const PATH: &'static str = "/v1/publish";
     const ABOUT: &'static str = "Publishes with one commit what was staged in `incoming/`.";
     const SHAPE: Shape = Shape {
-        request: "JSON in one line: `items` as `wasmfs publish` stages them, `together`; then a \
+        request: "JSON in one line: `items`, as below, and `together`: all of them or none; then a \
                   newline, and the bytes of those that are no files, one after the other",
         answer: "`results`, each `Ok` as `publish --json` has it or `Err`, and `visible`",
     };

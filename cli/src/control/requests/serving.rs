@@ -20,7 +20,10 @@ impl Request for StatusRequest {
     const PATH: &'static str = "/v1/status";
     const ABOUT: &'static str =
         "What the server is, and what it serves. The same in every protocol.";
-    const SHAPE: Shape = Shape { request: "", answer: "the status, as `status --json` has it" };
+    const SHAPE: Shape = Shape {
+        request: "",
+        answer: "the status, as `status --json` has it, without `mounted` and `unguarded`",
+    };
     const IN_EVERY_PROTOCOL: bool = true;
     type Answer = Status;
 
