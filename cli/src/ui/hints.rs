@@ -136,7 +136,10 @@ pub fn store_hint(error: &StoreError) -> Option<String> {
             NotAnArtifact::Empty | NotAnArtifact::Truncated(_) => {
                 "compile it again, or copy it again".into()
             }
-            NotAnArtifact::OtherElf(_) | NotAnArtifact::Unknown => {
+            NotAnArtifact::OtherElf(_) => {
+                "name a .cwasm file that wasmtime compiled, or a .wasm or .wat file".into()
+            }
+            NotAnArtifact::Unknown => {
                 "the content counts, not the name: check that the file is complete, and not compressed or an \
                  error page".into()
             }
