@@ -51,7 +51,7 @@ pub use catalogue::{
 pub use disk::{Lock, TEMP_PREFIX};
 pub use error::{Error, Result};
 pub use gc::{Candidate, Collected, Compacted, Fate, Portion};
-pub use payload::{MAX_INLINE_SIZE, MAX_INLINE_TOTAL, Staged, StagedSource, Staging};
+pub use payload::{MAX_INLINE_TOTAL, Staged, StagedSource, Staging};
 pub use settings::{DEFAULT_INLINE_LIMIT, FORMAT, InlineLimit, Policy, Settings, Unlimited};
 pub use store::{
     DirEntry, EngineInfo, EntryKind, InodeRecord, KeyInfo, LinkRecord, MAX_PAGE, Moved, Page,

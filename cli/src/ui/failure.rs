@@ -99,11 +99,6 @@ impl Failure {
         Failure { code: code.into(), message: one_line(chain), hint, usage }
     }
 
-    /// Whether it is this error of a command's own: told by its code, whoever met it.
-    pub fn is(&self, code: &str) -> bool {
-        self.code == code
-    }
-
     /// As text, for another process; [`Failure::decode`] reads it.
     pub fn encode(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|_| self.message.clone())
@@ -135,7 +130,7 @@ fn one_line(chain: anyhow::Chain<'_>) -> String {
 
 /// Whether an error is the one with this code: this process's own, or what a server answered.
 fn has_code(error: &anyhow::Error, code: &str) -> bool {
-    Failure::of(error).is(code)
+    Failure::of(error).code == code
 }
 
 /// Whether there is no such key.

@@ -21,6 +21,6 @@ pub(crate) use incoming::Incoming;
 pub(crate) use info::PayloadInfo;
 pub(crate) use objects::{ObjectFault, Objects};
 pub(crate) use staged::StagedPayload;
-pub use staged::{MAX_INLINE_SIZE, Staged, StagedSource};
+pub use staged::{Staged, StagedSource};
 pub(crate) use staging::{Description, ReadSeek, describe};
 pub use staging::{MAX_INLINE_TOTAL, Staging};

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::types::{Sha, base64_bytes, in_memory};
 
 /// The largest payload whose bytes are staged in memory, in bytes; larger ones are files.
-pub const MAX_INLINE_SIZE: u64 = 64 << 10;
+pub(super) const MAX_INLINE_SIZE: u64 = 64 << 10;
 
 /// Bytes that are complete and not committed, and what is known of them.
 #[derive(Debug, Serialize, Deserialize)]

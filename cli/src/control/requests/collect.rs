@@ -20,6 +20,16 @@ pub struct AskedPolicy {
 }
 
 impl AskedPolicy {
+    /// As a request has it.
+    fn told(keep: Option<u64>, older_than_ms: Option<u64>) -> AskedPolicy {
+        AskedPolicy { keep, older_than: older_than_ms.map(Duration::from_millis) }
+    }
+
+    /// The age in whole milliseconds, as a request has it.
+    fn older_than_ms(self) -> Option<u64> {
+        self.older_than.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+    }
+
     /// The policy that is meant for a store.
     fn of(self, store: &Store) -> wasmfs_store::Result<Policy> {
         let own = store.settings().policy()?.unwrap_or_default();
@@ -28,11 +38,6 @@ impl AskedPolicy {
             older_than: self.older_than.unwrap_or(own.older_than),
         })
     }
-}
-
-/// In whole milliseconds, as JSON has it.
-fn milliseconds(age: Duration) -> u64 {
-    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Give up what nobody needs, of some keys.
@@ -55,7 +60,7 @@ pub struct Collect {
 impl Collect {
     /// From the first key on.
     pub fn new(policy: AskedPolicy, dry_run: bool) -> Collect {
-        let older_than_ms = policy.older_than.map(milliseconds);
+        let older_than_ms = policy.older_than_ms();
         Collect { keep: policy.keep, older_than_ms, after: None, dry_run }
     }
 }
@@ -75,8 +80,7 @@ impl Request for Collect {
     }
 
     fn handle(self, place: &Place<'_>) -> Result<Collection> {
-        let older_than = self.older_than_ms.map(Duration::from_millis);
-        let policy = AskedPolicy { keep: self.keep, older_than }.of(place.store())?;
+        let policy = AskedPolicy::told(self.keep, self.older_than_ms).of(place.store())?;
         Ok(place.collect(&policy, self.after.as_deref(), self.dry_run)?)
     }
 }
@@ -116,8 +120,7 @@ pub struct Fates {
 impl Fates {
     /// By a policy.
     pub fn new(key: Key, policy: AskedPolicy) -> Fates {
-        let older_than_ms = policy.older_than.map(milliseconds);
-        Fates { key, keep: policy.keep, older_than_ms }
+        Fates { key, keep: policy.keep, older_than_ms: policy.older_than_ms() }
     }
 }
 
@@ -132,8 +135,7 @@ impl Request for Fates {
     type Answer = Vec<Kept>;
 
     fn handle(self, place: &Place<'_>) -> Result<Vec<Kept>> {
-        let older_than = self.older_than_ms.map(Duration::from_millis);
-        let policy = AskedPolicy { keep: self.keep, older_than }.of(place.store())?;
+        let policy = AskedPolicy::told(self.keep, self.older_than_ms).of(place.store())?;
         Ok(place.fates(&self.key, &policy)?)
     }
 }
