@@ -34,6 +34,12 @@ pub enum Error {
     /// What should be an archive of a store is not, or not all of one.
     #[error("this is not a complete archive of a store: {0}")]
     NotAnArchive(String),
+    /// An archive ends before its history, which is last.
+    #[error("this is not a complete archive of a store: it is cut short")]
+    ArchiveCutShort,
+    /// The store went on changing while it was exported.
+    #[error("the store changed under the export, again and again")]
+    ChangedUnderExport,
     /// A store that should be empty has something in it.
     #[error("the store {} is not empty", .0.display())]
     StoreNotEmpty(PathBuf),
@@ -48,7 +54,7 @@ pub enum Error {
     #[error("there is no store at {}", .0.display())]
     NoStore(PathBuf),
     /// The directory holds something else.
-    #[error("{} is not a wasmfs store: it holds {found:?} and no settings.json", dir.display())]
+    #[error("{} is not a wasmfs store: it holds {found:?}{}", dir.display(), if found == "settings.json" { ", which is not a store's" } else { "" })]
     NotAStore {
         dir: PathBuf,
         /// One thing found in it.
@@ -57,6 +63,15 @@ pub enum Error {
     /// The store belongs to another user.
     #[error("the store {} belongs to uid {owner}, not to uid {uid}", dir.display())]
     WrongOwner { dir: PathBuf, owner: u32, uid: u32 },
+    /// A path leads through a symbolic link that somebody else may turn.
+    #[error("{} is a symbolic link of uid {owner}, which is not followed", path.display())]
+    ForeignLink { path: PathBuf, owner: u32 },
+    /// A directory is named by a symbolic link.
+    #[error("{} is a symbolic link, to {}", path.display(), target.display())]
+    LinkAtEnd { path: PathBuf, target: PathBuf },
+    /// Root would make a directory that another user could neither use nor remove.
+    #[error("{} is not made: {} belongs to uid {owner}, and this is root", dir.display(), parent.display())]
+    ForeignParent { dir: PathBuf, parent: PathBuf, owner: u32 },
     /// The store was written by a newer wasmfs.
     #[error("the store {} has format {found}; this wasmfs reads formats up to {supported}", dir.display())]
     NewerFormat {
@@ -233,6 +248,16 @@ impl Error {
         self.into()
     }
 
+    /// Whether what was to be opened is not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.disk_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether the disk takes no writes by rule.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.disk_error().is_some_and(|e| e.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    }
+
     /// Whether the disk has no room.
     pub(crate) fn is_disk_full(&self) -> bool {
         self.disk_error().is_some_and(is_full)
@@ -291,6 +316,16 @@ fn in_words(differences: &[Difference], engine: &str) -> String {
 /// A result with this crate's error.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// A path as it is shown: one through a descriptor is called as the kernel calls it.
+fn shown(path: &Path) -> PathBuf {
+    let mut parts = path.components();
+    let dir: PathBuf = parts.by_ref().take(5).collect();
+    match std::fs::read_link(&dir) {
+        Ok(target) if dir.starts_with("/proc/self/fd") => target.join(parts.as_path()),
+        _ => path.to_owned(),
+    }
+}
+
 /// Turns an I/O result into this crate's, naming the file and the attempt.
 pub(crate) trait IoContext<T> {
     fn at(self, action: &'static str, path: &Path) -> Result<T>;
@@ -298,6 +333,6 @@ pub(crate) trait IoContext<T> {
 
 impl<T, E: Into<io::Error>> IoContext<T> for std::result::Result<T, E> {
     fn at(self, action: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|e| Error::Io { action, path: path.to_owned(), source: e.into() })
+        self.map_err(|e| Error::Io { action, path: shown(path), source: e.into() })
     }
 }

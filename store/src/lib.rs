@@ -43,21 +43,23 @@ mod payload;
 mod settings;
 mod state;
 mod store;
+mod store_dir;
 mod types;
 
 pub use catalogue::{
     Changes, DATABASE_LOG_FILTER, PendingInvalidations, is_database_panic, panics_are_caught,
 };
-pub use disk::{Lock, TEMP_PREFIX};
+pub use disk::{Dir, End, Lock, Missing, TEMP_PREFIX, check_parent, open_parent, open_way};
 pub use error::{Error, Result};
 pub use gc::{Candidate, Collected, Compacted, Fate, Portion};
 pub use payload::{MAX_INLINE_TOTAL, Staged, StagedSource, Staging};
-pub use settings::{DEFAULT_INLINE_LIMIT, FORMAT, InlineLimit, Policy, Settings, Unlimited};
+pub use settings::{DEFAULT_INLINE_LIMIT, FORMAT, InlineLimit, Magic, Policy, Settings, Unlimited};
 pub use store::{
     DirEntry, EngineInfo, EntryKind, InodeRecord, KeyInfo, LinkRecord, MAX_PAGE, Moved, Page,
     Publish, Published, Removed, Source, Space, Status, Store, VersionInfo, VersionRecord,
     check_engine, rfc3339,
 };
+pub use store_dir::StoreDir;
 pub use types::{
     ENGINES_INODE, EngineNumber, FIRST_FREE_INODE, Inode, InvalidKey, Key, KeyError,
     MAX_COMPONENT_LEN, MAX_KEY_LEN, RESERVED, ROOT_INODE, Sequence, Sha, VERSIONS_INODE, Version,

@@ -1,13 +1,12 @@
 //! `settings.json`: what a store is, and how its owner wants it.
 
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::durable::write_json;
-use crate::error::{Error, IoContext, Result};
+use crate::disk::Dir;
+use crate::disk::names::SETTINGS;
+use crate::error::{Error, Result};
 
 /// The format that this crate writes, and the newest it reads. It reads 1 as well, which has no
 /// payloads with blocks of 32 KiB: a store is of format 2 from the first such payload on, so that
@@ -48,9 +47,34 @@ impl InlineLimit {
     }
 }
 
+/// The word `store`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Magic {
+    /// `"store"`
+    Store,
+}
+
+fn magic() -> Magic {
+    Magic::Store
+}
+
+/// Whether the text of a `settings.json` says that it is a store's: `"wasmfs": "store"`.
+pub(crate) fn says_store(text: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Said {
+        #[expect(dead_code, reason = "that it is there is what counts")]
+        wasmfs: Magic,
+    }
+    serde_json::from_slice::<Said>(text).is_ok()
+}
+
 /// `settings.json`: what a store is, and how its owner wants it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
+    /// What tells a store from any other directory that has a file of this name.
+    #[serde(default = "magic", rename = "wasmfs")]
+    pub magic: Magic,
     /// The store's format.
     pub format: u64,
     /// The largest payload kept inside the catalogue.
@@ -80,18 +104,24 @@ fn default_inline_limit() -> InlineLimit {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { format: FORMAT, inline_limit: default_inline_limit(), collect: None }
+        Settings {
+            magic: Magic::Store,
+            format: FORMAT,
+            inline_limit: default_inline_limit(),
+            collect: None,
+        }
     }
 }
 
-pub(crate) fn read_settings(path: &Path) -> Result<Settings> {
-    let text = fs::read(path).at("reading", path)?;
+/// The settings of the store in `dir`.
+pub(crate) fn read_settings(dir: &Dir) -> Result<Settings> {
+    let text = dir.read(SETTINGS)?;
     // The format first: a newer one may have settings that this build can't read.
     #[derive(Deserialize)]
     struct Format {
         format: u64,
     }
-    let invalid = |source| Error::Settings { path: path.to_owned(), source };
+    let invalid = |source| Error::Settings { path: dir.named(SETTINGS), source };
     let Format { format } = serde_json::from_slice(&text).map_err(invalid)?;
     if format > FORMAT {
         return Ok(Settings { format, ..Settings::default() });
@@ -99,16 +129,38 @@ pub(crate) fn read_settings(path: &Path) -> Result<Settings> {
     serde_json::from_slice(&text).map_err(invalid)
 }
 
-/// Has the settings in `path` say that the store is of this build's format. The rest stays as its
-/// owner wrote it.
-pub(crate) fn raise_format(path: &Path) -> Result<()> {
-    let invalid = |source| Error::Settings { path: path.to_owned(), source };
-    let text = fs::read(path).at("reading", path)?;
-    let mut settings: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&text).map_err(invalid)?;
-    if settings.get("format").and_then(serde_json::Value::as_u64).is_some_and(|f| f < FORMAT) {
-        settings.insert("format".into(), FORMAT.into());
-        write_json(path, &settings)?;
+/// Has the settings of the store in `dir` say that it is of this build's format. The rest stays as
+/// its owner wrote it.
+pub(crate) fn raise_format(dir: &Dir) -> Result<()> {
+    amend(dir, |settings| {
+        let format = settings.get("format").and_then(serde_json::Value::as_u64);
+        let is_older = format.is_some_and(|format| format < FORMAT);
+        if is_older {
+            settings.insert("format".into(), FORMAT.into());
+        }
+        is_older
+    })
+}
+
+/// Has the settings of the store in `dir` say that they are a store's: older ones don't.
+pub(crate) fn say_store(dir: &Dir) -> Result<()> {
+    amend(dir, |settings| {
+        let is_new = !settings.contains_key("wasmfs");
+        if is_new {
+            settings.insert("wasmfs".into(), "store".into());
+        }
+        is_new
+    })
+}
+
+fn amend(
+    dir: &Dir,
+    change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>) -> bool,
+) -> Result<()> {
+    let invalid = |source| Error::Settings { path: dir.named(SETTINGS), source };
+    let mut settings = serde_json::from_slice(&dir.read(SETTINGS)?).map_err(invalid)?;
+    if change(&mut settings) {
+        dir.write_json(SETTINGS, &settings)?;
     }
     Ok(())
 }

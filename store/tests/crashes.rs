@@ -113,7 +113,7 @@ fn a_killed_publisher_loses_nothing_acknowledged() {
             assert_eq!(lost(&store, &acknowledged, tidied), 0);
             let mut progress = |_, _| {};
             let mut course = Course { progress: &mut progress, gently: false };
-            let verified = verify(dir.path(), Ok(&store), &mut course).unwrap();
+            let verified = verify(store.open_dir(), Ok(&store), &mut course).unwrap();
             assert!(verified.is_sound(), "{verified:#?}");
             println!("{} acknowledgments, {kills} kills, tidied: {tidied}", acknowledged.len());
             assert!(acknowledged.len() as u64 > kills);

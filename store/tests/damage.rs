@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use support::random::Random;
 use support::*;
 use wasmfs_store::maintenance::{Course, FindingKind, Verified, verify};
-use wasmfs_store::{Error, InlineLimit, Settings, Sha, Store, Version};
+use wasmfs_store::{Error, InlineLimit, Settings, Sha, Store, StoreDir, Version};
 
 /// Trials, if the environment doesn't ask for more.
 fn trials(otherwise: u64) -> u64 {
@@ -165,7 +165,12 @@ fn intact_versions(whole: &Path, damaged: &[u8], contents: &Contents) -> Vec<(St
 
 fn verified(dir: &Path, store: Result<&Store, &Error>) -> Verified {
     let mut progress = |_, _| {};
-    verify(dir, store, &mut Course { progress: &mut progress, gently: false }).unwrap()
+    verify(
+        &StoreDir::open(dir).unwrap(),
+        store,
+        &mut Course { progress: &mut progress, gently: false },
+    )
+    .unwrap()
 }
 
 #[test]
@@ -186,7 +191,7 @@ fn nothing_wrong_is_served_and_repair_gets_back_what_is_undamaged() {
         let (what, path) = damage(&dir, &mut random);
         let untrusted = random.below(2) == 0;
         if untrusted {
-            Store::distrust_catalogue(&dir);
+            Store::distrust_catalogue(&StoreDir::open(&dir).unwrap());
         }
         let damaged = fs::read(dir.join("history")).unwrap();
         let context = format!("trial {trial}: {what}{}", if untrusted { ", no trust" } else { "" });
@@ -198,7 +203,7 @@ fn nothing_wrong_is_served_and_repair_gets_back_what_is_undamaged() {
         let found = match first {
             // A server would end and have its successor rebuild the catalogue.
             Err(_) => {
-                Store::distrust_catalogue(&dir);
+                Store::distrust_catalogue(&StoreDir::open(&dir).unwrap());
                 let store = Store::open(&dir).unwrap_or_else(|e| panic!("{context}: {e}"));
                 check(&store, contents);
                 verified(&dir, Ok(&store))
@@ -219,7 +224,7 @@ fn nothing_wrong_is_served_and_repair_gets_back_what_is_undamaged() {
         };
         let mut found = found;
         if !found.is_sound() {
-            wasmfs_store::maintenance::repair(&dir, &mut found)
+            wasmfs_store::maintenance::repair(&StoreDir::open(&dir).unwrap(), &mut found)
                 .unwrap_or_else(|e| panic!("{context}: {e}"));
         }
         let store = Store::open(&dir).unwrap_or_else(|e| panic!("{context}, repaired: {e}"));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use support::random::Random;
 use support::{artifact, key, publish};
-use wasmfs_store::{Settings, Store};
+use wasmfs_store::{Settings, Store, StoreDir};
 
 /// Changes some bytes: flipped, cut, doubled, or of another seed.
 fn mutate(random: &mut Random, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
@@ -95,7 +95,7 @@ fn whatever_a_history_says_the_store_opens_or_is_refused() {
     let seeds: Vec<_> = [vec![whole]].into_iter().chain([lines]).flatten().collect();
     fuzz("histories", &seeds, |bytes| {
         let dir = tempfile::tempdir().unwrap();
-        Store::create(dir.path(), &Settings::default()).unwrap();
+        StoreDir::open_or_create(dir.path(), &Settings::default()).unwrap();
         fs::write(dir.path().join("history"), bytes).unwrap();
         if let Ok(store) = Store::open(dir.path()) {
             drop(store.keys(""));

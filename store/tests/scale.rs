@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use support::*;
 use wasmfs_store::View;
-use wasmfs_store::{Policy, Publish, Settings, Store};
+use wasmfs_store::{Policy, Publish, Settings, Store, StoreDir};
 
 fn setting(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().map_or(otherwise, |value| value.parse().unwrap())
@@ -153,7 +153,7 @@ fn figures_of_a_fresh_process() {
     }
     store.close().unwrap();
     if setting("WASMFS_DISTRUST", 0) == 1 {
-        Store::distrust_catalogue(&dir);
+        Store::distrust_catalogue(&StoreDir::open(&dir).unwrap());
     }
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 
 use support::{artifact, elf, engine, key, open, publish, try_publish, with_both_limits};
 use wasmfs_store::artifact::Compiler;
-use wasmfs_store::{Error, Inode, Publish, Settings, Source, Status, Store, Version};
+use wasmfs_store::{Error, Inode, Publish, Settings, Source, Status, Store, StoreDir, Version};
 
 fn label_of(store: &Store, name: &str) -> String {
     store.version(&key(name), None).unwrap().engine
@@ -205,7 +205,7 @@ fn sources_are_kept_once_and_can_be_read_back() {
         let versions: Vec<_> = store.latest(100).unwrap();
         let engines = store.engines().unwrap();
         drop(store);
-        Store::distrust_catalogue(dir.path());
+        Store::distrust_catalogue(&StoreDir::open(dir.path()).unwrap());
         let store = Store::open(dir.path()).unwrap();
         assert_eq!((store.latest(100).unwrap(), store.engines().unwrap()), (versions, engines));
     });
@@ -243,7 +243,7 @@ fn a_history_from_before_engines_had_sections_is_read_and_completed() {
     }
     assert!(old.contains(r#""key":"a","op":"default""#), "{old}");
     fs::write(&path, old).unwrap();
-    Store::distrust_catalogue(dir.path());
+    Store::distrust_catalogue(&StoreDir::open(dir.path()).unwrap());
     let store = Store::open(dir.path()).unwrap();
     assert_eq!(label_of(&store, "a"), engines[0].label);
     // The next publish of an engine tells its section, and nothing else of it changes.
@@ -400,7 +400,7 @@ fn the_number_of_an_engines_keys_is_kept() {
     check(1);
     store.close().unwrap();
     // So it is in a catalogue that is made from the history.
-    Store::distrust_catalogue(dir.path());
+    Store::distrust_catalogue(&StoreDir::open(dir.path()).unwrap());
     let store = Store::open(dir.path()).unwrap();
     assert_eq!(keys_of(&store, &engine), (1, 1));
 }

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::disk::durable::sync_files;
+use crate::disk::durable::{protect_files, sync_files};
 use crate::disk::space::check_writable;
 use crate::error::{Error, Result, is_out_of_room, is_unwritable};
 
@@ -143,7 +143,9 @@ impl Database {
             remove_files(path, |name| name.starts_with("snap."));
             opened = attempt(path).or(opened);
         }
-        opened.map(|db| Database {
+        let db = opened?;
+        keep_private(path);
+        Ok(Database {
             db,
             path: path.to_owned(),
             written: AtomicU64::new(0),
@@ -211,6 +213,7 @@ impl Database {
         let path = self.path.clone();
         self.flush()?;
         within(|| drop(self));
+        keep_private(&path);
         sync_files(&path)
     }
 
@@ -344,6 +347,13 @@ fn is_refusal(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let refusals = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS, Errno::PERM];
     refusals.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// sled makes its files with what the umask leaves (sled 0.34.7, `Config::open`).
+fn keep_private(path: &Path) {
+    if let Err(e) = protect_files(path) {
+        log::warn!("keeping others out of the catalogue: {e}");
+    }
 }
 
 fn remove_files(dir: &Path, which: impl Fn(&str) -> bool) {

@@ -1,19 +1,16 @@
 //! Making a catalogue anew from the history, and putting it in another's place.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-
-use rustix::fs::RenameFlags;
 
 use super::chunks::{put_chunks, whole_inline};
 use super::database::catch_panic;
 use super::handle::Catalogue;
 use super::replay::catch_up;
 use super::tables::PAYLOADS;
-use crate::disk::durable::{remove_dir, sync_dir};
+use crate::disk::Dir;
 use crate::disk::names::{CATALOGUE, NEW_CATALOGUE, OBJECTS, damaged_aside, object_in};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::history::History;
 use crate::types::{Sequence, Sha};
 
@@ -26,41 +23,37 @@ pub(super) fn sole(catalogue: Arc<Catalogue>) -> Result<Catalogue> {
 /// Makes a catalogue from the history alone, and brings over what payloads the
 /// old one holds inside, as far as they are what they should be.
 pub(super) fn rebuild(
-    dir: &Path,
+    dir: &Dir,
     history: &mut History,
     old: Option<Arc<Catalogue>>,
 ) -> Result<Catalogue> {
-    let (db, new_db) = (dir.join(CATALOGUE), dir.join(NEW_CATALOGUE));
-    let new = Arc::new(Catalogue::open(&new_db)?);
+    dir.make_dir(NEW_CATALOGUE)?;
+    let new = Arc::new(Catalogue::open(&dir.through(NEW_CATALOGUE))?);
     // A catalogue only ever holds what was on disk in the history before.
     let acknowledged =
         old.as_ref().and_then(|old| catch_panic(|| old.applied_sequence()).ok()?.ok());
     catch_up(&new, history, acknowledged.unwrap_or(Sequence(0)))?;
-    let lost = bring_inside(&new, old.as_deref(), &dir.join(OBJECTS))?;
+    let lost = bring_inside(&new, old.as_deref(), dir)?;
     let readable = old.is_some();
     // Dropping one whose file is damaged can panic as well.
     let _ = catch_panic(|| drop(old));
     sole(new)?.close()?;
-    if readable && lost == 0 || !db.exists() {
+    if readable && lost == 0 || !dir.has(CATALOGUE) {
         put_in_place(dir)?;
     } else {
-        let aside = damaged_aside(&db);
-        put_in_place_of(dir, &new_db, &aside)?;
+        let aside = damaged_aside(CATALOGUE);
+        put_in_place_of(dir, &aside)?;
         log::error!(
             "the damaged catalogue was moved to {}; {lost} payloads kept inside it are lost",
-            aside.display()
+            dir.named(aside).display()
         );
     }
-    Catalogue::open(&db)
+    Catalogue::open(&dir.through(CATALOGUE))
 }
 
 /// Brings over what payloads the old catalogue holds inside, as far as they are what they should
-/// be; or what an archive brought as object files. Returns how many are lost.
-pub(crate) fn bring_inside(
-    new: &Catalogue,
-    old: Option<&Catalogue>,
-    objects: &Path,
-) -> Result<u64> {
+/// be; or what an archive brought as object files into the store in `dir`. Returns how many are lost.
+pub(crate) fn bring_inside(new: &Catalogue, old: Option<&Catalogue>, dir: &Dir) -> Result<u64> {
     let mut lost = 0;
     for row in new.scan(&PAYLOADS.all()) {
         let row = row?;
@@ -71,7 +64,7 @@ pub(crate) fn bring_inside(
         let sha256 = row.key()?;
         let salvage = |old| catch_panic(|| whole_inline(old, &sha256, record.size));
         let found = old.and_then(|old| salvage(old).ok().flatten());
-        match found.or_else(|| whole_object(objects, &sha256)) {
+        match found.or_else(|| whole_object(dir, &sha256)) {
             Some(bytes) => put_chunks(new, &sha256, 0, &bytes)?,
             None => {
                 // Without its record the payload reads as missing, and is stored again when
@@ -85,41 +78,35 @@ pub(crate) fn bring_inside(
 }
 
 /// A payload as an object file, if that has all of it.
-fn whole_object(objects: &Path, sha256: &Sha) -> Option<Vec<u8>> {
-    let bytes = fs::read(object_in(objects, sha256)).ok()?;
+fn whole_object(dir: &Dir, sha256: &Sha) -> Option<Vec<u8>> {
+    let bytes = dir.read(object_in(Path::new(OBJECTS), sha256)).ok()?;
     (Sha::of(&bytes) == *sha256).then_some(bytes)
 }
 
-/// Puts the catalogue at `new` in the place of the one at `db`, which ends up at `new`.
-fn exchange(new: &Path, db: &Path) -> Result<()> {
-    if db.exists() {
-        let cwd = rustix::fs::CWD;
-        rustix::fs::renameat_with(cwd, new, cwd, db, RenameFlags::EXCHANGE)
-            .at("exchanging", new)?;
-    } else {
-        fs::rename(new, db).at("renaming", new)?;
+/// Puts the catalogue called `new` in the place of the store's own, which ends up there.
+fn exchange(dir: &Dir, new: &str) -> Result<()> {
+    match dir.has(CATALOGUE) {
+        true => dir.exchange(Path::new(new), Path::new(CATALOGUE)),
+        false => dir.rename(new, CATALOGUE),
     }
-    Ok(())
 }
 
-/// Puts the catalogue at `new` in the place of the one in `dir`, which gets the name `aside`; never
+/// Puts the new catalogue in `dir` in the place of the old one, which gets the name `aside`; never
 /// is there none.
-pub(crate) fn put_in_place_of(dir: &Path, new: &Path, aside: &Path) -> Result<()> {
-    let db = dir.join(CATALOGUE);
-    if db.exists() {
+pub(crate) fn put_in_place_of(dir: &Dir, aside: &str) -> Result<()> {
+    if dir.has(CATALOGUE) {
         // First the name, then the exchange: the old one is never where it would be removed.
-        fs::rename(new, aside).at("renaming", new)?;
-        exchange(aside, &db)?;
+        dir.rename(NEW_CATALOGUE, aside)?;
+        exchange(dir, aside)?;
     } else {
-        fs::rename(new, &db).at("renaming", new)?;
+        dir.rename(NEW_CATALOGUE, CATALOGUE)?;
     }
-    sync_dir(dir)
+    dir.sync()
 }
 
 /// Puts the new catalogue in `dir` in the place of the old one, which is closed and removed.
-pub(crate) fn put_in_place(dir: &Path) -> Result<()> {
-    let new = dir.join(NEW_CATALOGUE);
-    exchange(&new, &dir.join(CATALOGUE))?;
-    sync_dir(dir)?;
-    remove_dir(&new)
+pub(crate) fn put_in_place(dir: &Dir) -> Result<()> {
+    exchange(dir, NEW_CATALOGUE)?;
+    dir.sync()?;
+    dir.remove_dir(NEW_CATALOGUE)
 }

@@ -8,7 +8,6 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use super::database::catch_panic;
 use super::handle::Catalogue;
 use super::open::{open, open_in_memory};
 use super::rebuild::put_in_place;
+use crate::disk::Dir;
 use crate::disk::space::{give_back_reserve, make_reserve};
 use crate::error::{Error, Result};
 use crate::history::History;
@@ -88,10 +88,10 @@ pub(crate) struct CatalogueSlot {
 
 impl CatalogueSlot {
     /// Opens the catalogue of the store in `dir`.
-    pub(crate) fn open(dir: &Path, history: &mut History) -> Result<CatalogueSlot> {
+    pub(crate) fn open(dir: &Dir, history: &mut History) -> Result<CatalogueSlot> {
         let (catalogue, why) = open_for_store(dir, history)?;
         if let Some(why) = why {
-            log::error!("serving {} without writing to it: {}", dir.display(), why);
+            log::error!("serving {} without writing to it: {}", dir.path().display(), why);
         }
         let current = RwLock::new(Some(Arc::new(catalogue)));
         Ok(CatalogueSlot { current, tried: Mutex::new(None) })
@@ -143,7 +143,7 @@ impl CatalogueSlot {
     /// up with [`Error::NoCatalogue`] if somebody still reads it after `limit`.
     pub(crate) fn replace(
         &self,
-        dir: &Path,
+        dir: &Dir,
         history: &mut History,
         by_copy: bool,
         limit: Duration,
@@ -167,7 +167,7 @@ impl CatalogueSlot {
         let placed = if by_copy { put_in_place(dir) } else { Ok(()) };
         let (catalogue, why) = open_for_store(dir, history)?;
         *place = Some(Arc::new(catalogue));
-        log::debug!("the catalogue of {} was opened again", dir.display());
+        log::debug!("the catalogue of {} was opened again", dir.path().display());
         placed.and(why.map_or(Ok(()), Err))
     }
 }
@@ -190,11 +190,11 @@ fn into_sole(
 
 /// Opens the store's own catalogue; or, if the disk can't be written, a copy that can only
 /// be read, with the reason.
-fn open_for_store(dir: &Path, history: &mut History) -> Result<(Catalogue, Option<Error>)> {
+fn open_for_store(dir: &Dir, history: &mut History) -> Result<(Catalogue, Option<Error>)> {
     let trusted = is_trusted(dir);
     let mut opened = open_own(dir, history);
     if opened.as_ref().is_err_and(Error::is_disk_full) && give_back_reserve(dir) {
-        log::warn!("the disk of {} is full: using the reserve", dir.display());
+        log::warn!("the disk of {} is full: using the reserve", dir.path().display());
         opened = open_own(dir, history);
     }
     match opened {
@@ -202,7 +202,7 @@ fn open_for_store(dir: &Path, history: &mut History) -> Result<(Catalogue, Optio
         Err(e) if e.is_unwritable() => match open_in_memory(dir, history, trusted) {
             Ok(copy) => Ok((copy, Some(e))),
             Err(other) => {
-                log::error!("copying the catalogue of {}: {other}", dir.display());
+                log::error!("copying the catalogue of {}: {other}", dir.path().display());
                 Err(e)
             }
         },
@@ -210,7 +210,7 @@ fn open_for_store(dir: &Path, history: &mut History) -> Result<(Catalogue, Optio
     }
 }
 
-fn open_own(dir: &Path, history: &mut History) -> Result<Catalogue> {
+fn open_own(dir: &Dir, history: &mut History) -> Result<Catalogue> {
     let trusted = is_trusted(dir);
     // Open from here on; and until it is rebuilt, should that be interrupted, not to be trusted.
     note_open(dir, trusted)?;

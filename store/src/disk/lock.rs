@@ -1,29 +1,16 @@
 //! The right to a store: an flock(2) on its `lock` file.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::names::{LOCK, SETTINGS};
+use super::dir::Dir;
+use super::names::LOCK;
 use crate::error::{Error, IoContext, Result, is_unwritable};
-
-/// Refuses a store of another user, and keeps others out of one's own.
-pub(crate) fn check_owner(dir: &Path) -> Result<()> {
-    let metadata = fs::metadata(dir).at("reading", dir)?;
-    let uid = rustix::process::geteuid().as_raw();
-    if metadata.uid() != uid {
-        return Err(Error::WrongOwner { dir: dir.to_owned(), owner: metadata.uid(), uid });
-    }
-    if metadata.permissions().mode() & 0o077 != 0 && dir.join(SETTINGS).exists() {
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).at("protecting", dir)?;
-    }
-    Ok(())
-}
 
 /// The right to a store. It belongs to every copy of the descriptor, in
 /// whichever process, until the last is closed: so it can be handed on without
@@ -33,25 +20,23 @@ pub(crate) fn check_owner(dir: &Path) -> Result<()> {
 pub struct Lock(File);
 
 impl Lock {
-    /// Takes the right to the store in `dir`, a directory that exists. Fails
-    /// with [`Error::InUse`] if somebody has it.
-    pub fn take(dir: &Path) -> Result<Lock> {
-        check_owner(dir)?;
-        let path = dir.join(LOCK);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = match options.open(&path) {
+    /// Takes the right to the store in `dir`. Fails with [`Error::InUse`] if somebody has it.
+    pub(crate) fn take_in(dir: &Dir) -> Result<Lock> {
+        let path = dir.named(LOCK);
+        let mut file = match dir.open_or_make(LOCK) {
             // A store on a disk that can't be written can be read all the same.
-            Err(e) if is_unwritable(&e) => File::open(&path),
+            Err(e) if e.is_unwritable() => dir.open_file(LOCK),
             file => file,
-        }
-        .at("opening", &path)?;
+        }?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
-                return Err(Error::InUse { dir: dir.to_owned(), pid: pid.trim().parse().ok() });
+                return Err(Error::InUse {
+                    dir: dir.path().to_owned(),
+                    pid: pid.trim().parse().ok(),
+                });
             }
             Err(e) => return Err(e).at("locking", &path),
         }
@@ -65,22 +50,21 @@ impl Lock {
     }
 
     /// The right to the store in `dir`, from another process that has it.
-    pub fn inherited(dir: &Path, descriptor: OwnedFd) -> Result<Lock> {
-        let path = dir.join(LOCK);
+    pub fn inherited(dir: &Dir, descriptor: OwnedFd) -> Result<Lock> {
         let file = File::from(descriptor);
-        let (ours, theirs) = (file.metadata().at("reading", &path)?, path.metadata());
-        let theirs = theirs.at("reading", &path)?;
-        let same = (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino());
+        let ours = file.metadata().at("reading", &dir.named(LOCK))?;
+        let theirs = dir.metadata(LOCK)?;
+        let same = theirs.is_some_and(|it| (ours.dev(), ours.ino()) == (it.st_dev, it.st_ino));
         // It succeeds at once for a process that has the lock by the same open file.
         if !same || flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(Error::InUse { dir: dir.to_owned(), pid: None });
+            return Err(Error::InUse { dir: dir.path().to_owned(), pid: None });
         }
         Ok(Lock(file))
     }
 
     /// Whether somebody has the right to the store in `dir`.
-    pub(crate) fn is_taken(dir: &Path) -> bool {
-        let Ok(file) = File::open(dir.join(LOCK)) else { return false };
+    pub(crate) fn is_taken(dir: &Dir) -> bool {
+        let Ok(file) = dir.open_file(LOCK) else { return false };
         flock(&file, FlockOperation::NonBlockingLockShared).is_err()
     }
 }

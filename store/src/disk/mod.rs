@@ -1,17 +1,21 @@
 //! The store's directory as files: names, durable writes, free space, the lock, the clock.
 //!
 //! What is in the files is no concern of this folder's. Whoever writes a file of the store does it
-//! through here, so that a crash leaves the old one or the new. It uses [`crate::types`] and
+//! through here, by the directory's descriptor, so that a crash leaves the old one or the new. It uses [`crate::types`] and
 //! [`crate::error`] alone.
 
 pub(crate) mod clock;
+mod dir;
 pub(crate) mod durable;
 mod lock;
 pub(crate) mod names;
 pub(crate) mod space;
 mod temp;
+mod way;
 
+pub use dir::Dir;
 pub use lock::Lock;
-pub(crate) use lock::check_owner;
 pub use temp::TEMP_PREFIX;
 pub(crate) use temp::{sweep, temp_dir, temp_dir_in_memory};
+pub(crate) use way::foreign_owner;
+pub use way::{End, Missing, check_parent, open_parent, open_way};

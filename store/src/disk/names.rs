@@ -8,6 +8,8 @@ use crate::types::Sha;
 pub(crate) const SETTINGS: &str = "settings.json";
 /// Every committed change, a line each.
 pub(crate) const HISTORY: &str = "history";
+/// What is to take the place of [`HISTORY`].
+pub(crate) const NEW_HISTORY: &str = "history.new";
 /// Whether the catalogue can be trusted.
 pub(crate) const STATE: &str = "state.json";
 /// The owner's process number, under a flock.
@@ -31,8 +33,7 @@ pub(crate) fn object_in(objects: &Path, sha256: &Sha) -> PathBuf {
     objects.join(&hex[..2]).join(hex)
 }
 
-/// A name beside a path for what is damaged.
-pub(crate) fn damaged_aside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{name}.damaged-{}", super::clock::now() / 1_000_000))
+/// A name for what is damaged, to be kept beside what takes its place.
+pub(crate) fn damaged_aside(name: &str) -> String {
+    format!("{name}.damaged-{}", super::clock::now() / 1_000_000)
 }

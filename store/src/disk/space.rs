@@ -1,12 +1,12 @@
 //! Free space: what a commit leaves, and what is kept for a disk that is full.
 
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use super::dir::Dir;
 use super::names::RESERVE;
 use crate::error::{Error, IoContext, Result};
 
@@ -22,11 +22,11 @@ pub(crate) fn available(path: &Path) -> io::Result<u64> {
 }
 
 /// Refuses to start what a full disk would interrupt: so many bytes, and a margin.
-pub(crate) fn check_free_space(dir: &Path, bytes: u64) -> Result<()> {
-    let available = available(dir).at("asking for the free space of", dir)?;
+pub(crate) fn check_free_space(dir: &Dir, bytes: u64) -> Result<()> {
+    let available = available(&dir.through("")).at("asking for the free space of", dir.path())?;
     let needed = bytes.saturating_add(COMMIT_MARGIN);
     if available < needed {
-        return Err(Error::DiskFull { dir: dir.to_owned(), needed, available });
+        return Err(Error::DiskFull { dir: dir.path().to_owned(), needed, available });
     }
     Ok(())
 }
@@ -34,36 +34,35 @@ pub(crate) fn check_free_space(dir: &Path, bytes: u64) -> Result<()> {
 /// Whether a file can be made in `dir` and written.
 pub(crate) fn check_writable(dir: &Path) -> Result<()> {
     let path = dir.join(".probe");
-    let written = fs::write(&path, [0; 4096]);
+    let _ = fs::remove_file(&path);
+    let written = File::create_new(&path).and_then(|mut file| file.write_all(&[0; 4096]));
     let _ = fs::remove_file(&path);
     written.at("writing", &path)
 }
 
 /// Keeps some space in `dir`, if there is plenty.
-pub(crate) fn make_reserve(dir: &Path) {
-    let path = dir.join(RESERVE);
-    if path.exists() {
+pub(crate) fn make_reserve(dir: &Dir) {
+    if dir.has(RESERVE) {
         return;
     }
     let plenty = RESERVE_SIZE + 2 * COMMIT_MARGIN;
-    if available(dir).is_ok_and(|available| available > plenty)
-        && let Ok(file) = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)
+    if available(&dir.through("")).is_ok_and(|available| available > plenty)
+        && let Ok(file) = dir.new_file(RESERVE)
         && let Err(e) = fallocate(&file, FallocateFlags::empty(), 0, RESERVE_SIZE)
     {
-        log::debug!("reserving space in {}: {e}", dir.display());
-        let _ = fs::remove_file(&path);
+        log::debug!("reserving space in {}: {e}", dir.path().display());
+        let _ = dir.remove_file(RESERVE);
     }
 }
 
 /// Gives the reserve back, and says whether there was one.
-pub(crate) fn give_back_reserve(dir: &Path) -> bool {
-    match fs::remove_file(dir.join(RESERVE)) {
-        Ok(()) => true,
-        Err(e) => {
-            if e.kind() != io::ErrorKind::NotFound {
-                log::warn!("giving back the reserve of {}: {e}", dir.display());
-            }
-            false
-        }
+pub(crate) fn give_back_reserve(dir: &Dir) -> bool {
+    if !dir.has(RESERVE) {
+        return false;
     }
+    let removed = dir.remove_file(RESERVE);
+    if let Err(e) = &removed {
+        log::warn!("giving back the reserve of {}: {e}", dir.path().display());
+    }
+    removed.is_ok()
 }

@@ -1,12 +1,14 @@
 //! Directories that are in use for a while.
 
-use std::fs;
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::clock::now;
+use super::dir::Dir;
 use super::space::available;
 use crate::error::{IoContext, Result};
 
@@ -22,8 +24,8 @@ pub(crate) fn temp_dir_in_memory(bytes: u64) -> Result<TempDir> {
 
 /// A directory for a catalogue beside that of the store in `dir`, with room for so many bytes. What
 /// a kill leaves of it in the store's directory is swept by [`sweep`].
-pub(crate) fn temp_dir(dir: &Path, bytes: u64) -> Result<TempDir> {
-    temp_dir_in(&[&std::env::temp_dir(), dir], bytes)
+pub(crate) fn temp_dir(dir: &Dir, bytes: u64) -> Result<TempDir> {
+    temp_dir_in(&[&std::env::temp_dir(), &dir.through("")], bytes)
 }
 
 fn temp_dir_in(places: &[&Path], bytes: u64) -> Result<TempDir> {
@@ -42,13 +44,17 @@ fn temp_dir_in(places: &[&Path], bytes: u64) -> Result<TempDir> {
 }
 
 /// Removes what was left in `dir` of directories that nobody can be using any more.
-pub(crate) fn sweep(dir: &Path) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
-        if entry.file_name().to_string_lossy().starts_with(TEMP_PREFIX)
-            && age.is_some_and(|age| age > TEMP_MAX_AGE)
-        {
-            let _ = fs::remove_dir_all(entry.path());
+pub(crate) fn sweep(dir: &Dir) {
+    for (name, _) in dir.entries().unwrap_or_default() {
+        if name.to_string_lossy().starts_with(TEMP_PREFIX) && is_old(dir, &name) {
+            let _ = dir.remove_dir(&name);
         }
     }
+}
+
+fn is_old(dir: &Dir, name: &OsStr) -> bool {
+    let modified = dir.metadata(name).ok().flatten();
+    let modified = modified.and_then(|found| u64::try_from(found.st_mtime).ok());
+    let age = modified.map(|seconds| (now() / 1_000_000_000).saturating_sub(seconds));
+    age.is_some_and(|age| age > TEMP_MAX_AGE.as_secs())
 }

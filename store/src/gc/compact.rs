@@ -12,7 +12,6 @@ use crate::catalogue::tables::{
     ALIASES, Applied, ENGINES, INODES, KEYS, KeyLayout, PAYLOADS, Span, ValueLayout,
 };
 use crate::catalogue::{Catalogue, Records, catch_up, from_history, is_too_large};
-use crate::disk::durable::{new_file, remove_dir};
 use crate::disk::names::{CATALOGUE, HISTORY, NEW_CATALOGUE};
 use crate::disk::space::check_free_space;
 use crate::disk::temp_dir;
@@ -58,14 +57,14 @@ impl Store {
         if !wanted && !is_worthwhile(&*self.catalogue()?, lines)? {
             return Ok(None);
         }
-        let path = self.dir().join(HISTORY);
-        let size = path.metadata().at("reading", &path)?.len();
-        let place = temp_dir(self.dir(), size)?;
-        let truth = from_history(place.path(), &mut History::open_read_only(&path)?)?;
+        let dir = self.open_dir();
+        let size = dir.metadata(HISTORY)?.map_or(0, |found| found.st_size.unsigned_abs());
+        let place = temp_dir(dir, size)?;
+        let truth = from_history(place.path(), &mut History::open_read_only(dir)?)?;
         // Most of what was committed meanwhile, and the rest while nobody commits.
-        catch_up(&truth, &mut History::open_read_only(&path)?, Sequence(0))?;
+        catch_up(&truth, &mut History::open_read_only(dir)?, Sequence(0))?;
         let mut quiesced = self.quiesce()?;
-        catch_up(&truth, &mut History::open_read_only(&path)?, Sequence(0))?;
+        catch_up(&truth, &mut History::open_read_only(dir)?, Sequence(0))?;
         let last = quiesced.history.end().seq;
         if !is_told(last) || truth.applied()?.seq != last {
             return Ok(None);
@@ -88,15 +87,16 @@ impl Store {
         if !is_too_large(before, content) {
             return Ok(None);
         }
-        check_free_space(self.dir(), content.saturating_mul(2))?;
-        let new = self.dir().join(NEW_CATALOGUE);
-        remove_dir(&new)?;
-        catalogue.copy_to(&new)?;
+        let dir = self.open_dir();
+        check_free_space(dir, content.saturating_mul(2))?;
+        dir.remove_dir(NEW_CATALOGUE)?;
+        dir.make_dir(NEW_CATALOGUE)?;
+        catalogue.copy_to(&dir.through(NEW_CATALOGUE))?;
         drop(catalogue);
         if !self.take_copy(&mut history)? {
             return Ok(None);
         }
-        let after = size_of(&self.dir().join(CATALOGUE))?;
+        let after = size_of(&dir.through(CATALOGUE))?;
         Ok(Some(Compacted { before, after }))
     }
 }
@@ -127,12 +127,9 @@ fn is_worthwhile(catalogue: &Catalogue, lines: u64) -> Result<bool> {
 /// that it has all of it.
 fn put_snapshot(history: &mut History, truth: &Catalogue, live: &Catalogue) -> Result<Compacted> {
     let End { len: before, seq: last } = history.end();
-    let path = history.successor();
-    let file = new_file(&path)?;
-    let end = write_snapshot(truth, &file, last).inspect_err(|_| {
-        // Half a file has no use; if it stays, the next compaction starts it over.
-        let _ = fs::remove_file(&path);
-    })?;
+    let file = history.new_file()?;
+    // Half a file has no use.
+    let end = write_snapshot(truth, &file, last).inspect_err(|_| history.drop_new_file())?;
     let applied = Applied { seq: end.seq, history_len: end.len, ..live.applied()? };
     history.replace(file, end)?;
     // Should this be lost, opening finds out: the snapshot stands for what was applied.

@@ -2,14 +2,12 @@
 //! sources whose version was never kept.
 
 use std::collections::BTreeSet;
-use std::fs;
 
 use super::collect::{Collected, give_up};
 use super::limits::{PORTION_ROWS, PORTION_SIZE};
 use crate::catalogue::tables::{PAYLOADS, USERS};
 use crate::catalogue::{Catalogue, Records, whole_inline};
-use crate::disk::names::HISTORY;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::history::scan::{PayloadUse, payload_use};
 use crate::store::Store;
 use crate::types::Sha;
@@ -51,8 +49,7 @@ impl Store {
         let mut found = Vec::new();
         self.objects.each_directory(|directory| {
             let catalogue = self.catalogue()?;
-            for entry in fs::read_dir(directory).at("reading", directory)? {
-                let name = entry.at("reading", directory)?.file_name();
+            for (name, _) in directory.entries()? {
                 let Ok(sha256) = name.to_string_lossy().parse::<Sha>() else { continue };
                 match catalogue.payload(&sha256)? {
                     None => found.push(sha256),
@@ -92,10 +89,9 @@ impl Store {
         }
         let Unused { payloads, given_up } = self.unused(writer.catalogue(), orphans)?;
         for sha256 in payloads {
-            let object = self.objects.path(&sha256);
             // What was given up was counted then.
             if !given_up.contains(&sha256) {
-                removed.bytes += fs::metadata(&object).map_or(0, |file| file.len());
+                removed.bytes += self.objects.size(&sha256)?.unwrap_or(0);
                 removed.payloads += 1;
             }
             self.objects.remove(&sha256)?;
@@ -111,7 +107,7 @@ impl Store {
             return Ok(Unused { payloads, given_up: BTreeSet::new() });
         }
         let wanted = payloads.iter().copied().collect();
-        let PayloadUse { used, given_up } = payload_use(&self.dir().join(HISTORY), &wanted)?;
+        let PayloadUse { used, given_up } = payload_use(self.open_dir(), &wanted)?;
         for sha256 in &used {
             if !catalogue.any(&USERS.of(sha256))? {
                 catalogue.note_damage();

@@ -35,7 +35,7 @@ pub(crate) fn line_of(entry: &LogEntry) -> Result<Vec<u8>> {
 }
 
 /// Why a line gives no entry.
-pub(super) enum BadLine {
+pub(crate) enum BadLine {
     /// It is not what was written: torn, or damaged.
     Unreadable(String),
     /// It is what was written, by a wasmfs that knows more.
@@ -43,7 +43,7 @@ pub(super) enum BadLine {
 }
 
 /// Reads a line, which ends with its newline.
-pub(super) fn decode(line: &[u8]) -> std::result::Result<LogEntry, BadLine> {
+pub(crate) fn decode(line: &[u8]) -> std::result::Result<LogEntry, BadLine> {
     let unreadable = |reason: &str| BadLine::Unreadable(reason.to_owned());
     let text = line.strip_suffix(b"\n").ok_or_else(|| unreadable("the line is cut short"))?;
     let line: Line<'_> =

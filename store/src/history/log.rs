@@ -1,13 +1,14 @@
 //! The open history: its end, what is appended to it, and how it is mended after an error.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use super::change::{Change, LogEntry};
 use super::codec::decode;
-use crate::disk::durable::{new_file, sync_parent};
+use crate::disk::Dir;
+use crate::disk::names::{HISTORY, NEW_HISTORY};
 use crate::error::{Error, IoContext, Result};
 use crate::types::{Sequence, in_memory};
 
@@ -22,6 +23,8 @@ pub(crate) struct End {
 
 /// The open history file. Reading happens while opening, writing afterwards.
 pub(crate) struct History {
+    dir: Dir,
+    /// For messages.
     pub(super) path: PathBuf,
     pub(super) file: File,
     /// The length of all lines that are on disk, in bytes.
@@ -35,30 +38,26 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Opens the file, making it if it is missing. Nothing is read yet.
-    pub(crate) fn open(path: &Path) -> Result<History> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let (file, poisoned) = match options.open(path) {
-            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => (File::open(path), true),
+    /// Opens the history of the store in `dir`, making it if it is missing. Nothing is read yet.
+    pub(crate) fn open(dir: &Dir) -> Result<History> {
+        let (file, poisoned) = match dir.open_or_make(HISTORY) {
+            Err(e) if e.is_read_only() => (dir.open_file(HISTORY), true),
             file => (file, false),
         };
-        let file = file.at("opening", path)?;
-        Ok(History {
-            path: path.to_owned(),
-            file,
-            len: 0,
-            seq: Sequence(0),
-            poisoned,
-            read_only: false,
-        })
+        let path = dir.named(HISTORY);
+        let (dir, file, seq) = (dir.clone(), file?, Sequence(0));
+        Ok(History { dir, path, file, len: 0, seq, poisoned, read_only: false })
     }
 
-    /// Opens the file to be read only; another process may be writing it.
-    pub(crate) fn open_read_only(path: &Path) -> Result<History> {
-        let file = File::open(path).at("opening", path)?;
-        let path = path.to_owned();
-        Ok(History { path, file, len: 0, seq: Sequence(0), poisoned: true, read_only: true })
+    /// Opens the history of the store in `dir` to be read only; another process may be writing it.
+    pub(crate) fn open_read_only(dir: &Dir) -> Result<History> {
+        Ok(History::of(dir, dir.open_file(HISTORY)?, dir.named(HISTORY)))
+    }
+
+    /// One that is only read, in a file that is open.
+    pub(crate) fn of(dir: &Dir, file: File, path: PathBuf) -> History {
+        let (dir, seq) = (dir.clone(), Sequence(0));
+        History { dir, path, file, len: 0, seq, poisoned: true, read_only: true }
     }
 
     /// How many lines there are.
@@ -167,8 +166,7 @@ impl History {
         if !self.poisoned {
             return Ok(());
         }
-        let new = self.successor();
-        let file = new_file(&new)?;
+        let file = self.new_file()?;
         self.file.seek(SeekFrom::Start(0)).at("reading", &self.path)?;
         let copied = io::copy(&mut (&self.file).take(self.len), &mut &file);
         if copied.at("copying", &self.path)? < self.len {
@@ -179,20 +177,25 @@ impl History {
         Ok(())
     }
 
-    /// Where another file is made that is to take this one's place.
-    pub(crate) fn successor(&self) -> PathBuf {
-        self.path.with_extension("new")
+    /// Makes another file, which is to take this one's place.
+    pub(crate) fn new_file(&self) -> Result<File> {
+        self.dir.new_file(NEW_HISTORY)
     }
 
-    /// Puts `file`, which is at [`History::successor`] and ends at `end`, in this one's place.
+    /// Removes what [`History::new_file`] made.
+    pub(crate) fn drop_new_file(&self) {
+        // If it stays, the next one takes its place.
+        let _ = self.dir.remove_file(NEW_HISTORY);
+    }
+
+    /// Puts `file`, which [`History::new_file`] made and which ends at `end`, in this one's place.
     pub(crate) fn replace(&mut self, file: File, End { len, seq }: End) -> Result<()> {
-        let new = self.successor();
-        file.sync_all().at("syncing", &new)?;
-        fs::rename(&new, &self.path).at("renaming", &new)?;
+        file.sync_all().at("syncing", &self.dir.named(NEW_HISTORY))?;
+        self.dir.rename(NEW_HISTORY, HISTORY)?;
         (self.file, self.len, self.seq) = (file, len, seq);
         // Until the name is on disk, either file may be found there.
         self.poisoned = true;
-        sync_parent(&self.path)?;
+        self.dir.sync()?;
         self.poisoned = false;
         Ok(())
     }

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::change::{Change, LogEntry};
 use super::codec::{BadLine, decode, newer};
+use crate::disk::Dir;
+use crate::disk::names::HISTORY;
 use crate::error::{Error, IoContext, Result};
 use crate::types::{Sha, Version};
 
@@ -26,6 +28,18 @@ fn each_line(
         line.clear();
     }
     Ok(())
+}
+
+/// The longest line of a history that somebody else wrote, in bytes: the plain names of a million
+/// keys fit in.
+pub(crate) const MAX_FOREIGN_LINE: u64 = 64 << 20;
+/// How much of a file is looked at to find a line of a history, in bytes.
+const SAMPLE: u64 = 4 << 20;
+
+/// Whether a line at the start of a file is one of a history: its checksum says so.
+pub(crate) fn has_line(file: &File) -> bool {
+    let lines = BufReader::new(file.take(SAMPLE)).split(b'\n').map_while(|line| line.ok());
+    lines.into_iter().any(|line| decode(&[&line, &b"\n"[..]].concat()).is_ok())
 }
 
 /// A payload that a history has.
@@ -48,9 +62,14 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
-    /// Reads the file at `path`, which may be in use. Every line but the last must be whole.
-    pub(crate) fn read(path: &Path) -> Result<Listing> {
-        let mut file = File::open(path).at("opening", path)?;
+    /// Reads the history of the store in `dir`, which may be in use. Every line but the last must be
+    /// whole.
+    pub(crate) fn read(dir: &Dir) -> Result<Listing> {
+        Listing::of(dir.open_file(HISTORY)?, &dir.named(HISTORY))
+    }
+
+    /// The same of a file that is open, at its start.
+    pub(crate) fn of(mut file: File, path: &Path) -> Result<Listing> {
         let (mut len, mut changes) = (0, 0);
         let mut payloads = BTreeMap::new();
         each_line(path, &file, |offset, line| {
@@ -87,13 +106,11 @@ fn list(payloads: &mut BTreeMap<Sha, Listed>, change: &Change) {
     }
 }
 
-/// Checks that this build knows every change in the file at `path`. What can't be read at all is
-/// left to the replay: the end may be under way.
-pub(crate) fn check(path: &Path) -> Result<()> {
-    let file = match File::open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => file.at("opening", path)?,
-    };
+/// Checks that this build knows every change in the history of the store in `dir`. What can't be
+/// read at all is left to the replay: the end may be under way.
+pub(crate) fn check(dir: &Dir) -> Result<()> {
+    let Some(file) = dir.open_if_there(HISTORY)? else { return Ok(()) };
+    let path = &dir.named(HISTORY);
     each_line(path, &file, |offset, line| match decode(line) {
         Err(BadLine::Unknown(reason)) => {
             let (path, reason) = (path.to_owned(), newer(&reason));
@@ -103,12 +120,12 @@ pub(crate) fn check(path: &Path) -> Result<()> {
     })
 }
 
-/// Hands every line of the file at `path` to `each`: the change, or why it can't be read.
+/// Hands every line of the history in `dir` to `each`: the change, or why it can't be read.
 pub(crate) fn salvage(
-    path: &Path,
+    dir: &Dir,
     mut each: impl FnMut(std::result::Result<LogEntry, String>),
 ) -> Result<()> {
-    let file = File::open(path).at("opening", path)?;
+    let (file, path) = (dir.open_file(HISTORY)?, &dir.named(HISTORY));
     each_line(path, &file, |_, line| {
         each(decode(line).map_err(BadLine::reason));
         Ok(true)
@@ -123,8 +140,8 @@ pub(crate) struct PayloadUse {
     pub(crate) given_up: BTreeSet<Sha>,
 }
 
-/// Which of `payloads` are in use at the end of the file at `path`.
-pub(crate) fn payload_use(path: &Path, payloads: &BTreeSet<Sha>) -> Result<PayloadUse> {
+/// Which of `payloads` are in use at the end of the history in `dir`.
+pub(crate) fn payload_use(dir: &Dir, payloads: &BTreeSet<Sha>) -> Result<PayloadUse> {
     let mut users: BTreeMap<(String, Version), BTreeSet<Sha>> = BTreeMap::new();
     let mut add = |key: &str, version: Version, sha256: Option<Sha>| {
         if let Some(sha256) = sha256.filter(|sha256| payloads.contains(sha256)) {
@@ -132,7 +149,7 @@ pub(crate) fn payload_use(path: &Path, payloads: &BTreeSet<Sha>) -> Result<Paylo
         }
     };
     let (mut gone, mut given_up) = (Vec::new(), BTreeSet::new());
-    salvage(path, |entry| match entry.map(|entry| entry.change) {
+    salvage(dir, |entry| match entry.map(|entry| entry.change) {
         Ok(Change::Publish { key, version, sha256, .. }) => add(&key, version, Some(sha256)),
         Ok(Change::Origin { key, version, source, .. }) => add(&key, version, source),
         Ok(Change::Version { key, version, sha256, source, .. }) => {

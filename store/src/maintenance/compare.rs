@@ -1,14 +1,14 @@
 //! Comparing the catalogue in use with one that was made from the history.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::findings::{Finding, FindingKind, Verified};
 use super::live::{Live, Record};
 use crate::catalogue::tables::PAYLOADS;
 use crate::catalogue::{Catalogue, catch_up};
-use crate::disk::names::{CATALOGUE, HISTORY};
+use crate::disk::Dir;
+use crate::disk::names::CATALOGUE;
 use crate::error::{Error, Result};
 use crate::history::History;
 use crate::types::Sequence;
@@ -20,7 +20,7 @@ const COMPARED_AGAIN: usize = 200;
 
 /// Compares the catalogue in use with the truth; false if the history was compacted meanwhile.
 pub(super) fn compare<L: Live>(
-    dir: &Path,
+    dir: &Dir,
     truth: Arc<Catalogue>,
     live: &L,
     verified: &mut Verified,
@@ -70,7 +70,7 @@ pub(super) fn compare<L: Live>(
             // So much was committed that it is quicker to start over.
             return Ok(false);
         }
-        let mut history = History::open_read_only(&dir.join(HISTORY))?;
+        let mut history = History::open_read_only(dir)?;
         match catch_up(&truth, &mut history, Sequence(0)) {
             Ok(()) => {}
             Err(Error::Inconsistent(_)) => return Ok(false),
@@ -102,7 +102,7 @@ pub(super) fn compare<L: Live>(
             differing.len() as u64 + others,
             String::from_utf8_lossy(key)
         );
-        let place = dir.join(CATALOGUE);
+        let place = dir.named(CATALOGUE);
         verified.findings.push(Finding::new(FindingKind::Catalogue, place.display(), detail));
     }
     Ok(true)
@@ -115,8 +115,8 @@ fn value_in(truth: &Catalogue, key: &[u8]) -> Result<Option<Vec<u8>>> {
 }
 
 /// Notes that the catalogue in use can't be read.
-fn unreadable(dir: &Path, e: &dyn std::fmt::Display, verified: &mut Verified) -> Result<bool> {
-    let place = dir.join(CATALOGUE);
+fn unreadable(dir: &Dir, e: &dyn std::fmt::Display, verified: &mut Verified) -> Result<bool> {
+    let place = dir.named(CATALOGUE);
     let detail = format!("it can't be read: {e}");
     verified.findings.push(Finding::new(FindingKind::Catalogue, place.display(), detail));
     Ok(true)

@@ -1,16 +1,17 @@
 //! Writing an archive of a store that may be in use.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
 use super::archive::{Archived, HashingReader, Progress, ROOT, damaged, object_name};
 use crate::disk::clock::now;
 use crate::disk::names::{HISTORY, SETTINGS};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::history::scan::Listing;
 use crate::payload::Objects;
+use crate::settings::read_settings;
+use crate::store_dir::StoreDir;
 use crate::types::Sha;
 
 /// How often an export looks for what was collected under it.
@@ -19,20 +20,28 @@ const EXPORT_ATTEMPTS: usize = 5;
 /// Writes an archive of the store in `dir`, which may be in use. Payloads that are kept inside
 /// the catalogue are asked of `inside`.
 pub fn export(
-    dir: &Path,
+    dir: &StoreDir,
     inside: &mut dyn FnMut(&Sha) -> Result<Vec<u8>>,
     out: impl Write,
     progress: Progress<'_>,
 ) -> Result<Archived> {
     let mut tar = tar::Builder::new(out);
-    let settings = dir.join(SETTINGS);
-    let text = fs::read(&settings).at("reading", &settings)?;
-    append(&mut tar, SETTINGS, text.len() as u64, &text[..])?;
-    let objects = Objects::open_read_only(dir);
+    let objects = Objects::open_read_only(dir)?;
     let (mut written, mut done) = (BTreeSet::new(), 0);
+    let mut format = None;
     for look in 1.. {
         // This very file, should it be compacted meanwhile.
-        let history = Listing::read(&dir.join(HISTORY))?;
+        let history = Listing::read(dir)?;
+        // The format rises before what needs it is committed, so what is read here is that of the
+        // history.
+        let text = dir.read(SETTINGS)?;
+        let now = read_settings(dir)?.format;
+        match format {
+            None => append(&mut tar, SETTINGS, text.len() as u64, &text[..])?,
+            Some(written) if written != now => return Err(Error::ChangedUnderExport),
+            Some(_) => {}
+        }
+        format = Some(now);
         let total = history.payloads.values().map(|payload| payload.size).sum();
         let mut gone = false;
         for (sha256, payload) in &history.payloads {
@@ -49,14 +58,12 @@ pub fn export(
                     Err(e) => return Err(e),
                 }
             } else {
-                let path = objects.path(sha256);
-                match File::open(&path) {
-                    Ok(file) => Box::new(file),
-                    Err(e) if e.kind() == io::ErrorKind::NotFound && look < EXPORT_ATTEMPTS => {
+                match objects.open_file(sha256) {
+                    Err(e) if e.is_missing() && look < EXPORT_ATTEMPTS => {
                         gone = true;
                         continue;
                     }
-                    file => Box::new(file.at("opening", &path)?),
+                    file => Box::new(file?),
                 }
             };
             let mut hashed = HashingReader::new(from.take(payload.size));
@@ -78,7 +85,7 @@ pub fn export(
         let payloads = written.len() as u64;
         return Ok(Archived { changes, payloads, bytes: done, skipped: 0 });
     }
-    Err(Error::Inconsistent("payloads were collected during the export; try again".into()))
+    Err(Error::ChangedUnderExport)
 }
 
 fn append<W: Write>(

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum FindingKind {
     /// A line of the history can't be read.
     History,
+    /// A line of the history can be read, and breaks a rule of names, numbers or references.
+    Rules,
     /// The catalogue can't be opened, or differs from the history.
     Catalogue,
     /// Bytes differ from what was published.

@@ -15,6 +15,7 @@ mod repair;
 mod rescue;
 mod rescuer;
 mod restore;
+mod rules;
 mod verify;
 
 pub use archive::{Archived, Progress};

@@ -1,13 +1,13 @@
 //! Checking every payload, and files that no payload is in.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use super::findings::{Finding, FindingKind, Verified};
 use super::live::Live;
 use crate::catalogue::tables::{PAYLOADS, USERS};
 use crate::catalogue::{Catalogue, Records};
-use crate::error::{IoContext, Result};
+use crate::disk::clock::now;
+use crate::error::Result;
 use crate::payload::{BlockChecker, ObjectFault, Objects, PayloadInfo};
 use crate::types::Sha;
 
@@ -135,11 +135,11 @@ pub(super) fn check_orphans(
     verified: &mut Verified,
 ) -> Result<()> {
     objects.each_directory(|directory| {
-        for entry in fs::read_dir(directory).at("reading", directory)? {
-            let entry = entry.at("reading", directory)?;
-            let age = entry.metadata().and_then(|m| m.modified()).ok();
-            let age = age.and_then(|time| time.elapsed().ok()).unwrap_or_default();
-            let sha256 = entry.file_name().to_string_lossy().parse::<Sha>();
+        for (name, _) in directory.entries()? {
+            let written = directory.metadata(&name)?.map_or(0, |found| found.st_mtime);
+            let age = now() / 1_000_000_000;
+            let age = Duration::from_secs(age.saturating_sub(written.unsigned_abs()));
+            let sha256 = name.to_string_lossy().parse::<Sha>();
             let needed = match &sha256 {
                 Ok(sha256) => truth.payload(sha256)?.is_some_and(|record| !record.inline),
                 Err(_) => false,
@@ -147,7 +147,7 @@ pub(super) fn check_orphans(
             // What is just being published is there before its line.
             if !needed && age > ORPHAN_AGE {
                 let detail = "no payload of the history is in it";
-                let place = entry.path();
+                let place = directory.named(&name);
                 verified.findings.push(Finding::new(FindingKind::Orphan, place.display(), detail));
             }
         }

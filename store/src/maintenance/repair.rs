@@ -1,26 +1,30 @@
 //! Repairing a store that nobody has open. Nothing is deleted: what is damaged
 //! is moved aside.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::findings::{Finding, FindingKind, Verified};
 use super::permissions::too_open;
 use super::rescue::{Rescued, keep_aside, rescue};
-use crate::disk::Lock;
-use crate::disk::names::{HISTORY, QUARANTINE};
-use crate::error::{IoContext, Result};
+use crate::disk::names::QUARANTINE;
+use crate::error::Result;
 use crate::store::Store;
+use crate::store_dir::StoreDir;
 
 /// Repairs what `verified` found in the store in `dir`, and notes at each finding what was done.
-pub fn repair(dir: &Path, verified: &mut Verified) -> Result<()> {
-    let lock = Lock::take(dir)?;
+pub fn repair(dir: &StoreDir, verified: &mut Verified) -> Result<()> {
+    let lock = dir.lock()?;
     repair_permissions(dir, verified)?;
     let mut history_damaged = None;
+    let mut breaks_rules = false;
     for finding in &mut verified.findings {
         match finding.kind {
             FindingKind::History => history_damaged = Some(finding),
+            FindingKind::Rules => {
+                // The catalogue has what breaks them.
+                Store::distrust_catalogue(dir);
+                (history_damaged, breaks_rules) = (Some(finding), true);
+            }
             FindingKind::Catalogue => Store::distrust_catalogue(dir),
             _ => {}
         }
@@ -28,10 +32,13 @@ pub fn repair(dir: &Path, verified: &mut Verified) -> Result<()> {
     let mut lock = Some(lock);
     if let Some(finding) = history_damaged {
         // The catalogue may know everything all the same.
-        let opened = lock.take().map(|lock| Store::open_locked(dir, lock));
+        let opened = match breaks_rules {
+            true => None,
+            false => lock.take().map(|lock| Store::open_locked(dir, lock)),
+        };
         match opened {
             Some(Ok(store)) => {
-                let aside = keep_aside(&dir.join(HISTORY))?;
+                let aside = keep_aside(dir)?;
                 store.write_history_anew()?;
                 finding.repaired = Some(format!(
                     "written anew from the catalogue, which has all of it; the old one is {}",
@@ -40,7 +47,7 @@ pub fn repair(dir: &Path, verified: &mut Verified) -> Result<()> {
                 store.close()?;
             }
             _ => {
-                lock = Some(Lock::take(dir)?);
+                lock = Some(lock.take().map_or_else(|| dir.lock(), Ok)?);
                 let Rescued { aside, lost, kept } = rescue(dir)?;
                 finding.repaired = Some(format!(
                     "written anew from {kept} changes that can be read; the old one is {}",
@@ -51,7 +58,7 @@ pub fn repair(dir: &Path, verified: &mut Verified) -> Result<()> {
             }
         }
     }
-    let lock = lock.map_or_else(|| Lock::take(dir), Ok)?;
+    let lock = lock.map_or_else(|| dir.lock(), Ok)?;
     let store = Store::open_locked(dir, lock)?;
     for finding in &mut verified.findings {
         match finding.kind {
@@ -68,16 +75,13 @@ pub fn repair(dir: &Path, verified: &mut Verified) -> Result<()> {
     store.close()
 }
 
-fn repair_permissions(dir: &Path, verified: &mut Verified) -> Result<()> {
-    for (path, mode) in too_open(dir)? {
-        let mended = fs::set_permissions(&path, fs::Permissions::from_mode(mode));
-        let place = path.display().to_string();
+fn repair_permissions(dir: &StoreDir, verified: &mut Verified) -> Result<()> {
+    for wrong in too_open(dir)? {
+        let mended = wrong.mend();
+        let place = wrong.path.display().to_string();
         for finding in &mut verified.findings {
             if finding.kind == FindingKind::Permissions && finding.place == place {
-                finding.repaired = match &mended {
-                    Ok(()) => Some(format!("its mode is {mode:o}")),
-                    Err(_) => None,
-                };
+                finding.repaired.clone_from(&mended);
             }
         }
     }
@@ -85,19 +89,18 @@ fn repair_permissions(dir: &Path, verified: &mut Verified) -> Result<()> {
 }
 
 /// Moves a damaged object file out of the way, so that publishing the same bytes again mends it.
-fn quarantine(dir: &Path, finding: &mut Finding) -> Result<()> {
-    let object = PathBuf::from(&finding.place);
-    let name = object.file_name().unwrap_or_default();
-    if finding.kind != FindingKind::PayloadDamaged || !object.starts_with(dir) {
+fn quarantine(dir: &StoreDir, finding: &mut Finding) -> Result<()> {
+    let place = Path::new(&finding.place);
+    let name = place.file_name().unwrap_or_default();
+    let within = place.strip_prefix(dir.path());
+    let (FindingKind::PayloadDamaged, Ok(within)) = (finding.kind, within) else {
         finding.repaired = Some("nothing could be done; publish it again".into());
         return Ok(());
-    }
-    let quarantine = dir.join(QUARANTINE);
-    fs::create_dir_all(&quarantine).at("making", &quarantine)?;
-    fs::set_permissions(&quarantine, fs::Permissions::from_mode(0o700))
-        .at("protecting", &quarantine)?;
-    let to = quarantine.join(name);
-    fs::rename(&object, &to).at("renaming", &object)?;
-    finding.repaired = Some(format!("moved to {}; publish it again", to.display()));
+    };
+    dir.make_dir(QUARANTINE)?;
+    let to = Path::new(QUARANTINE).join(name);
+    dir.subdir(QUARANTINE)?;
+    dir.rename(within, &to)?;
+    finding.repaired = Some(format!("moved to {}; publish it again", dir.named(to).display()));
     Ok(())
 }

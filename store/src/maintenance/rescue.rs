@@ -1,19 +1,18 @@
 //! Making a history anew from the lines that can be read, when neither it nor the catalogue is
 //! whole.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::rescuer::Rescuer;
+use super::rules::check_change;
 use crate::catalogue::tables::Applied;
 use crate::catalogue::{Catalogue, Records, bring_inside, catch_panic, put_in_place_of};
-use crate::disk::durable::{new_file, remove_dir, sync_dir};
-use crate::disk::names::{CATALOGUE, HISTORY, NEW_CATALOGUE, OBJECTS, SETTINGS, damaged_aside};
+use crate::disk::Dir;
+use crate::disk::names::{CATALOGUE, HISTORY, NEW_CATALOGUE, NEW_HISTORY, damaged_aside};
 use crate::error::{IoContext, Result};
 use crate::gc::write_snapshot;
-use crate::history::scan::salvage;
-use crate::history::{Change, LogEntry};
+use crate::history::{Change, LogEntry, scan};
 use crate::payload::Objects;
 use crate::settings::raise_format;
 use crate::state::{is_trusted, note_closed};
@@ -32,22 +31,20 @@ pub(super) struct Rescued {
     pub(super) kept: u64,
 }
 
-/// Gives a file that is about to be replaced another name.
-pub(super) fn keep_aside(path: &Path) -> Result<PathBuf> {
-    let aside = damaged_aside(path);
-    fs::hard_link(path, &aside).at("linking", path)?;
-    Ok(aside)
+/// Gives the history, which is about to be replaced, another name as well.
+pub(super) fn keep_aside(dir: &Dir) -> Result<PathBuf> {
+    let aside = damaged_aside(HISTORY);
+    dir.link(Path::new(HISTORY), Path::new(&aside))?;
+    Ok(dir.named(aside))
 }
 
 /// Makes a history of every line that can be read, on top of what the catalogue knows, if that
 /// can be trusted.
 /// If it is interrupted it can be done again: what there was is moved aside at the end.
-pub(super) fn rescue(dir: &Path) -> Result<Rescued> {
-    let path = dir.join(HISTORY);
-    let (db, new_db) = (dir.join(CATALOGUE), dir.join(NEW_CATALOGUE));
-    let mut old = match db.exists() {
+pub(super) fn rescue(dir: &Dir) -> Result<Rescued> {
+    let mut old = match dir.has(CATALOGUE) {
         // An error that says nothing of what the catalogue is may be gone the next time.
-        true => match catch_panic(|| Catalogue::open(&db)) {
+        true => match catch_panic(|| Catalogue::open(&dir.through(CATALOGUE))) {
             Ok(Err(e)) if e.is_unwritable() => return Err(e),
             Ok(old) => old.ok(),
             Err(_) => None,
@@ -60,36 +57,33 @@ pub(super) fn rescue(dir: &Path) -> Result<Rescued> {
         match catch_panic(|| is_readable(&catalogue)) {
             Ok(Ok(())) => {
                 let catalogue = Arc::new(catalogue);
-                return rescue_onto(dir, &path, catalogue, None);
+                return rescue_onto(dir, catalogue, None);
             }
             Ok(Err(e)) if e.is_unwritable() => return Err(e),
             _ => old = Some(catalogue),
         }
     }
-    remove_dir(&new_db)?;
-    let catalogue = Arc::new(Catalogue::open(&new_db)?);
-    let rescued = rescue_onto(dir, &path, catalogue, old)?;
-    put_in_place_of(dir, &new_db, &damaged_aside(&db))?;
+    dir.remove_dir(NEW_CATALOGUE)?;
+    dir.make_dir(NEW_CATALOGUE)?;
+    let catalogue = Arc::new(Catalogue::open(&dir.through(NEW_CATALOGUE))?);
+    let rescued = rescue_onto(dir, catalogue, old)?;
+    put_in_place_of(dir, &damaged_aside(CATALOGUE))?;
     note_closed(dir)?;
     Ok(rescued)
 }
 
 /// Applies to `catalogue` what it lacks and can be read, closes it, and puts a history of all that
 /// in place.
-fn rescue_onto(
-    dir: &Path,
-    path: &Path,
-    catalogue: Arc<Catalogue>,
-    old: Option<Catalogue>,
-) -> Result<Rescued> {
+fn rescue_onto(dir: &Dir, catalogue: Arc<Catalogue>, old: Option<Catalogue>) -> Result<Rescued> {
     // Payloads whose lines are lost get such as are written now.
-    raise_format(&dir.join(SETTINGS))?;
+    raise_format(dir)?;
     let known = catalogue.applied()?.seq;
     let next_inode = catalogue.applied()?.next_inode;
-    let mut rescuer = Rescuer { objects: Objects::open_read_only(dir), old, next_inode, catalogue };
+    let mut rescuer =
+        Rescuer { objects: Objects::open_read_only(dir)?, old, next_inode, catalogue };
     // Numbers that are given anew are given to nothing that any line names.
     let mut lines = Lines::default();
-    salvage(path, |entry| {
+    salvage(dir, |entry| {
         if let Ok(entry) = &entry {
             rescuer.next_inode = rescuer.next_inode.max(largest_inode(&entry.change).next());
         }
@@ -97,7 +91,7 @@ fn rescue_onto(
     })?;
     if known == Sequence(0) {
         // A snapshot has its directories last, and they are needed before.
-        salvage(path, |entry| {
+        salvage(dir, |entry| {
             if let Ok(entry @ LogEntry { change: Change::Directory { .. }, .. }) = entry
                 && let Err(e) = rescuer.commit(&entry)
             {
@@ -106,20 +100,20 @@ fn rescue_onto(
         })?;
     }
     let mut kept = 0;
-    salvage(path, |entry| match entry {
+    salvage(dir, |entry| match entry {
         Ok(entry) if entry.seq <= known => {}
         Ok(entry) => match rescuer.apply(&entry) {
             Ok(()) => kept += 1,
             Err(e) => log::error!("change {} can't be rescued: {e}", entry.seq),
         },
-        Err(reason) => log::error!("a line of the history can't be read: {reason}"),
+        Err(reason) => log::error!("a line of the history is left out: {reason}"),
     })?;
     let last = (lines.last + lines.unreadable_at_end).max(known.get());
     let wanted = last - lines.before_first().max(known.get()).min(last);
     let mut lost = wanted.saturating_sub(kept);
     let Rescuer { catalogue, mut next_inode, old, .. } = rescuer;
     if known == Sequence(0) {
-        lost += bring_inside(&catalogue, old.as_ref(), &dir.join(OBJECTS))?;
+        lost += bring_inside(&catalogue, old.as_ref(), dir)?;
     }
     // What is damaged may panic while it is closed.
     let _ = catch_panic(|| drop(old));
@@ -128,19 +122,25 @@ fn rescue_onto(
         next_inode.0 += LOST_INODES;
     }
     catalogue.note_applied(&Applied { seq: Sequence(last), next_inode, ..catalogue.applied()? })?;
-    let new = path.with_extension("new");
-    let file = new_file(&new)?;
+    let file = dir.new_file(NEW_HISTORY)?;
     let end = write_snapshot(&catalogue, &file, Sequence(last))?;
-    file.sync_all().at("syncing", &new)?;
+    file.sync_all().at("syncing", &dir.named(NEW_HISTORY))?;
     let (seq, history_len) = (end.seq, end.len);
     catalogue.note_applied(&Applied { seq, history_len, ..catalogue.applied()? })?;
     if let Some(catalogue) = Arc::into_inner(catalogue) {
         catalogue.close()?;
     }
-    let aside = keep_aside(path)?;
-    fs::rename(&new, path).at("renaming", &new)?;
-    sync_dir(dir)?;
+    let aside = keep_aside(dir)?;
+    dir.rename(NEW_HISTORY, HISTORY)?;
+    dir.sync()?;
     Ok(Rescued { aside, lost, kept: known.get() + kept })
+}
+
+/// Hands every line of the history in `dir` to `each`: the change, or why it is left out.
+fn salvage(dir: &Dir, mut each: impl FnMut(std::result::Result<LogEntry, String>)) -> Result<()> {
+    scan::salvage(dir, |entry| {
+        each(entry.and_then(|entry| check_change(&entry.change).map(|()| entry)));
+    })
 }
 
 /// Whether every record of a catalogue can be read.

@@ -1,6 +1,5 @@
 //! Applying changes of a damaged history.
 
-use std::fs::File;
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -140,7 +139,7 @@ impl Rescuer {
 
     /// The bytes of a payload, and whether they are kept inside a catalogue.
     fn bytes_of(&self, sha256: &Sha) -> Result<(Box<dyn ReadSeek>, bool)> {
-        if let Ok(file) = File::open(self.objects.path(sha256)) {
+        if let Ok(file) = self.objects.open_file(sha256) {
             return Ok((Box::new(file), false));
         }
         let inside = self.old.as_ref().and_then(|old| {

@@ -1,175 +1,309 @@
 //! Making a store what it was when it was exported.
+//!
+//! An archive may come from anybody. Nothing of it is believed: every payload is what its name
+//! says, every line of the history keeps the rules, what is written is bounded by the free space of
+//! the disk, and until all of that is known it is in `incoming/`.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::archive::{Archived, HashingReader, Progress, ROOT, damaged, object_name};
+use super::rules::{check_catalogue, check_line};
 use crate::catalogue::from_history;
-use crate::disk::durable::{new_file, sync_dir, write_json};
-use crate::disk::names::{HISTORY, INCOMING, OBJECTS, SETTINGS};
-use crate::disk::{Lock, temp_dir};
+use crate::disk::names::{HISTORY, INCOMING, SETTINGS};
+use crate::disk::space::check_free_space;
+use crate::disk::{Dir, Lock, temp_dir};
 use crate::error::{Error, IoContext, Result};
 use crate::history::History;
-use crate::history::scan::Listing;
+use crate::history::scan::{Listing, MAX_FOREIGN_LINE};
+use crate::payload::Objects;
 use crate::settings::{FORMAT, Settings};
 use crate::store::Store;
+use crate::store_dir::StoreDir;
 use crate::types::Sha;
 
+/// How every payload starts: an artifact, which is an ELF file, or WebAssembly.
+const PAYLOAD_STARTS: [[u8; 4]; 2] = [*b"\x7fELF", *b"\0asm"];
 /// Settings that nobody wrote by hand are shorter, in bytes.
 const MAX_SETTINGS: u64 = 1 << 20;
 
-/// Whether there is no store in `dir`, or one in which nothing was ever published.
-pub fn is_empty(dir: &Path) -> Result<bool> {
-    match Listing::read(&dir.join(HISTORY)) {
+/// Whether in the store nothing was ever published.
+pub fn is_empty(dir: &StoreDir) -> Result<bool> {
+    match Listing::read(dir) {
         Ok(history) => Ok(history.changes <= 1),
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(e) if e.is_missing() => Ok(true),
         Err(e) => Err(e),
     }
 }
 
-/// Makes the store in `dir`, which is empty, what it was when it was exported, to the byte. If
-/// this is interrupted it can be done again, and takes what is there already.
-pub fn restore(dir: &Path, from: impl Read, progress: Progress<'_>) -> Result<Archived> {
-    let not = |reason: String| Error::NotAnArchive(reason);
+/// Makes the store at `path`, which is empty or not there, what it was when it was exported, to the
+/// byte. What an archive brought that is cut short stays, and is not brought again when this is
+/// repeated; what one brought that is refused is removed.
+///
+/// # Errors
+/// [`Error::NotAnArchive`] for what is none or breaks a rule, [`Error::StoreNotEmpty`],
+/// [`Error::DiskFull`] before the disk is full, and those of the store.
+pub fn restore(path: &Path, from: impl Read, progress: Progress<'_>) -> Result<Archived> {
     let mut archive = tar::Archive::new(from);
-    let mut restored = Archived::default();
-    let mut lock = None;
-    let mut seen = BTreeSet::new();
-    // What the library says of a header that it can't read has bytes of the file in it.
-    let no_tar = |e: io::Error| match e.kind() {
-        io::ErrorKind::UnexpectedEof => not("it is cut short".into()),
+    let mut begun = None;
+    let restored = take(path, &mut archive, &mut begun, progress);
+    if let (Err(e), Some(restoring)) = (&restored, &begun)
+        && !matches!(e, Error::ArchiveCutShort)
+    {
+        restoring.undo();
+    }
+    match (restored, begun.is_some()) {
+        (Err(Error::ArchiveCutShort), false) => Err(not("it ends before its settings".into())),
+        (restored, _) => restored,
+    }
+}
+
+fn not(reason: String) -> Error {
+    Error::NotAnArchive(reason)
+}
+
+/// What the library says of a header that it can't read has bytes of the file in it.
+fn no_tar(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::ArchiveCutShort,
         _ => not("it is no tar file, or a damaged one".into()),
-    };
-    for entry in archive.entries().map_err(no_tar)? {
-        let mut entry = entry.map_err(no_tar)?;
-        let path = entry.path().map_err(|e| not(e.to_string()))?.into_owned();
-        let name =
-            path.strip_prefix(ROOT).map_err(|_| not(format!("it has {}", path.display())))?;
-        if name == Path::new(SETTINGS) && lock.is_none() {
-            lock = Some(begin(dir, &mut entry)?);
+    }
+}
+
+fn take(
+    path: &Path,
+    archive: &mut tar::Archive<impl Read>,
+    begun: &mut Option<Restoring>,
+    progress: Progress<'_>,
+) -> Result<Archived> {
+    let mut restored = Archived::default();
+    for entry in archive.entries().map_err(|e| no_tar(&e))? {
+        let mut entry = entry.map_err(|e| no_tar(&e))?;
+        let at = entry.path().map_err(|e| not(e.to_string()))?.into_owned();
+        // Escaped: whoever made the archive chose it.
+        let it_has = || not(format!("it has {:?}", at.to_string_lossy()));
+        let name = at.strip_prefix(ROOT).map_err(|_| it_has())?;
+        if entry.header().entry_type() != tar::EntryType::Regular {
+            return Err(not(format!("{:?} is no regular file", at.to_string_lossy())));
+        }
+        let size = entry.size();
+        let Some(restoring) = begun else {
+            if name != Path::new(SETTINGS) {
+                return Err(not(format!("it starts with {:?}", at.to_string_lossy())));
+            }
+            *begun = Some(Restoring::begin(path, &mut entry)?);
             continue;
-        }
-        if lock.is_none() {
-            return Err(not(format!("it starts with {}", path.display())));
-        }
+        };
         if name == Path::new(HISTORY) {
-            let size = entry.size();
-            restored.changes = put_history(dir, &mut entry, size, &seen)?;
-            sync_objects(dir, &seen)?;
-            commit(dir)?;
-            // The catalogue is made from the history, and what it keeps inside from the objects.
-            let lock = lock.map_or_else(|| Lock::take(dir), Ok)?;
-            let store = Store::open_locked(dir, lock)?;
-            store.collect_orphans()?;
-            store.close()?;
+            restored.changes = restoring.put_history(&mut entry, size)?;
+            if let Some(restoring) = begun.take() {
+                restoring.finish()?;
+            }
             return Ok(restored);
         }
         let sha256 = name.file_name().and_then(|name| name.to_str()?.parse::<Sha>().ok());
-        let sha256 = sha256.filter(|sha256| name == object_name(sha256));
-        let sha256 = sha256.ok_or_else(|| not(format!("it has {}", path.display())))?;
-        let size = entry.size();
-        if !put_object(dir, &sha256, size, &mut entry)? {
+        let sha256 = sha256.filter(|sha256| name == object_name(sha256)).ok_or_else(it_has)?;
+        if !restoring.put_object(&sha256, size, &mut entry)? {
             restored.skipped += 1;
         }
         restored.payloads += 1;
         restored.bytes += size;
-        seen.insert(sha256);
         progress(restored.bytes, None);
     }
-    Err(not("it ends before its history: part of it is missing".into()))
+    Err(Error::ArchiveCutShort)
 }
 
-/// Has an empty store be there, with the archive's settings if it is new.
-fn begin(dir: &Path, from: &mut impl Read) -> Result<Lock> {
-    let mut text = Vec::new();
-    from.take(MAX_SETTINGS).read_to_end(&mut text).map_err(Error::Input)?;
-    let path = PathBuf::from(SETTINGS);
-    let invalid = |source| Error::Settings { path: path.clone(), source };
-    let settings: Settings = serde_json::from_slice(&text).map_err(invalid)?;
-    if settings.format > FORMAT {
-        let (dir, found) = (dir.to_owned(), settings.format);
-        return Err(Error::NewerFormat { dir, found, supported: FORMAT });
-    }
-    Store::create(dir, &settings)?;
-    let lock = Lock::take(dir)?;
-    if !is_empty(dir)? {
-        return Err(Error::StoreNotEmpty(dir.to_owned()));
-    }
-    write_json(&dir.join(SETTINGS), &settings)?;
-    Ok(lock)
+/// A store that is being made from an archive.
+struct Restoring {
+    dir: StoreDir,
+    lock: Lock,
+    incoming: Dir,
+    objects: Objects,
+    /// Every payload of the archive so far.
+    seen: BTreeSet<Sha>,
+    /// Those that were not there before.
+    brought: Vec<Sha>,
 }
 
-/// Puts a payload in place; false if it was there.
-fn put_object(dir: &Path, sha256: &Sha, size: u64, from: &mut impl Read) -> Result<bool> {
-    let object = dir.join(object_name(sha256));
-    if let Ok(mut file) = File::open(&object) {
-        let mut hashed = HashingReader::new(&mut file);
-        if io::copy(&mut hashed, &mut io::sink()).is_ok() && hashed.finish().0 == *sha256 {
+impl Restoring {
+    /// Has an empty store be there, with the archive's settings.
+    fn begin(path: &Path, from: &mut impl Read) -> Result<Restoring> {
+        let mut text = Vec::new();
+        from.take(MAX_SETTINGS).read_to_end(&mut text).map_err(|e| no_tar(&e))?;
+        let invalid = |source| Error::Settings { path: PathBuf::from(SETTINGS), source };
+        let settings: Settings = serde_json::from_slice(&text).map_err(invalid)?;
+        if settings.format > FORMAT {
+            let (dir, found) = (path.to_owned(), settings.format);
+            return Err(Error::NewerFormat { dir, found, supported: FORMAT });
+        }
+        let dir = StoreDir::open_or_create(path, &settings)?;
+        let lock = dir.lock()?;
+        if !is_empty(&dir)? {
+            return Err(Error::StoreNotEmpty(path.to_owned()));
+        }
+        dir.write_json(SETTINGS, &settings)?;
+        dir.make_dir(INCOMING)?;
+        let incoming = dir.subdir(INCOMING)?;
+        let objects = Objects::open(&dir)?;
+        let (seen, brought) = (BTreeSet::new(), Vec::new());
+        Ok(Restoring { dir, lock, incoming, objects, seen, brought })
+    }
+
+    /// Puts a payload in place; false if it was there.
+    fn put_object(&mut self, sha256: &Sha, size: u64, from: &mut impl Read) -> Result<bool> {
+        self.seen.insert(*sha256);
+        if self.has(sha256) {
             return Ok(false);
         }
+        check_free_space(&self.dir, size)?;
+        let name = sha256.hex();
+        let put = self.write_object(&name, sha256, size, from);
+        if put.is_err() {
+            // What is left is swept when the store is opened.
+            let _ = self.incoming.remove_file(&name);
+        }
+        put?;
+        self.objects.bring(&self.incoming, &name, sha256)?;
+        self.brought.push(*sha256);
+        Ok(true)
     }
-    let incoming = dir.join(INCOMING);
-    for directory in [&incoming, object.parent().unwrap_or(dir)] {
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(directory).at("making", directory)?;
+
+    /// Whether an object file is there and whole, from an import that was cut short.
+    fn has(&self, sha256: &Sha) -> bool {
+        let Ok(file) = self.objects.open_file(sha256) else { return false };
+        let mut hashed = HashingReader::new(file);
+        io::copy(&mut hashed, &mut io::sink()).is_ok() && hashed.finish().0 == *sha256
     }
-    let new = incoming.join(sha256.hex());
-    let _ = fs::remove_file(&new);
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o400).open(&new).at("making", &new)?;
-    let mut hashed = HashingReader::new(from);
-    io::copy(&mut hashed, &mut &file).at("writing", &new)?;
-    let (found, len) = hashed.finish();
-    if len < size {
-        return Err(Error::NotAnArchive("it is cut short".into()));
+
+    fn write_object(
+        &self,
+        name: &str,
+        sha256: &Sha,
+        size: u64,
+        from: &mut impl Read,
+    ) -> Result<()> {
+        let path = self.incoming.named(name);
+        let file = self.incoming.new_file(name)?;
+        let mut head = [0; 4];
+        let mut hashed = HashingReader::new(from);
+        hashed.read_exact(&mut head).map_err(|e| no_tar(&e))?;
+        // A disk is not filled with what can't be a payload.
+        if !PAYLOAD_STARTS.contains(&head) {
+            return Err(not(format!("payload {sha256} is neither an artifact nor WebAssembly")));
+        }
+        file.write_all_at(&head, 0).at("writing", &path)?;
+        (&file).seek(SeekFrom::End(0)).at("writing", &path)?;
+        copy(&mut hashed, &file, &path)?;
+        let (found, len) = hashed.finish();
+        if len < size {
+            return Err(Error::ArchiveCutShort);
+        }
+        if found != *sha256 {
+            return Err(damaged(sha256, "the archive's bytes differ from what was published"));
+        }
+        rustix::fs::fchmod(&file, rustix::fs::Mode::RUSR).at("protecting", &path)?;
+        file.sync_all().at("syncing", &path)
     }
-    if found != *sha256 {
-        let _ = fs::remove_file(&new);
-        return Err(damaged(sha256, "the archive's bytes differ from what was published"));
+
+    /// Stages the history, once it is known that it can be read, that it keeps every rule, and that
+    /// every payload it needs is there. Returns how many changes it has.
+    fn put_history(&self, from: &mut impl Read, size: u64) -> Result<u64> {
+        check_free_space(&self.dir, size)?;
+        let checked = self.write_history(from, size);
+        if checked.is_err() {
+            let _ = self.incoming.remove_file(HISTORY);
+        }
+        checked
     }
-    file.sync_all().at("syncing", &new)?;
-    fs::rename(&new, &object).at("renaming", &new)?;
-    Ok(true)
+
+    fn write_history(&self, from: &mut impl Read, size: u64) -> Result<u64> {
+        let path = self.incoming.named(HISTORY);
+        let mut file = self.incoming.new_file(HISTORY)?;
+        let mut lines = io::BufReader::new(from);
+        let (mut line, mut number, mut written) = (Vec::new(), 0u64, 0);
+        loop {
+            line.clear();
+            let limit = MAX_FOREIGN_LINE;
+            let read = lines.by_ref().take(limit).read_until(b'\n', &mut line);
+            if read.map_err(|e| no_tar(&e))? == 0 {
+                break;
+            }
+            number += 1;
+            if !line.ends_with(b"\n") && line.len() as u64 == limit {
+                return Err(not(format!("line {number} of its history is over {limit} bytes")));
+            }
+            // What can't be read is found by the replay.
+            check_line(&line).map_err(|rule| {
+                not(format!("line {number} of its history breaks a rule: {rule}"))
+            })?;
+            file.write_all_at(&line, written).at("writing", &path)?;
+            written += line.len() as u64;
+        }
+        if written < size {
+            return Err(Error::ArchiveCutShort);
+        }
+        if number == 0 {
+            return Err(not("its history is empty".into()));
+        }
+        file.sync_all().at("syncing", &path)?;
+        file.seek(SeekFrom::Start(0)).at("reading", &path)?;
+        let read = |file: &std::fs::File| file.try_clone().at("reading", &path);
+        let listing = Listing::of(read(&file)?, &path)?;
+        if listing.len != written {
+            return Err(not("the last line of its history is not whole".into()));
+        }
+        // All of it can be applied, and comes to something that makes sense.
+        let place = temp_dir(&self.dir, size)?;
+        let mut history = History::of(&self.dir, read(&file)?, path.clone());
+        let truth = from_history(place.path(), &mut history)?;
+        if let Some(rule) = check_catalogue(&truth)? {
+            return Err(not(format!("its history breaks a rule: {rule}")));
+        }
+        match listing.payloads.keys().find(|sha256| !self.seen.contains(*sha256)) {
+            Some(sha256) => Err(not(format!("payload {sha256} is missing"))),
+            None => Ok(listing.changes),
+        }
+    }
+
+    /// Commits what was brought.
+    fn finish(self) -> Result<()> {
+        let Restoring { dir, lock, incoming, objects, seen, .. } = self;
+        let directories: BTreeSet<_> =
+            seen.iter().map(|sha256| sha256.hex()[..2].to_owned()).collect();
+        objects.sync(directories)?;
+        Store::distrust_catalogue(&dir);
+        dir.take_from(&incoming, HISTORY, HISTORY)?;
+        dir.sync()?;
+        // The catalogue is made from the history, and what it keeps inside from the objects.
+        let store = Store::open_locked(&dir, lock)?;
+        store.collect_orphans()?;
+        store.close()
+    }
+
+    /// Removes what was brought: nothing needs it.
+    fn undo(&self) {
+        for sha256 in &self.brought {
+            if let Err(e) = self.objects.remove(sha256) {
+                log::warn!("removing what a refused archive brought: {e}");
+            }
+        }
+    }
 }
 
-/// Writes the history beside its place, once it is known that it can be read and that every
-/// payload it needs is there. Returns how many changes it has.
-fn put_history(dir: &Path, from: &mut impl Read, size: u64, seen: &BTreeSet<Sha>) -> Result<u64> {
-    let new = dir.join(HISTORY).with_extension("new");
-    let mut file = new_file(&new)?;
-    let copied = io::copy(from, &mut file).at("writing", &new)?;
-    file.sync_all().at("syncing", &new)?;
-    file.seek(SeekFrom::Start(0)).at("reading", &new)?;
-    let listing = Listing::read(&new)?;
-    if copied != size || listing.len != size {
-        return Err(Error::NotAnArchive("its history is cut short".into()));
+/// Copies to a file; an archive that ends is told from a disk that can't be written.
+fn copy(from: &mut impl Read, mut to: &std::fs::File, path: &Path) -> Result<()> {
+    use std::io::Write as _;
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        let read = match from.read(&mut piece) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(|e| no_tar(&e))?,
+        };
+        if read == 0 {
+            return Ok(());
+        }
+        to.write_all(&piece[..read]).at("writing", path)?;
     }
-    // All of it can be applied.
-    let place = temp_dir(dir, size)?;
-    from_history(place.path(), &mut History::open_read_only(&new)?)?;
-    match listing.payloads.keys().find(|sha256| !seen.contains(*sha256)) {
-        Some(sha256) => Err(Error::NotAnArchive(format!("payload {sha256} is missing"))),
-        None => Ok(listing.changes),
-    }
-}
-
-fn sync_objects(dir: &Path, seen: &BTreeSet<Sha>) -> Result<()> {
-    let objects = dir.join(OBJECTS);
-    let mut directories: Vec<_> = seen.iter().map(|sha256| sha256.hex()[..2].to_owned()).collect();
-    directories.dedup();
-    for directory in directories {
-        sync_dir(&objects.join(directory))?;
-    }
-    if objects.exists() { sync_dir(&objects) } else { Ok(()) }
-}
-
-fn commit(dir: &Path) -> Result<()> {
-    let history = dir.join(HISTORY);
-    Store::distrust_catalogue(dir);
-    let new = history.with_extension("new");
-    fs::rename(&new, &history).at("renaming", &new)?;
-    sync_dir(dir)
 }

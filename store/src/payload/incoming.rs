@@ -6,11 +6,10 @@
 //! process may have fewer descriptors than files to publish. There are no directories in here:
 //! programs that know no leases empty it file by file when they open the store.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,9 +18,10 @@ use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
-use crate::disk::durable::make_dir;
+use super::object_place::ObjectPlace;
+use crate::disk::Dir;
 use crate::disk::names::INCOMING;
-use crate::error::{Error, IoContext, Result, is_unwritable};
+use crate::error::{Error, IoContext, Result, is_unwritable, unless_unwritable};
 
 /// What the name of a lease ends with.
 const LEASE: &str = "lease";
@@ -33,28 +33,24 @@ const LEASE_ATTEMPTS: usize = 100;
 pub(crate) struct Incoming {
     path: PathBuf,
     /// Missing where the disk can't be written and never had it.
-    directory: Option<File>,
+    directory: Option<Dir>,
 }
 
 impl Incoming {
     /// Opens the directory of the store in `store`; makes it if it is missing.
-    pub(crate) fn open(store: &Path) -> Result<Incoming> {
-        let path = store.join(INCOMING);
-        match make_dir(&path) {
-            Err(e) if e.is_unwritable() => {}
-            made => made?,
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(directory) => Ok(Incoming { path, directory: Some(directory.into()) }),
-            Err(Errno::NOENT) => Ok(Incoming { path, directory: None }),
-            Err(e) => Err(e).at("opening", &path),
+    pub(crate) fn open(store: &Dir) -> Result<Incoming> {
+        let path = store.named(INCOMING);
+        unless_unwritable(store.make_dir(INCOMING))?;
+        match store.subdir(INCOMING) {
+            Ok(directory) => Ok(Incoming { path, directory: Some(directory) }),
+            Err(e) if e.is_missing() => Ok(Incoming { path, directory: None }),
+            Err(e) => Err(e),
         }
     }
 
-    fn directory(&self) -> Result<BorrowedFd<'_>> {
+    fn directory(&self) -> Result<&Dir> {
         let missing = || io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
-        self.directory.as_ref().map(AsFd::as_fd).ok_or_else(missing).at("opening", &self.path)
+        self.directory.as_ref().ok_or_else(missing).at("opening", &self.path)
     }
 
     fn create(&self, name: &str) -> Result<File> {
@@ -81,8 +77,7 @@ impl Incoming {
     pub(crate) fn sweep(&self, has_store: bool) -> Result<()> {
         let Some(directory) = &self.directory else { return Ok(()) };
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path).at("reading", &self.path)? {
-            let name = entry.at("reading", &self.path)?.file_name();
+        for (name, _) in directory.entries()? {
             names.extend(name.into_string());
         }
         // Those whose lease is free, which this process has while it removes them.
@@ -147,9 +142,8 @@ impl Incoming {
     }
 
     /// Gives what was staged its name as an object file.
-    pub(super) fn rename_to(&self, file: &StagedFile, object: &Path) -> Result<()> {
-        let from = self.directory()?;
-        let renamed = renameat(from, &file.name, rustix::fs::CWD, object);
+    pub(super) fn rename_to(&self, file: &StagedFile, object: &ObjectPlace) -> Result<()> {
+        let renamed = renameat(self.directory()?, &file.name, &object.directory, &object.name);
         renamed.at("renaming", &self.path.join(&file.name))
     }
 }
@@ -241,9 +235,9 @@ impl StagedFile {
     }
 
     /// Whether it has become the object file at `object`.
-    pub(super) fn is_at(&self, object: &Path, size: u64) -> bool {
-        let found = fs::symlink_metadata(object);
-        found.is_ok_and(|found| (found.ino(), found.size()) == (self.inode, size))
+    pub(super) fn is_at(&self, object: &ObjectPlace, size: u64) -> bool {
+        let found = object.directory.metadata(&object.name).ok().flatten();
+        found.is_some_and(|it| (it.st_ino, it.st_size.unsigned_abs()) == (self.inode, size))
     }
 }
 
@@ -257,9 +251,16 @@ impl Drop for StagedFile {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
+    use std::path::Path;
 
     use super::*;
+    use crate::disk::Missing;
+
+    fn opened(store: &Path) -> Incoming {
+        Incoming::open(&Dir::open(store, Missing::Fail).unwrap()).unwrap()
+    }
 
     fn names(store: &Path) -> Vec<String> {
         let entries = fs::read_dir(store.join(INCOMING)).unwrap();
@@ -272,10 +273,10 @@ mod tests {
     #[test]
     fn what_is_staged_is_swept_only_once_its_lease_is_free() {
         let store = tempfile::tempdir().unwrap();
-        let incoming = Arc::new(Incoming::open(store.path()).unwrap());
+        let incoming = Arc::new(opened(store.path()));
         let lease = Lease::take(&incoming).unwrap();
         let (_file, staged) = lease.create().unwrap();
-        let other = Incoming::open(store.path()).unwrap();
+        let other = opened(store.path());
         other.sweep(true).unwrap();
         assert_eq!(names(store.path()).len(), 2);
         // A process that was killed: nothing is dropped, but its descriptors are closed.
@@ -294,7 +295,7 @@ mod tests {
     #[test]
     fn what_is_not_as_it_was_staged_is_refused() {
         let store = tempfile::tempdir().unwrap();
-        let incoming = Arc::new(Incoming::open(store.path()).unwrap());
+        let incoming = Arc::new(opened(store.path()));
         let lease = Lease::take(&incoming).unwrap();
         let (file, staged) = lease.create().unwrap();
         file.set_len(5).unwrap();

@@ -9,6 +9,7 @@ mod blocks;
 mod cache;
 mod incoming;
 mod info;
+mod object_place;
 mod objects;
 mod reader;
 mod staged;
@@ -18,7 +19,7 @@ mod tests;
 
 pub(crate) use blocks::{BlockChecker, check_file};
 pub(crate) use incoming::Incoming;
-pub(crate) use info::PayloadInfo;
+pub(crate) use info::{BLOCK_SIZE, LARGE_BLOCK, PayloadInfo};
 pub(crate) use objects::{ObjectFault, Objects};
 pub(crate) use staged::StagedPayload;
 pub use staged::{Staged, StagedSource};

@@ -1,18 +1,21 @@
 //! Object files: payloads by their sha256, complete and durable before any change names them.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::renameat;
+
 use super::blocks::check_file;
 use super::info::PayloadInfo;
+use super::object_place::ObjectPlace;
 use super::reader::{Reader, drop_pages};
 use super::staged::StagedPayload;
 use super::staging::Staging;
 use crate::catalogue::Catalogue;
-use crate::disk::durable::{make_dir, remove_file, sync_dir};
+use crate::disk::Dir;
 use crate::disk::names::{OBJECTS, object_in};
 use crate::error::{Error, IoContext, Result, unless_unwritable};
 use crate::types::Sha;
@@ -41,7 +44,9 @@ impl ObjectFault {
 
 /// The object files of a store.
 pub(crate) struct Objects {
-    dir: PathBuf,
+    store: Dir,
+    /// `objects/`; missing where the disk can't be written and never had it.
+    dir: Option<Dir>,
     /// Directories of object files whose own names this process has made durable.
     named: Mutex<BTreeSet<PathBuf>>,
     reader: Reader,
@@ -49,15 +54,24 @@ pub(crate) struct Objects {
 
 impl Objects {
     /// The object files of the store in `dir`, whose directory is made if it is missing.
-    pub(crate) fn open(store: &Path) -> Result<Objects> {
-        unless_unwritable(make_dir(&store.join(OBJECTS)))?;
-        Ok(Objects::open_read_only(store))
+    pub(crate) fn open(store: &Dir) -> Result<Objects> {
+        unless_unwritable(store.make_dir(OBJECTS))?;
+        Objects::open_read_only(store)
     }
 
     /// The same as they are, to be read only.
-    pub(crate) fn open_read_only(store: &Path) -> Objects {
-        let dir = store.join(OBJECTS);
-        Objects { named: Mutex::default(), reader: Reader::new(&dir), dir }
+    pub(crate) fn open_read_only(store: &Dir) -> Result<Objects> {
+        let dir = match store.subdir(OBJECTS) {
+            Err(e) if e.is_missing() => None,
+            opened => Some(opened?),
+        };
+        let reader = Reader::new(store.named(OBJECTS), dir.clone());
+        Ok(Objects { store: store.clone(), dir, named: Mutex::default(), reader })
+    }
+
+    fn dir(&self) -> Result<&Dir> {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        self.dir.as_ref().ok_or_else(missing).at("opening", &self.store.named(OBJECTS))
     }
 
     /// What reads payloads.
@@ -65,31 +79,68 @@ impl Objects {
         &self.reader
     }
 
-    /// Where the object file of a payload is.
+    /// Where the object file of a payload is, for messages.
     pub(crate) fn path(&self, sha256: &Sha) -> PathBuf {
-        object_in(&self.dir, sha256)
+        object_in(&self.store.named(OBJECTS), sha256)
+    }
+
+    /// Where the object file of a payload is to be; its directory is made if it is missing.
+    fn place(&self, sha256: &Sha) -> Result<ObjectPlace> {
+        let name = sha256.hex();
+        self.dir()?.make_dir(&name[..2])?;
+        Ok(ObjectPlace { directory: self.dir()?.subdir(&name[..2])?, name })
+    }
+
+    /// Where it is; `None` if not even its directory is there.
+    pub(crate) fn place_if_there(&self, sha256: &Sha) -> Result<Option<ObjectPlace>> {
+        let name = sha256.hex();
+        match self.dir().and_then(|dir| dir.subdir(&name[..2])) {
+            Err(e) if e.is_missing() => Ok(None),
+            directory => Ok(Some(ObjectPlace { directory: directory?, name })),
+        }
+    }
+
+    /// Takes a file that is open, complete and synced in as the object file of a payload.
+    pub(crate) fn bring(&self, from: &Dir, name: &str, sha256: &Sha) -> Result<()> {
+        let place = self.place(sha256)?;
+        renameat(from, name, &place.directory, &place.name).at("renaming", &from.named(name))
+    }
+
+    /// The size of an object file in bytes; `None` if there is none.
+    pub(crate) fn size(&self, sha256: &Sha) -> Result<Option<u64>> {
+        let Some(dir) = &self.dir else { return Ok(None) };
+        let found = dir.metadata(object_in(Path::new(""), sha256))?;
+        Ok(found.map(|found| found.st_size.unsigned_abs()))
+    }
+
+    /// Has directories of object files outlive a power cut, and their names.
+    pub(crate) fn sync(&self, directories: impl IntoIterator<Item = String>) -> Result<()> {
+        let Some(dir) = &self.dir else { return Ok(()) };
+        directories.into_iter().try_for_each(|name| dir.subdir(name)?.sync())?;
+        dir.sync()
+    }
+
+    fn open_object(&self, sha256: &Sha) -> Result<File> {
+        self.dir()?.open_file(object_in(Path::new(""), sha256))
     }
 
     /// Makes staged payloads durable as object files: each file is synced, then its
     /// name, then each directory once.
     pub(crate) fn keep(&self, payloads: &[&StagedPayload], staging: &Staging) -> Result<()> {
-        let mut directories = Vec::new();
+        let mut directories = BTreeMap::new();
         for payload in payloads {
-            let object = self.path(&payload.sha256);
-            let directory = object.parent().unwrap_or(&self.dir).to_owned();
-            make_dir(&directory)?;
-            if !self.named().contains(&directory) {
-                directories.push(self.dir.clone());
+            let place = self.place(&payload.sha256)?;
+            if !self.named().contains(place.directory.path()) {
+                let dir = self.dir()?;
+                directories.insert(dir.path().to_owned(), dir.clone());
             }
-            staging.keep(payload, &object)?;
-            directories.push(directory);
+            staging.keep(payload, &place)?;
+            directories.insert(place.directory.path().to_owned(), place.directory);
             // Another file may have been open in its place, which this one mends.
             self.reader.forget(&payload.sha256);
         }
-        directories.sort();
-        directories.dedup();
-        directories.iter().try_for_each(|dir| sync_dir(dir))?;
-        self.named().extend(directories);
+        directories.values().try_for_each(Dir::sync)?;
+        self.named().extend(directories.into_keys());
         Ok(())
     }
 
@@ -100,16 +151,18 @@ impl Objects {
     /// Removes the object file of a payload that is gone.
     pub(crate) fn remove(&self, sha256: &Sha) -> Result<()> {
         self.reader.forget(sha256);
-        let path = self.path(sha256);
-        remove_file(&path)
+        match self.place_if_there(sha256)? {
+            Some(place) => place.directory.remove_file(&place.name),
+            None => Ok(()),
+        }
     }
 
     /// Calls `each` with every directory of object files.
-    pub(crate) fn each_directory(&self, mut each: impl FnMut(&Path) -> Result<()>) -> Result<()> {
-        for entry in fs::read_dir(&self.dir).at("reading", &self.dir)? {
-            let path = entry.at("reading", &self.dir)?.path();
-            if path.is_dir() {
-                each(&path)?;
+    pub(crate) fn each_directory(&self, mut each: impl FnMut(&Dir) -> Result<()>) -> Result<()> {
+        let Some(dir) = &self.dir else { return Ok(()) };
+        for (name, kind) in dir.entries()? {
+            if kind.is_dir() {
+                each(&dir.subdir(name)?)?;
             }
         }
         Ok(())
@@ -122,10 +175,10 @@ impl Objects {
         payload: &PayloadInfo,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Option<ObjectFault>> {
-        let path = self.path(&payload.sha256);
-        let file = match File::open(&path) {
+        let file = match self.open_object(&payload.sha256) {
             Ok(file) => file,
-            Err(e) => return Ok(Some(ObjectFault::of(&e))),
+            Err(Error::Io { source, .. }) => return Ok(Some(ObjectFault::of(&source))),
+            Err(e) => return Err(e),
         };
         let checked = check_file(truth, payload, &file, &mut |at, len| {
             drop_pages(&file, at, len);
@@ -139,11 +192,12 @@ impl Objects {
 
     /// All bytes of an object file, which were checked; `None` if there is none.
     pub(crate) fn read_whole(&self, sha256: &Sha) -> Result<Option<Vec<u8>>> {
-        let path = self.path(sha256);
-        let bytes = match fs::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.at("reading", &path)?,
+        let mut file = match self.open_object(sha256) {
+            Err(e) if e.is_missing() => return Ok(None),
+            opened => opened?,
         };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).at("reading", &self.path(sha256))?;
         if Sha::of(&bytes) != *sha256 {
             let reason = "its bytes differ from what was published".to_owned();
             return Err(Error::PayloadDamaged { sha256: sha256.hex(), reason });
@@ -153,7 +207,6 @@ impl Objects {
 
     /// The object file of a payload, open.
     pub(crate) fn open_file(&self, sha256: &Sha) -> Result<File> {
-        let path = self.path(sha256);
-        File::open(&path).at("opening", &path)
+        self.open_object(sha256)
     }
 }

@@ -4,17 +4,17 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::{Deref, Range};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, CWD, Mode, OFlags, fadvise, openat};
+use rustix::fs::{Advice, OFlags, fadvise};
 
 use super::blocks::{BlockHashes, CHECKED_PIECE, differs};
 use super::cache::Recent;
 use super::info::PayloadInfo;
 use crate::catalogue::{Catalogue, read_chunks};
+use crate::disk::Dir;
 use crate::disk::names::object_in;
 use crate::error::{Error, IoContext, Result};
 use crate::types::{Sha, in_memory};
@@ -32,9 +32,9 @@ const ALIGNED: usize = 4 << 10;
 
 /// Reads payloads, and remembers some of it.
 pub(crate) struct Reader {
+    /// For messages.
     objects: PathBuf,
-    /// That directory, open: what leads there need not be read from the disk again.
-    directory: Option<File>,
+    directory: Option<Dir>,
     /// By their own sha256: whatever becomes of the payload, these are its bytes.
     blocks: Recent<Sha, Vec<u8>, CACHED_BLOCKS>,
     files: Recent<Sha, Object, CACHED_FILES>,
@@ -50,13 +50,8 @@ struct Object {
 }
 
 impl Reader {
-    pub(crate) fn new(objects: &Path) -> Reader {
-        Reader {
-            objects: objects.to_owned(),
-            directory: File::open(objects).ok(),
-            blocks: Recent::default(),
-            files: Recent::default(),
-        }
+    pub(crate) fn new(objects: PathBuf, directory: Option<Dir>) -> Reader {
+        Reader { objects, directory, blocks: Recent::default(), files: Recent::default() }
     }
 
     /// Reads up to `len` bytes at `offset` of a payload. Every block the bytes come from was
@@ -133,12 +128,10 @@ impl Reader {
     }
 
     fn open(&self, sha256: &Sha) -> Result<Object> {
-        let path = object_in(&self.objects, sha256);
-        let object = match &self.directory {
-            Some(directory) => Object::open(directory.as_fd(), &object_in(Path::new(""), sha256)),
-            None => Object::open(CWD, &path),
-        };
-        object.at("opening", &path)
+        let missing = || Err(io::Error::from(io::ErrorKind::NotFound));
+        let name = object_in(Path::new(""), sha256);
+        let object = self.directory.as_ref().map_or_else(missing, |dir| Object::open(dir, &name));
+        object.at("opening", &object_in(&self.objects, sha256))
     }
 
     /// Blocks of a payload, read at once and checked; and their hashes.
@@ -178,14 +171,9 @@ impl Reader {
 }
 
 impl Object {
-    /// Opens `path`, which may be relative to the directory `base`.
-    fn open(base: BorrowedFd<'_>, path: &Path) -> io::Result<Object> {
-        let open = |flags| {
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC | flags;
-            openat(base, path, flags, Mode::empty()).map(File::from)
-        };
-        let file = open(OFlags::empty())?;
-        let direct = open(OFlags::DIRECT).ok();
+    fn open(dir: &Dir, name: &Path) -> io::Result<Object> {
+        let file = dir.open_with(name, OFlags::empty()).map_err(|(e, _)| e)?;
+        let direct = dir.open_with(name, OFlags::DIRECT).ok();
         Ok(Object { file, direct })
     }
 
@@ -248,9 +236,9 @@ mod tests {
     fn an_object_reads_the_same_past_the_page_cache_and_through_it() {
         let good: Vec<u8> = (0..300_001u32).map(|at| (at >> 8) as u8 ^ at as u8).collect();
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("object");
-        std::fs::write(&path, &good).unwrap();
-        let open = || Object::open(CWD, &path).unwrap();
+        std::fs::write(dir.path().join("object"), &good).unwrap();
+        let opened = Dir::open(dir.path(), crate::disk::Missing::Fail).unwrap();
+        let open = || Object::open(&opened, Path::new("object")).unwrap();
         check(&open(), &good);
         check(&Object { direct: None, ..open() }, &good);
         // A direct read of a piece that isn't aligned fails; it is made all the same.

@@ -1,23 +1,23 @@
 //! Staging: bytes that are complete, and not committed yet.
 
-use std::fs;
 use std::io::{Cursor, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::blocks::{Hashed, Hashes, fill};
 use super::incoming::{Incoming, Lease};
 use super::info::BLOCK_SIZE;
+use super::object_place::ObjectPlace;
 use super::reader::drop_pages;
 use super::staged::{MAX_INLINE_SIZE, MemoryBytes, Place, Staged, StagedPayload, StagedSource};
 use crate::artifact::{ArtifactKind, inspect};
 use crate::catalogue::{CHUNK, Catalogue, put_chunks};
-use crate::disk::check_owner;
-use crate::disk::durable::sync_file;
-use crate::disk::names::{OBJECTS, SETTINGS, object_in};
+use crate::disk::Dir;
+use crate::disk::names::{OBJECTS, object_in};
 use crate::error::{Error, IoContext, Result};
 use crate::settings::{Settings, read_settings};
+use crate::store_dir::StoreDir;
 use crate::types::{Sha, in_memory};
 
 /// What is read at once of what is staged, in bytes: whole blocks, and whole chunks.
@@ -49,7 +49,7 @@ impl<T: Read + Seek> ReadSeek for T {}
 /// Where bytes are taken in: by the process that has the store open, or by a command beside it.
 pub struct Staging {
     incoming: Arc<Incoming>,
-    objects: PathBuf,
+    store: Dir,
     /// Payloads up to this size, in bytes, are staged in memory.
     inline: u64,
     /// Held by what is staged in files.
@@ -61,9 +61,8 @@ pub struct Staging {
 impl Staging {
     /// Stages for the store in `dir`, which another process of its owner may have open: that one
     /// decides whether it takes what is staged. What commands left that were killed is swept.
-    pub fn beside(dir: &Path) -> Result<Staging> {
-        check_owner(dir)?;
-        let settings = read_settings(&dir.join(SETTINGS))?;
+    pub fn beside(dir: &StoreDir) -> Result<Staging> {
+        let settings = read_settings(dir)?;
         let incoming = Arc::new(Incoming::open(dir)?);
         if let Err(e) = incoming.sweep(false) {
             log::warn!("sweeping what dead commands staged: {e}");
@@ -71,10 +70,10 @@ impl Staging {
         Ok(Staging::new(dir, incoming, &settings))
     }
 
-    pub(crate) fn new(dir: &Path, incoming: Arc<Incoming>, settings: &Settings) -> Staging {
+    pub(crate) fn new(dir: &Dir, incoming: Arc<Incoming>, settings: &Settings) -> Staging {
         Staging {
             incoming,
-            objects: dir.join(OBJECTS),
+            store: dir.clone(),
             inline: settings.inline_limit.bytes().min(MAX_INLINE_SIZE),
             lease: Mutex::default(),
             in_memory: Arc::default(),
@@ -133,8 +132,8 @@ impl Staging {
         let (kind, seen) = look(&mut file)?;
         let Hashed { sha256, size, blocks } = hashes.finish();
         // What the store has already is hardly ever kept once more.
-        let object = object_in(&self.objects, &sha256);
-        if !fs::metadata(object).is_ok_and(|object| object.len() == size) {
+        let object = self.store.metadata(object_in(Path::new(OBJECTS), &sha256))?;
+        if object.is_none_or(|object| object.st_size.unsigned_abs() != size) {
             file.sync_all().at("syncing", &path)?;
             staged.is_synced = true;
         }
@@ -161,17 +160,22 @@ impl Staging {
         fits
     }
 
-    /// Refuses what can't be kept, of a payload that is to be kept at `object` or inside.
-    pub(crate) fn check(&self, payload: &StagedPayload, object: &Path) -> Result<()> {
+    /// Refuses what can't be kept, of a payload whose object file is or would be at `object`.
+    pub(crate) fn check(
+        &self,
+        payload: &StagedPayload,
+        object: Option<&ObjectPlace>,
+    ) -> Result<()> {
         let Place::File(staged) = &payload.place else { return Ok(()) };
+        let is_there = || object.is_some_and(|object| staged.is_at(object, payload.size));
         match self.incoming.open_staged(staged, payload.size) {
-            Err(Error::StagedGone(_)) if staged.is_at(object, payload.size) => Ok(()),
+            Err(Error::StagedGone(_)) if is_there() => Ok(()),
             opened => opened.map(drop),
         }
     }
 
     /// Makes a staged payload durable as the object file at `object`, but for its name.
-    pub(super) fn keep(&self, payload: &StagedPayload, object: &Path) -> Result<()> {
+    pub(super) fn keep(&self, payload: &StagedPayload, object: &ObjectPlace) -> Result<()> {
         let made;
         let staged = match &payload.place {
             Place::Memory(bytes) => {
@@ -185,7 +189,7 @@ impl Staging {
                 let file = match self.incoming.open_staged(staged, payload.size) {
                     // A server that died over this commit had renamed it.
                     Err(Error::StagedGone(_)) if staged.is_at(object, payload.size) => {
-                        return sync_file(object);
+                        return object.directory.sync_file(&object.name);
                     }
                     opened => opened?,
                 };

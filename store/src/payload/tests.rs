@@ -201,6 +201,7 @@ fn a_store_is_of_this_format_from_the_first_payload_on_that_only_it_has() {
     assert_eq!(settings()["format"], 1);
     let store = Store::open(dir.path()).unwrap();
     store.raise_format().unwrap();
-    assert_eq!(settings(), serde_json::json!({"format": FORMAT, "mine": "kept"}));
+    let expected = serde_json::json!({"wasmfs": "store", "format": FORMAT, "mine": "kept"});
+    assert_eq!(settings(), expected);
     check_windows(&store, &sha256, &old);
 }

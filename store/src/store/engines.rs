@@ -277,7 +277,7 @@ fn plan_alias(writer: &mut Writer<'_>, name: &str, engine: EngineNumber) -> Resu
 }
 
 /// An alias is a name in the mount and on command lines, and never taken for a label.
-fn check_alias(name: &str) -> Result<()> {
+pub(crate) fn check_alias(name: &str) -> Result<()> {
     let wrong = |rule| Err(Error::AliasName { name: name.to_owned(), rule });
     if name.is_empty() || name.len() > MAX_COMPONENT_LEN {
         return wrong("an alias has from 1 to 255 characters");

@@ -1,24 +1,24 @@
 //! The store: what an open one is made of, and how it is closed.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::catalogue::CatalogueSlot;
-use crate::disk::names::SETTINGS;
-use crate::disk::{Lock, check_owner};
+use crate::disk::Lock;
 use crate::error::Result;
 use crate::history::History;
 use crate::payload::{Incoming, Objects, Staged, StagedSource, Staging};
 use crate::settings::{Settings, raise_format};
 use crate::state::{distrust, note_closed};
+use crate::store_dir::StoreDir;
 use crate::types::{Sequence, Sha};
 
 /// An open store. One process has it at a time; within it, every method can be
 /// called from any thread.
 pub struct Store {
-    pub(super) dir: PathBuf,
+    pub(super) dir: StoreDir,
     pub(super) settings: Settings,
     /// Whether `settings.json` says that the store is of this build's format.
     pub(super) is_current: AtomicBool,
@@ -56,32 +56,25 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a process has the store in `dir` open.
-    #[must_use]
-    pub fn is_in_use(dir: &Path) -> bool {
-        Lock::is_taken(dir)
-    }
-
-    /// Refuses a store that is another user's. A store belongs to one user, and only that user's
-    /// processes work with it, root's no more than others. One that isn't there is nobody's.
-    pub fn check_owner(dir: &Path) -> Result<()> {
-        if dir.exists() { check_owner(dir) } else { Ok(()) }
-    }
-
     /// All bytes of a payload that is an object file of the store in `dir`, which another process
     /// may have open; checked by their sha256. `None` if there is no such file.
-    pub fn read_object(dir: &Path, sha256: &Sha) -> Result<Option<Vec<u8>>> {
-        Objects::open_read_only(dir).read_whole(sha256)
+    pub fn read_object(dir: &StoreDir, sha256: &Sha) -> Result<Option<Vec<u8>>> {
+        Objects::open_read_only(dir)?.read_whole(sha256)
     }
 
     /// Has the next open rebuild the catalogue of the store in `dir`: for when
     /// reading it made the process fail.
-    pub fn distrust_catalogue(dir: &Path) {
+    pub fn distrust_catalogue(dir: &StoreDir) {
         distrust(dir);
     }
 
     /// The store's directory, as it was given when the store was opened.
     pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The store's directory, open.
+    pub fn open_dir(&self) -> &StoreDir {
         &self.dir
     }
 
@@ -119,7 +112,7 @@ impl Store {
     /// Has the store be of this build's format, for what only that has.
     pub(crate) fn raise_format(&self) -> Result<()> {
         if !self.is_current.load(Ordering::Relaxed) {
-            raise_format(&self.dir.join(SETTINGS))?;
+            raise_format(&self.dir)?;
             self.is_current.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -129,7 +122,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         if let Err(e) = self.close_catalogue() {
-            log::error!("closing {}: {e}", self.dir.display());
+            log::error!("closing {}: {e}", self.dir().display());
         }
     }
 }

@@ -16,8 +16,8 @@ mod tree;
 mod versions;
 mod writer;
 
-pub(crate) use engines::section_of;
 pub use engines::{EngineInfo, Moved, check_engine};
+pub(crate) use engines::{check_alias, section_of};
 pub use handle::Store;
 pub use payloads::Space;
 pub use publish::{Publish, Published, Source};

@@ -48,7 +48,7 @@ impl Store {
 
     /// The space of the disk the store is on.
     pub fn space(&self) -> std::io::Result<Space> {
-        let stat = rustix::fs::statvfs(self.dir())?;
+        let stat = rustix::fs::fstatvfs(&**self.open_dir())?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         Ok(Space {
             size: bytes(stat.f_blocks),

@@ -173,7 +173,7 @@ impl Store {
         let Kept { inside, objects, .. } = kept;
         if !writer.is_empty() || !inside.is_empty() || !objects.is_empty() {
             let inside: u64 = inside.iter().map(|payload| payload.size).sum();
-            check_free_space(self.dir(), 2 * inside + writer.weight())?;
+            check_free_space(self.open_dir(), 2 * inside + writer.weight())?;
         }
         if !inside.is_empty() {
             self.staging.keep_inline(writer.catalogue(), &inside)?;
@@ -252,7 +252,7 @@ impl Store {
         };
         if kept.seen.insert(sha256) && !known.as_ref().map_or(Ok(false), is_here)? {
             // What can't be kept is this request's fault alone.
-            self.staging.check(staged, &self.objects.path(&sha256))?;
+            self.staging.check(staged, self.objects.place_if_there(&sha256)?.as_ref())?;
             if inline { kept.inside.push(staged) } else { kept.objects.push(staged) }
         }
         Ok(())

@@ -76,7 +76,7 @@ impl Writer<'_> {
         if self.is_empty() {
             return Ok(self.changes);
         }
-        check_free_space(self.store.dir(), self.weight())?;
+        check_free_space(self.store.open_dir(), self.weight())?;
         let Writer { store, mut history, guard, overlay, lines, count, changes } = self;
         history.append(&lines, count)?;
         let applied = overlay.apply();
@@ -153,27 +153,29 @@ impl Store {
         let healed = history.heal();
         let recovered = match self.slot.condition() {
             Condition::Sound => {
-                make_reserve(self.dir());
+                make_reserve(self.open_dir());
                 Ok(())
             }
             Condition::Long => self.renew(history),
             // It serves, and is not to be lost in the attempt.
-            Condition::Copy => check_writable(self.dir()).and_then(|()| self.reopen(history)),
+            Condition::Copy => {
+                check_writable(&self.open_dir().through("")).and_then(|()| self.reopen(history))
+            }
             Condition::Failed => self.reopen(history),
         };
         healed.and(recovered)
     }
 
     fn reopen(&self, history: &mut History) -> Result<()> {
-        self.slot.replace(self.dir(), history, false, REOPEN_TIMEOUT)
+        self.slot.replace(self.open_dir(), history, false, REOPEN_TIMEOUT)
     }
 
     /// Opens the catalogue again, though nothing is wrong with it, if that is no trouble now.
     fn renew(&self, history: &mut History) -> Result<()> {
-        if !self.slot.is_unused() || check_free_space(self.dir(), RESERVE_SIZE).is_err() {
+        if !self.slot.is_unused() || check_free_space(self.open_dir(), RESERVE_SIZE).is_err() {
             return Ok(());
         }
-        match self.slot.replace(self.dir(), history, false, Duration::ZERO) {
+        match self.slot.replace(self.open_dir(), history, false, Duration::ZERO) {
             Err(Error::NoCatalogue) => Ok(()),
             result => result,
         }
@@ -182,7 +184,7 @@ impl Store {
     /// Has a copy of the catalogue that was made beside it take its place; false if somebody reads
     /// that all the time.
     pub(crate) fn take_copy(&self, history: &mut History) -> Result<bool> {
-        match self.slot.replace(self.dir(), history, true, COPY_TIMEOUT) {
+        match self.slot.replace(self.open_dir(), history, true, COPY_TIMEOUT) {
             Err(Error::NoCatalogue) => Ok(false),
             result => result.map(|()| true),
         }

@@ -6,7 +6,7 @@ pub mod random;
 
 use std::path::Path;
 
-use wasmfs_store::{InlineLimit, Inode, Key, Publish, Published, Settings, Store};
+use wasmfs_store::{InlineLimit, Inode, Key, Publish, Published, Settings, Store, StoreDir};
 
 /// An ELF file as wasmtime writes it: a header, the payload as `.text`, the
 /// engine's section, and the section headers at the end.
@@ -76,7 +76,7 @@ pub fn with_both_limits(test: impl Fn(&Settings)) {
 }
 
 pub fn open(dir: &Path, settings: &Settings) -> Store {
-    Store::create(dir, settings).unwrap();
+    StoreDir::open_or_create(dir, settings).unwrap();
     Store::open(dir).unwrap()
 }
 

@@ -1,0 +1,188 @@
+//! The directory of a store: opened once, and known to be one before anything in it is touched.
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::Deref;
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, fchmod};
+use rustix::process::geteuid;
+
+use crate::disk::names::{
+    CATALOGUE, HISTORY, INCOMING, LOCK, OBJECTS, QUARANTINE, RESERVE, SETTINGS, STATE,
+};
+use crate::disk::{Dir, Lock, Missing, TEMP_PREFIX, foreign_owner};
+use crate::error::{Error, IoContext, Result, unless_unwritable};
+use crate::history::scan;
+use crate::settings::{Settings, say_store, says_store};
+use crate::state::is_state;
+
+/// The longest `settings.json` that is looked at, in bytes.
+const MAX_SETTINGS: u64 = 1 << 20;
+/// The name of the server's log, which is there before anything else.
+const LOG: &str = "wasmfs.log";
+
+/// The directory of a store, open: this user's, and proven to be a store. Whoever has it reaches
+/// everything in it by descriptor, whatever becomes of the path.
+#[derive(Clone, Debug)]
+pub struct StoreDir(Dir);
+
+impl Deref for StoreDir {
+    type Target = Dir;
+
+    fn deref(&self) -> &Dir {
+        &self.0
+    }
+}
+
+impl StoreDir {
+    /// Opens the store at `path`, which is absolute. Nothing in the directory is touched unless it
+    /// is a store; then others are kept out of it.
+    ///
+    /// # Errors
+    /// [`Error::NoStore`] if there is none, [`Error::NotAStore`] if it is something else,
+    /// [`Error::WrongOwner`] if it is another user's, and those of [`crate::open_way`].
+    pub fn open(path: &Path) -> Result<StoreDir> {
+        StoreDir::open_if_there(path)?.ok_or_else(|| Error::NoStore(path.to_owned()))
+    }
+
+    /// The same; `None` if there is none.
+    pub fn open_if_there(path: &Path) -> Result<Option<StoreDir>> {
+        match Dir::open(path, Missing::Fail) {
+            Err(e) if e.is_missing() => Ok(None),
+            opened => StoreDir::prove(opened?),
+        }
+    }
+
+    /// Opens the store at `path`, and makes one with `settings` if nothing is there.
+    ///
+    /// # Errors
+    /// Those of [`StoreDir::open`].
+    pub fn open_or_create(path: &Path, settings: &Settings) -> Result<StoreDir> {
+        let dir = Dir::open(path, Missing::Make(0o700))?;
+        if let Some(store) = StoreDir::prove(dir.clone())? {
+            return Ok(store);
+        }
+        // Another process makes the same store right now, or was cut off making it.
+        let is_of_making = |name: &str| name.starts_with(&format!(".{SETTINGS}"));
+        for (name, _) in dir.entries()? {
+            let found = name.to_string_lossy().into_owned();
+            if !is_of_making(&found) && found != SETTINGS {
+                return Err(Error::NotAStore { dir: path.to_owned(), found });
+            }
+        }
+        if !dir.has(SETTINGS) {
+            dir.write_json(SETTINGS, settings)?;
+        }
+        StoreDir::prove(dir)?.ok_or_else(|| Error::NoStore(path.to_owned()))
+    }
+
+    /// The right to the store. Fails with [`Error::InUse`] if somebody has it.
+    pub fn lock(&self) -> Result<Lock> {
+        Lock::take_in(self)
+    }
+
+    /// Whether somebody has the right to the store.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        Lock::is_taken(self)
+    }
+
+    /// Whether both are the same directory.
+    #[must_use]
+    pub fn is_same(&self, other: &StoreDir) -> bool {
+        let number = |dir: &StoreDir| dir.stat().ok().map(|stat| (stat.st_dev, stat.st_ino));
+        number(self).is_some_and(|own| number(other) == Some(own))
+    }
+
+    /// Takes a directory for a store, if it is one; `None` if it has no settings.
+    fn prove(dir: Dir) -> Result<Option<StoreDir>> {
+        let path = dir.path().to_owned();
+        if let Some(owner) = foreign_owner(&dir).at("reading", &path)? {
+            return Err(Error::WrongOwner { dir: path, owner, uid: geteuid().as_raw() });
+        }
+        if !dir.has(SETTINGS) {
+            return Ok(None);
+        }
+        if !is_store(&dir)? {
+            return Err(Error::NotAStore { dir: path, found: SETTINGS.into() });
+        }
+        let mode = dir.stat()?.st_mode;
+        if mode & 0o022 != 0 {
+            // Others could put files here until now.
+            for name in [SETTINGS, HISTORY, LOCK, STATE] {
+                let Some(found) = dir.look_at(name)? else { continue };
+                if let Some(owner) = foreign_owner(found).at("reading", &dir.named(name))? {
+                    let (dir, uid) = (dir.named(name), geteuid().as_raw());
+                    return Err(Error::WrongOwner { dir, owner, uid });
+                }
+            }
+        }
+        if mode & 0o077 != 0 {
+            fchmod(&dir, Mode::RWXU).at("protecting", &path)?;
+        }
+        Ok(Some(StoreDir(dir)))
+    }
+}
+
+/// Whether a directory with a file `settings.json` is a store: one that says so; else, since older
+/// ones don't, one whose files agree that it is.
+fn is_store(dir: &Dir) -> Result<bool> {
+    let text = |name| -> Result<Vec<u8>> {
+        let mut text = Vec::new();
+        if let Some(file) = dir.open_if_there(name)? {
+            file.take(MAX_SETTINGS).read_to_end(&mut text).at("reading", &dir.named(name))?;
+        }
+        Ok(text)
+    };
+    let settings = text(SETTINGS)?;
+    if says_store(&settings) {
+        return Ok(true);
+    }
+    let is = |name: &str, kind| -> Result<bool> {
+        let found = dir.metadata(name)?;
+        Ok(found.is_some_and(|found| FileType::from_raw_mode(found.st_mode) == kind))
+    };
+    let history: Option<File> = dir.open_if_there(HISTORY)?;
+    let has_line = history.as_ref().is_some_and(scan::has_line);
+    if has_line && is(OBJECTS, FileType::Directory)? {
+        return Ok(true);
+    }
+    let has_format = serde_json::from_slice::<Settings>(&settings).is_ok();
+    // Its history may be damaged, or its settings.
+    let others = is_state(&text(STATE)?)
+        && is(&format!("{CATALOGUE}/conf"), FileType::RegularFile)?
+        && is(&format!("{CATALOGUE}/db"), FileType::RegularFile)?
+        && is(OBJECTS, FileType::Directory)?
+        && is(INCOMING, FileType::Directory)?;
+    if (has_format && has_line) || others {
+        return Ok(true);
+    }
+    let is_new = has_format && is_unused(dir)?;
+    if is_new {
+        // Somebody wrote the settings beforehand. It is a store from here on.
+        unless_unwritable(say_store(dir))?;
+    }
+    Ok(is_new)
+}
+
+/// Whether nothing is in a directory but what a store that was just made may have.
+fn is_unused(dir: &Dir) -> Result<bool> {
+    for (name, kind) in dir.entries()? {
+        let name = name.to_string_lossy();
+        let size = dir.metadata(&*name)?.map_or(0, |found| found.st_size);
+        let is_own = match &*name {
+            SETTINGS | RESERVE | LOG => kind.is_file(),
+            LOCK => kind.is_file() && size < 16,
+            HISTORY | STATE => kind.is_file() && size == 0,
+            CATALOGUE | INCOMING | OBJECTS | QUARANTINE => {
+                kind.is_dir() && dir.subdir(&*name)?.entries()?.is_empty()
+            }
+            other => other.starts_with(&format!(".{SETTINGS}")) || other.starts_with(TEMP_PREFIX),
+        };
+        if !is_own {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
