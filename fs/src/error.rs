@@ -70,6 +70,21 @@ pub enum Error {
     /// The keeper is of an older wasmfs and can't make such a mount.
     #[error("the running keeper is of an older release, which doesn't know these mount options")]
     OldKeeper,
+    /// Somebody else's mount is there.
+    #[error("the mount at {} is uid {owner}'s", mount_point.display())]
+    ForeignMount { mount_point: PathBuf, owner: u32 },
+    /// Another store is mounted there.
+    #[error("{} is a mount of the store {}", mount_point.display(), store.display())]
+    OtherStoresMount { mount_point: PathBuf, store: PathBuf },
+    /// The directory went somewhere else while it was mounted on.
+    #[error("{} was moved or covered while it was being mounted on", .0.display())]
+    MountPointMoved(PathBuf),
+    /// Another process is mounting on the same directory.
+    #[error("another process is mounting on {}", .0.display())]
+    MountPointInUse(PathBuf),
+    /// Another user listens where the store's server should.
+    #[error("the socket {} is uid {owner}'s, and the store is not", path.display())]
+    ForeignServer { path: PathBuf, owner: u32 },
     /// A process still uses the mount.
     #[error("{} is busy", .0.display())]
     Busy(PathBuf),

@@ -24,6 +24,6 @@ pub use filesystem::{
     Attributes, CACHEDIR_TAG, CACHEDIR_TAG_INODE, Filesystem, NAME_MAX, RESERVED_INODE,
 };
 pub use heap::give_back_memory;
-pub use ipc::{KeeperStatus, close_on_exec, short_path};
+pub use ipc::{KeeperStatus, SocketType, close_on_exec, reach};
 pub use serve::{Mount, Mounts, abort_on_panic, gc};
 pub use supervise::{Event, Handover, Plan, Worker, keep};

@@ -15,7 +15,7 @@ use support::{artifact, key, with_both_limits};
 use wasmfs_fs::{Error, Filesystem};
 use wasmfs_store::{
     Changes, EntryKind, Error as StoreError, InlineLimit, Inode, Policy, Portion, Publish,
-    Settings, Store, Version,
+    Settings, Store, StoreDir, Version,
 };
 
 const ROOT: Inode = Inode(1);
@@ -574,7 +574,7 @@ impl<'a> Run<'a> {
             drop(store);
         }
         if rebuild {
-            Store::distrust_catalogue(self.dir);
+            Store::distrust_catalogue(&StoreDir::open(self.dir).unwrap());
         }
         self.store = Arc::new(Store::open(self.dir).unwrap());
         self.filesystem = Filesystem::new(self.store.clone());

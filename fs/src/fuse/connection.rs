@@ -44,9 +44,7 @@ impl MountRecord {
 
     /// Takes the mount from its path, if it is there.
     pub(crate) fn detach(&self) {
-        if self.is_attached() {
-            detach(&self.mount_point);
-        }
+        detach(&self.mount_point, self.device);
     }
 }
 

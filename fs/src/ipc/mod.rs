@@ -12,8 +12,9 @@ pub use descriptors::close_on_exec;
 pub(crate) use descriptors::keep_only;
 pub use protocol::KeeperStatus;
 pub(crate) use protocol::{
-    Channel, MAX_DESCRIPTORS, Message, MountRecord, PROTOCOL, hand_over_held, packet_pair,
-    protocol, unexpected,
+    Channel, MAX_DESCRIPTORS, Message, MountRecord, PROTOCOL, hand_over_held, now, packet_pair,
+    pairs, protocol, unexpected,
 };
-pub use socket::short_path;
-pub(crate) use socket::{accept, check_peer, listen, reach};
+pub use rustix::net::SocketType;
+pub use socket::reach;
+pub(crate) use socket::{accept, check_peer, listen};

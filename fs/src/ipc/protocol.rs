@@ -5,10 +5,12 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
 use wasmfs_store::{Inode, Sha};
@@ -48,6 +50,26 @@ pub struct KeeperStatus {
     pub last_pause_us: Option<u64>,
     /// Why the last reload came to nothing after all, if it did.
     pub reload_failed: Option<String>,
+}
+
+impl KeeperStatus {
+    /// That of a keeper which begins now, and has replaced nobody yet.
+    pub(crate) fn of_new(version: &str) -> KeeperStatus {
+        KeeperStatus {
+            pid: std::process::id(),
+            version: version.to_owned(),
+            since: now(),
+            replacements: 0,
+            last_pause_us: None,
+            reload_failed: None,
+        }
+    }
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(0)
 }
 
 /// What a mount is, apart from its descriptor.
@@ -197,11 +219,20 @@ impl Channel {
         if received.bytes == 0 {
             return Ok(None);
         }
+        // They are this process's from here on, and closed should the message be refused.
         let mut descriptors = Vec::new();
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(sent) = message {
                 descriptors.extend(sent);
             }
+        }
+        let cut = received.flags & (ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+        if !cut.is_empty() {
+            let what = match cut.contains(ReturnFlags::TRUNC) {
+                true => "a message is too long",
+                false => "descriptors of a message were lost",
+            };
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Ok(Some((serde_json::from_slice(&text[..received.bytes])?, descriptors)))
     }
@@ -215,6 +246,18 @@ pub(crate) fn hand_over_held<F: AsFd>(channel: &Channel, held: &[(InMemory, F)])
         channel.send(&Message::Held { payloads }, &files)?;
     }
     Ok(())
+}
+
+/// Payloads, each with the file that came for it.
+pub(crate) fn pairs(
+    payloads: Vec<InMemory>,
+    files: Vec<OwnedFd>,
+) -> io::Result<Vec<(InMemory, OwnedFd)>> {
+    if payloads.len() != files.len() {
+        let what = format!("{} payloads came with {} files", payloads.len(), files.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(payloads.into_iter().zip(files).collect())
 }
 
 /// A message that doesn't belong where it came.
@@ -253,5 +296,35 @@ mod tests {
         assert!(matches!(b.receive().unwrap(), Some((Message::Ready, fds)) if fds.is_empty()));
         assert!(b.receive().unwrap().is_none());
         assert!(b.send(&Message::Ready, &[]).is_err());
+    }
+
+    #[test]
+    fn what_was_cut_off_is_an_error() {
+        let (a, b) = packet_pair().unwrap();
+        // A whole message, and more than anybody has room for after it.
+        let mut long = serde_json::to_vec(&Message::Ready).unwrap();
+        long.resize(MAX_MESSAGE + 1, b' ');
+        rustix::io::write(&a, &long).unwrap();
+        let e = Channel::from(b).receive().unwrap_err();
+        assert_eq!(e.to_string(), "a message is too long");
+
+        let (a, b) = packet_pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let many = vec![null.as_fd(); MAX_DESCRIPTORS + 4];
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS + 4))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&many)));
+        let text = serde_json::to_vec(&Message::Ready).unwrap();
+        sendmsg(&a, &[IoSlice::new(&text)], &mut ancillary, SendFlags::empty()).unwrap();
+        let e = Channel::from(b).receive().unwrap_err();
+        assert_eq!(e.to_string(), "descriptors of a message were lost");
+    }
+
+    #[test]
+    fn payloads_without_files_are_an_error() {
+        let null = || std::fs::File::open("/dev/null").unwrap().into();
+        assert!(pairs(Vec::new(), vec![null()]).is_err());
+        assert!(pairs(Vec::new(), Vec::new()).unwrap().is_empty());
     }
 }

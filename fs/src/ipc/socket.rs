@@ -1,44 +1,34 @@
 //! Sockets with a name in the store's directory.
 
-use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, chmod};
+use rustix::fs::{FileType, Mode, fchmod, fstat};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind, connect,
     socket_with, sockopt,
 };
+use rustix::process::geteuid;
+use wasmfs_store::{Dir, StoreDir};
+
+use crate::error::{Error, IoContext, Result};
 
 /// As many who wait as the system allows (listen(2)).
 const BACKLOG: i32 = -1;
 
-/// A path to `name` in `dir` that fits into a socket address, whose limit is
-/// 107 bytes (unix(7)), however long `dir` is; valid while the file is open.
-pub fn short_path(dir: &Path, name: &str) -> io::Result<(File, PathBuf)> {
-    let dir = File::open(dir)?;
-    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
-    Ok((dir, path.into()))
-}
-
-fn new_socket(kind: SocketType) -> io::Result<OwnedFd> {
-    Ok(socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?)
-}
-
-/// Listens on `name` in `dir`, whoever did before.
-pub(crate) fn listen(dir: &Path, name: &str, kind: SocketType) -> io::Result<OwnedFd> {
-    let (_dir, path) = short_path(dir, name)?;
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let socket = new_socket(kind)?;
-    // Nobody else can reach it before its mode is set: the directory is 0700.
-    bind(&socket, &SocketAddrUnix::new(&path)?)?;
-    chmod(&path, Mode::RUSR | Mode::WUSR)?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket)
+/// Listens on `name` in the store's directory, whoever did before.
+pub(crate) fn listen(dir: &StoreDir, name: &str, kind: SocketType) -> Result<OwnedFd> {
+    dir.remove_file(name)?;
+    let listening = || -> io::Result<OwnedFd> {
+        let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+        // Its file gets the mode of the socket (net/unix/af_unix.c, `unix_bind_bsd`).
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        // An address has 107 bytes at most (unix(7)), and the store's path may be longer.
+        bind(&socket, &SocketAddrUnix::new(dir.through(name))?)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(socket)
+    };
+    listening().at("listening at", &dir.named(name))
 }
 
 /// Accepts whoever is waiting.
@@ -46,22 +36,42 @@ pub(crate) fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(acceptfrom_with(listener, SocketFlags::CLOEXEC)?.0)
 }
 
-/// Connects to `name` in `dir`; `None` if nobody listens.
-pub(crate) fn reach(dir: &Path, name: &str) -> io::Result<Option<OwnedFd>> {
-    let (_dir, path) = short_path(dir, name)?;
-    let socket = new_socket(SocketType::SEQPACKET)?;
-    match connect(&socket, &SocketAddrUnix::new(&path)?) {
-        Ok(()) => Ok(Some(socket)),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => Ok(None),
-        Err(e) => Err(e.into()),
+/// Connects to `name` in the store's directory; `None` if nobody listens. Whoever listens is this
+/// user: the socket's file is, and so was who began to listen (`SO_PEERCRED`, unix(7)), though that
+/// process may be long gone.
+///
+/// # Errors
+/// [`Error::ForeignServer`] for anybody else, before a byte is sent.
+pub fn reach(dir: &StoreDir, name: &str, kind: SocketType) -> Result<Option<OwnedFd>> {
+    let path = dir.named(name);
+    let Some(file) = dir.look_at(name)? else { return Ok(None) };
+    let stat = fstat(&file).at("reading", &path)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return Err(io::Error::from(rustix::io::Errno::NOTSOCK)).at("connecting to", &path);
+    }
+    let own = geteuid().as_raw();
+    if stat.st_uid != own {
+        return Err(Error::ForeignServer { path, owner: stat.st_uid });
+    }
+    let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
+    let socket = socket.at("connecting to", &path)?;
+    let address = SocketAddrUnix::new(Dir::path_of(&file)).at("connecting to", &path)?;
+    match connect(&socket, &address) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => return Ok(None),
+        Err(e) => return Err(e).at("connecting to", &path),
+    }
+    let peer = sockopt::socket_peercred(&socket).at("connecting to", &path)?;
+    match peer.uid.as_raw() {
+        uid if uid == own => Ok(Some(socket)),
+        owner => Err(Error::ForeignServer { path, owner }),
     }
 }
 
-/// Refuses another user at the other end.
+/// The process at the other end, which has to be this user's.
 pub(crate) fn check_peer(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let peer = sockopt::socket_peercred(socket)?;
-    let own = rustix::process::geteuid();
-    if peer.uid != own && !peer.uid.is_root() {
+    if peer.uid != geteuid() {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     u32::try_from(peer.pid.as_raw_nonzero().get()).map_err(io::Error::other)

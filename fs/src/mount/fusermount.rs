@@ -1,9 +1,11 @@
 //! Mounting and unmounting as an ordinary user, through `fusermount3`.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -16,19 +18,23 @@ use rustix::net::{
 use super::table::mounted_at;
 use crate::error::{Error, IoContext, Result};
 
-/// Mounts, and returns the descriptor of `/dev/fuse` to serve the mount by.
-pub(super) fn mount(mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
+/// Where root looks for `fusermount3`: where only root can put it. NixOS has it in the last.
+const TRUSTED_DIRECTORIES: [&str; 5] =
+    ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/run/wrappers/bin"];
+
+/// Mounts the store at `store`, and returns the descriptor of `/dev/fuse` to serve the mount by.
+pub(super) fn mount(store: &Path, mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .at("making a socket pair for", mount_point)?;
     fcntl_setfd(&theirs, FdFlags::empty()).at("making a socket pair for", mount_point)?;
-    let mut options =
-        String::from("ro,nosuid,nodev,default_permissions,fsname=wasmfs,subtype=wasmfs");
+    let mut options = OsString::from("ro,nosuid,nodev,default_permissions,subtype=wasmfs,fsname=");
+    options.push(escaped(store));
     if allow_other {
-        options.push_str(",allow_other");
+        options.push(",allow_other");
     }
-    let mut command = Command::new("fusermount3");
-    command.env("_FUSE_COMMFD", theirs.as_raw_fd().to_string()).args(["-o", &options, "--"]);
+    let mut command = program()?;
+    command.env("_FUSE_COMMFD", theirs.as_raw_fd().to_string()).arg("-o").arg(options).arg("--");
     run_fusermount(command.arg(mount_point)).map_err(|e| match device_fault() {
         Some(fault) => Error::NoFuseDevice(fault),
         None if allow_other && !is_other_allowed() => Error::AllowOtherForbidden,
@@ -36,6 +42,28 @@ pub(super) fn mount(mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
     })?;
     drop(theirs);
     receive_descriptor(&ours).at("receiving /dev/fuse for", mount_point)
+}
+
+/// `fusermount3`. Root takes none from a `PATH` that may be another user's.
+fn program() -> Result<Command> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(Command::new("fusermount3"));
+    }
+    let places = TRUSTED_DIRECTORIES.map(|directory| Path::new(directory).join("fusermount3"));
+    match places.into_iter().find(|place| place.exists()) {
+        Some(place) => Ok(Command::new(place)),
+        None => Err(Error::NoFusermount(io::ErrorKind::NotFound.into())),
+    }
+}
+
+/// A value of an option; a comma would end it (libfuse 3.17, `util/fusermount.c`: `do_mount`).
+fn escaped(path: &Path) -> OsString {
+    let bytes = path.as_os_str().as_bytes().iter();
+    let escaped = bytes.flat_map(|&byte| match byte {
+        b',' | b'\\' => vec![b'\\', byte],
+        _ => vec![byte],
+    });
+    OsString::from_vec(escaped.collect())
 }
 
 fn receive_descriptor(socket: &OwnedFd) -> io::Result<OwnedFd> {
@@ -73,7 +101,7 @@ fn is_other_allowed() -> bool {
 
 /// Unmounts; with `lazy` it disappears at once, whoever uses it.
 pub(super) fn unmount(mount_point: &Path, lazy: bool) -> Result<()> {
-    let mut command = Command::new("fusermount3");
+    let mut command = program()?;
     command.arg("-u");
     if lazy {
         command.arg("-z");

@@ -8,7 +8,7 @@ mod point;
 mod table;
 mod users;
 
-pub(crate) use point::detach;
-pub use point::{Options, absolute, mount, prepare, unmount};
-pub use table::{FS_TYPE, Mounted, mounted_at};
+pub use point::{Options, absolute, prepare, unmount};
+pub(crate) use point::{detach, mount};
+pub use table::{FS_TYPE, Mounted, all_mounted, mounted_at};
 pub use users::{MountUser, mount_users};

@@ -2,8 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use crate::error::{IoContext, Result};
 
@@ -13,8 +16,13 @@ pub const FS_TYPE: &str = "fuse.wasmfs";
 /// What is mounted at a path, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
+    /// The kernel's number for this mount, and that of the mount it is on.
+    pub id: u64,
     /// The path, with mountinfo's escapes undone.
     pub mount_point: PathBuf,
+    /// What is mounted: the store's directory, for a mount of wasmfs; `wasmfs` if it was made by a
+    /// release before 0.2.
+    pub source: PathBuf,
     /// The file system type.
     pub fs_type: String,
     /// The device number, major and minor; for FUSE the minor is the
@@ -24,24 +32,63 @@ pub struct Mounted {
     pub user: Option<u32>,
 }
 
-/// The topmost mount at exactly `path`, which must be absolute.
-pub fn mounted_at(path: &Path) -> Result<Option<Mounted>> {
+impl Mounted {
+    /// Whether it is a mount of wasmfs.
+    #[must_use]
+    pub fn is_wasmfs(&self) -> bool {
+        self.fs_type == FS_TYPE
+    }
+
+    /// Whether it is a mount of wasmfs that this user's server answers.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.is_wasmfs() && self.user == Some(rustix::process::geteuid().as_raw())
+    }
+
+    /// The store that is mounted, if the mount says so.
+    #[must_use]
+    pub fn store(&self) -> Option<&Path> {
+        self.source.is_absolute().then_some(&self.source)
+    }
+
+    /// Whether what a descriptor is of is in this mount, by the kernel's own numbers (statx(2), from
+    /// Linux 5.8 on). It asks no server.
+    #[must_use]
+    pub fn holds(&self, descriptor: impl AsFd) -> bool {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let found = statx(descriptor, "", flags, StatxFlags::MNT_ID);
+        found.is_ok_and(|found| {
+            (found.stx_dev_major, found.stx_dev_minor) == self.device && found.stx_mnt_id == self.id
+        })
+    }
+}
+
+/// Every mount that this process sees, the topmost last.
+pub fn all_mounted() -> Result<Vec<Mounted>> {
     let table = Path::new("/proc/self/mountinfo");
     let text = fs::read(table).at("reading", table)?;
-    let lines = text.split(|&b| b == b'\n').rev();
-    Ok(lines.filter_map(parse_mountinfo).find(|m| m.mount_point == path))
+    Ok(text.split(|&b| b == b'\n').filter_map(parse_mountinfo).collect())
+}
+
+/// The topmost mount at exactly `path`, which must be absolute.
+pub fn mounted_at(path: &Path) -> Result<Option<Mounted>> {
+    Ok(all_mounted()?.into_iter().rfind(|mounted| mounted.mount_point == path))
 }
 
 fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|&b| b == b' ');
-    let device = std::str::from_utf8(fields.nth(2)?).ok()?;
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = std::str::from_utf8(fields.nth(1)?).ok()?;
     let (major, minor) = device.split_once(':')?;
     let mount_point = unescape(fields.nth(1)?);
     fields.by_ref().find(|field| *field == b"-")?;
     let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
-    let options = String::from_utf8_lossy(fields.nth(1).unwrap_or_default());
+    let source = unescape(fields.next().unwrap_or_default());
+    let options = String::from_utf8_lossy(fields.next().unwrap_or_default());
     let user = options.split(',').find_map(|option| option.strip_prefix("user_id="));
     Some(Mounted {
+        id,
+        source: PathBuf::from(OsStr::from_bytes(&source)),
         mount_point: PathBuf::from(OsStr::from_bytes(&mount_point)),
         fs_type,
         user: user.and_then(|user| user.parse().ok()),
@@ -78,9 +125,11 @@ mod tests {
 
     #[test]
     fn mountinfo_is_read_with_its_escapes() {
-        let line = b"36 35 0:48 / /mnt/a\\040b ro,nosuid shared:1 master:2 - fuse.wasmfs wasmfs ro";
+        let line = b"36 35 0:48 / /mnt/a\\040b ro,nosuid shared:1 master:2 - fuse.wasmfs /st\\054re ro,user_id=7";
         let mounted = parse_mountinfo(line).unwrap();
+        assert_eq!((mounted.id, mounted.user), (36, Some(7)));
         assert_eq!(mounted.mount_point, Path::new("/mnt/a b"));
+        assert_eq!(mounted.store(), Some(Path::new("/st,re")));
         assert_eq!((mounted.fs_type.as_str(), mounted.device), (FS_TYPE, (0, 48)));
         assert_eq!(parse_mountinfo(b""), None);
     }

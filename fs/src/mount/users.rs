@@ -60,19 +60,34 @@ fn first_use(
             return Some(("open", target(&entry.path())));
         }
     }
-    let maps = fs::read_to_string(process.join("maps")).ok()?;
+    let maps = fs::read(process.join("maps")).ok()?;
+    let maps = String::from_utf8_lossy(&maps);
     let number = format!("{:02x}:{:02x}", device.0, device.1);
     maps.lines().find_map(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        let on = fields.nth(3)? == number;
-        let this = fields.next()?;
-        if !on || inode.is_some_and(|inode| this.parse() != Ok(inode.get())) {
+        let Mapping { device, inode: this, path } = Mapping::of(line)?;
+        if device != number || inode.is_some_and(|inode| this.parse() != Ok(inode.get())) {
             return None;
         }
         // What was superseded shows as deleted.
-        let path = fields.next().unwrap_or_default();
         Some(("mapped", path.to_owned()))
     })
+}
+
+/// A line of `/proc/PID/maps` (proc_pid_maps(5)).
+struct Mapping<'a> {
+    device: &'a str,
+    inode: &'a str,
+    /// All that is left of the line: a path may have spaces.
+    path: &'a str,
+}
+
+impl Mapping<'_> {
+    fn of(line: &str) -> Option<Mapping<'_>> {
+        let mut fields = line.splitn(6, ' ');
+        let device = fields.nth(3)?;
+        let inode = fields.next()?;
+        Some(Mapping { device, inode, path: fields.next().unwrap_or_default().trim_start() })
+    }
 }
 
 /// Asks what the kernel knows already, never the server behind the file.
@@ -81,4 +96,17 @@ fn is_on(link: &Path, device: (u32, u32), inode: Option<Inode>) -> bool {
         (stat.stx_dev_major, stat.stx_dev_minor) == device
             && inode.is_none_or(|inode| stat.stx_ino == inode.get())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapped_path_may_have_spaces() {
+        let line = "7f1c-7f1d r--p 00000000 00:4d 17                         /mnt/a b/c d.cwasm";
+        let Mapping { device, inode, path } = Mapping::of(line).unwrap();
+        assert_eq!((device, inode, path), ("00:4d", "17", "/mnt/a b/c d.cwasm"));
+        assert_eq!(Mapping::of("7f1c-7f1d rw-p 00000000 00:00 0 ").unwrap().path, "");
+    }
 }

@@ -6,12 +6,12 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::sys::signal::SigSet;
-use wasmfs_store::Lock;
+use wasmfs_store::{Lock, StoreDir};
 
 use crate::backing::InMemory;
 use crate::error::{Error, IoContext, Result};
 use crate::fuse::{Connection, check};
-use crate::ipc::{Channel, KeeperStatus, Message, PROTOCOL, unexpected};
+use crate::ipc::{Channel, KeeperStatus, Message, PROTOCOL, pairs, unexpected};
 use crate::journal::{Journal, Suspect};
 
 /// What a keeper gives a worker, before it is to serve.
@@ -108,7 +108,7 @@ impl Handover {
                     self.connections.extend(fds.pop().map(|device| Connection { record, device }));
                 }
                 Some((Message::Held { payloads }, files)) => {
-                    self.held.extend(payloads.into_iter().zip(files));
+                    self.held.extend(pairs(payloads, files).map_err(Error::Channel)?);
                 }
                 Some((message, _)) => return Err(Error::Channel(unexpected(&message))),
             }
@@ -116,8 +116,8 @@ impl Handover {
     }
 
     /// The right to the store in `dir`.
-    pub fn lock(&self, dir: &Path) -> Result<Lock> {
-        let copy = self.lock.try_clone().at("duplicating the lock of", dir)?;
+    pub fn lock(&self, dir: &StoreDir) -> Result<Lock> {
+        let copy = self.lock.try_clone().at("duplicating the lock of", dir.path())?;
         Ok(Lock::inherited(dir, copy)?)
     }
 

@@ -16,6 +16,8 @@ use crate::journal::{InFlightRequests, Journal};
 
 /// After how long a keeper that has not answered is asked again.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_millis(500);
+/// After how long a keeper that still has not answered is not asked any more.
+const REGISTRATION_LIMIT: Duration = Duration::from_secs(10);
 /// How long a keeper whose socket is full is given each time.
 const FULL_SOCKET_PAUSE: Duration = Duration::from_millis(20);
 /// How long it is given in all.
@@ -35,8 +37,8 @@ struct LinkState {
     keeper: Option<Arc<Channel>>,
     /// What the last keeper said of itself.
     status: Option<KeeperStatus>,
-    /// Files that the keeper is to register.
-    asked: HashMap<MountInode, OwnedFd>,
+    /// Files that the keeper is to register, with when it was asked first.
+    asked: HashMap<MountInode, (OwnedFd, Instant)>,
     /// When it was last asked to register anything while it had not answered.
     asked_at: Instant,
 }
@@ -79,7 +81,7 @@ impl KeeperLink {
     pub(super) fn lose_keeper(&self) -> HashMap<MountInode, OwnedFd> {
         let mut state = self.state();
         state.keeper = None;
-        std::mem::take(&mut state.asked)
+        files(std::mem::take(&mut state.asked))
     }
 
     /// Has `new` take over: the keeper before is released, and `hand_over` sends the new one all
@@ -98,7 +100,7 @@ impl KeeperLink {
             let _ = old.send(&Message::Released, &[]);
         }
         hand_over()?;
-        Ok(std::mem::take(&mut state.asked))
+        Ok(files(std::mem::take(&mut state.asked)))
     }
 
     /// Says something to the keeper, and whether there is one that heard it.
@@ -143,18 +145,23 @@ impl KeeperLink {
 
     /// Asks the keeper again for what it has not answered in a while: a socket that is full loses
     /// what is sent. Asking twice does nothing.
-    pub(super) fn ask_again(&self, keeper: &Channel) {
+    /// Gives what it was asked for too long, and is not any more.
+    pub(super) fn ask_again(&self, keeper: &Channel) -> Vec<MountInode> {
         let mut state = self.state();
         if state.asked.is_empty() || state.asked_at.elapsed() < REGISTRATION_TIMEOUT {
-            return;
+            return Vec::new();
         }
         state.asked_at = Instant::now();
-        for (MountInode { connection, inode }, file) in &state.asked {
+        let given_up =
+            state.asked.extract_if(|_, (_, since)| since.elapsed() >= REGISTRATION_LIMIT);
+        let given_up = given_up.map(|(at, _)| at).collect();
+        for (MountInode { connection, inode }, (file, _)) in &state.asked {
             let message = Message::Back { connection: *connection, inode: *inode };
             if keeper.send(&message, &[file.as_fd()]).is_err() {
                 break;
             }
         }
+        given_up
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<u32, Arc<Connection>>> {
@@ -182,15 +189,23 @@ impl KeeperLink {
     }
 }
 
+fn files(asked: HashMap<MountInode, (OwnedFd, Instant)>) -> HashMap<MountInode, OwnedFd> {
+    asked.into_iter().map(|(at, (file, _))| (at, file)).collect()
+}
+
 impl Registrar for KeeperLink {
     fn register(&self, at: MountInode, file: OwnedFd) -> Option<Registered> {
         let MountInode { connection, inode } = at;
+        let deadline = Instant::now() + FULL_SOCKET_TIMEOUT;
         loop {
             let mut state = self.state();
             let Some(keeper) = state.keeper.clone() else { break };
             let sent = keeper.send(&Message::Back { connection, inode }, &[file.as_fd()]);
             if sent.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
                 drop(state);
+                if Instant::now() > deadline {
+                    return Some(Err("the keeper takes no more requests".into()));
+                }
                 std::thread::sleep(FULL_SOCKET_PAUSE);
                 continue;
             }
@@ -198,7 +213,7 @@ impl Registrar for KeeperLink {
             if state.asked.is_empty() {
                 state.asked_at = Instant::now();
             }
-            state.asked.insert(at, file);
+            state.asked.insert(at, (file, Instant::now()));
             return None;
         }
         Some(self.register_here(at, &file).map_err(|e| e.to_string()))

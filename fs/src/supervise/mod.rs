@@ -9,6 +9,7 @@ mod door;
 mod handover;
 mod keeper;
 mod keeper_link;
+mod newcomers;
 mod worker;
 
 pub use handover::Handover;

@@ -16,13 +16,11 @@ use wasmfs_store::Store;
 use super::door::KEEPER_SOCKET;
 use super::handover::Handover;
 use super::keeper_link::KeeperLink;
+use super::newcomers::Newcomers;
 use crate::backing::{MountInode, Registrar};
 use crate::error::{Error, Result, chain};
 use crate::fuse::{Adapter, Connection, Handshake};
-use crate::ipc::{
-    Channel, KeeperStatus, Message, accept, check_peer, hand_over_held, listen, protocol,
-    unexpected,
-};
+use crate::ipc::{Channel, KeeperStatus, Message, hand_over_held, listen, protocol, unexpected};
 use crate::journal::InFlightRequests;
 use crate::mount::{Options, detach, prepare};
 use crate::serve::{Mount, Mounts, start_policy};
@@ -91,10 +89,10 @@ impl Worker {
         let link = KeeperLink::new(Arc::new(channel), handover.keeper, in_flight.clone());
         let link = Arc::new(link);
         // The place where a new keeper finds it, should this one be lost.
-        let door = listen(store.dir(), KEEPER_SOCKET, SocketType::SEQPACKET)
+        let door = listen(store.open_dir(), KEEPER_SOCKET, SocketType::SEQPACKET)
             .inspect_err(|e| {
                 // On a disk that can't be written hosts are served all the same.
-                log::error!("no new keeper will find this worker: {e}");
+                log::error!("no new keeper will find this worker: {}", chain(e));
             })
             .ok();
         let (acknowledged, acknowledgment) = std::sync::mpsc::channel();
@@ -166,7 +164,7 @@ impl Worker {
     pub fn mount(&self, mount_point: &Path, options: Options) -> Result<()> {
         // It may ask another mount, which may not answer: not with a lock held.
         if self.mounts.attached().is_none() {
-            prepare(mount_point)?;
+            prepare(mount_point, &options)?;
         }
         let (sender, answer) = channel();
         let mut state = self.state();
@@ -198,17 +196,20 @@ impl Worker {
 
     /// Hears the keeper, and a process that wants to become the keeper.
     fn listen(self: &Arc<Self>, door: Option<&OwnedFd>) {
+        let mut newcomers = Newcomers::default();
         while !self.state().over {
             let keeper = self.link.keeper();
             let limit = match &keeper {
                 // Without a keeper it is not here that the end is heard of.
                 None => Some(&UNGUARDED_INTERVAL),
-                Some(_) if self.link.awaits_answers() => Some(&ANSWER_INTERVAL),
+                Some(_) if self.link.awaits_answers() || !newcomers.is_empty() => {
+                    Some(&ANSWER_INTERVAL)
+                }
                 Some(_) => None,
             };
             let doors = door.iter().map(|door| PollFd::new(*door, PollFlags::IN));
             let keepers = keeper.iter().map(|k| PollFd::from_borrowed_fd(k.as_fd(), PollFlags::IN));
-            let mut waiting: Vec<_> = doors.chain(keepers).collect();
+            let mut waiting: Vec<_> = doors.chain(keepers).chain(newcomers.polled()).collect();
             if let Err(e) = poll(&mut waiting, limit)
                 && e != rustix::io::Errno::INTR
             {
@@ -217,11 +218,17 @@ impl Worker {
                 continue;
             }
             if let Some(keeper) = &keeper {
-                self.link.ask_again(keeper);
+                for at in self.link.ask_again(keeper) {
+                    let failed = Err("the keeper doesn't answer".to_owned());
+                    self.mounts.opener().registered(at, failed);
+                }
             }
-            let mut heard = waiting.iter().map(|waited| !waited.revents().is_empty());
+            let heard: Vec<_> = waiting.iter().map(|fd| !fd.revents().is_empty()).collect();
+            drop(waiting);
+            let mut heard = heard.into_iter();
             let someone = door.filter(|_| heard.next() == Some(true));
-            let said = heard.next() == Some(true);
+            let said = keeper.is_some() && heard.next() == Some(true);
+            let proven = newcomers.heard(heard);
             if let (true, Some(keeper)) = (said, &keeper) {
                 match keeper.receive() {
                     Ok(Some((message, descriptors))) => self.hear(message, descriptors),
@@ -232,10 +239,13 @@ impl Worker {
                     }
                 }
             }
-            if let Some(door) = someone
-                && let Err(e) = self.welcome(door)
-            {
-                log::warn!("a new keeper could not take over: {e}");
+            if let Some(door) = someone {
+                newcomers.accept(door);
+            }
+            for new in proven {
+                if let Err(e) = self.welcome(new) {
+                    log::warn!("a new keeper could not take over: {e}");
+                }
             }
         }
     }
@@ -284,7 +294,7 @@ impl Worker {
             }
             Message::Connection { record, request } => {
                 let Some(device) = descriptors.pop() else { return };
-                let place = record.mount_point.clone();
+                let (place, number) = (record.mount_point.clone(), record.device);
                 let asked = request.and_then(|r| Some(self.state().requests.get(&r)?.1));
                 let result = match asked.is_none_or(|asked| asked == record.options) {
                     true => self.take_on(Connection { record, device }, request),
@@ -292,7 +302,7 @@ impl Worker {
                 };
                 if let Err(error) = result {
                     log::error!("serving a mount: {error}");
-                    detach(&place);
+                    detach(&place, number);
                     self.answer(request, Err(error));
                 }
             }
@@ -301,8 +311,9 @@ impl Worker {
                 if let Some(Unanswered { mut connection, handshake, request }) = new {
                     connection.record.reply = Some(handshake.reply.clone());
                     let place = connection.record.mount_point.clone();
+                    let number = connection.record.device;
                     let result = self.serve(connection, handshake);
-                    self.answer(request, result.inspect_err(|_| detach(&place)));
+                    self.answer(request, result.inspect_err(|_| detach(&place, number)));
                 }
             }
             Message::MountFailed { request, why } => {
@@ -381,9 +392,8 @@ impl Worker {
     }
 
     /// Lets a new keeper take over.
-    fn welcome(&self, door: &OwnedFd) -> io::Result<()> {
-        let new = Arc::new(Channel::from(accept(door)?));
-        check_peer(new.as_fd())?;
+    fn welcome(&self, new: Channel) -> io::Result<()> {
+        let new = Arc::new(new);
         let mut state = self.state();
         if state.over || !state.unanswered.is_empty() {
             return Err(io::Error::other("a mount is just being made"));

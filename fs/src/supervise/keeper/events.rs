@@ -6,7 +6,7 @@ use super::phase::Happening;
 use super::run::Keeper;
 use super::worker_process::say;
 use crate::backing::allow_descriptors;
-use crate::ipc::{KeeperStatus, Message, hand_over_held, unexpected};
+use crate::ipc::{KeeperStatus, Message, hand_over_held, pairs, unexpected};
 use rustix::process::Signal;
 
 impl Keeper<'_> {
@@ -55,7 +55,10 @@ impl Keeper<'_> {
                 if self.held.is_empty() {
                     allow_descriptors();
                 }
-                let held: Vec<_> = payloads.into_iter().zip(descriptors).collect();
+                let held = match pairs(payloads, descriptors) {
+                    Ok(held) => held,
+                    Err(e) => return log::error!("what is in memory is not held: {e}"),
+                };
                 if let Some(successor) = &self.successor
                     && let Err(e) = hand_over_held(&successor.channel, &held)
                 {

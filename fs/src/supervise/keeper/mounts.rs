@@ -7,12 +7,11 @@ use std::path::Path;
 use super::run::{Keeper, detach, forget_registrations};
 use super::worker_process::{hand_over, say};
 use crate::error::chain;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::fuse::{Connection, read_init};
 use crate::ipc::{Message, MountRecord};
 use crate::journal::{stack_depth, try_passthrough};
-use crate::mount::{self, Options, mounted_at};
-use rustix::mount::{UnmountFlags, unmount};
+use crate::mount::{self, Options};
 use rustix::process::geteuid;
 use wasmfs_store::Inode;
 
@@ -46,10 +45,7 @@ impl Keeper<'_> {
                 false => Ok(()),
             };
             if let Err(e) = passes {
-                let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-                if unmount(&known.record.mount_point, flags).is_err() {
-                    detach(vec![known.record.clone()]);
-                }
+                detach(vec![known.record.clone()]);
                 match request {
                     // Before it is served, which then ends at once.
                     Some(request) => {
@@ -99,11 +95,10 @@ impl Keeper<'_> {
         if options.passthrough && !geteuid().is_root() {
             return Err(Error::NoPassthrough("only root can have files registered for it".into()));
         }
-        let mount_point = mount::absolute(mount_point).at("resolving", mount_point)?;
-        let device = mount::mount(&mount_point, options.allow_other)?;
+        let mount_point = mount::absolute(mount_point)?;
+        let store = self.plan.store.path();
+        let (device, mounted) = mount::mount(store, &mount_point, options.allow_other)?;
         let connection = (|| {
-            let mounted = mounted_at(&mount_point)?;
-            let mounted = mounted.ok_or_else(|| Error::NotMounted(mount_point.clone()))?;
             let init = read_init(device.as_fd()).map_err(Error::Session)?;
             let record = MountRecord {
                 mount_point: mount_point.clone(),
@@ -123,7 +118,8 @@ impl Keeper<'_> {
             }
             Ok(connection)
         })();
-        let connection = connection.inspect_err(|_: &Error| mount::detach(&mount_point))?;
+        let connection =
+            connection.inspect_err(|_: &Error| mount::detach(&mount_point, mounted.device))?;
         forget_registrations(&self.journal, connection.name());
         log::info!("mounted at {}", mount_point.display());
         if let Some(worker) = &self.worker {

@@ -11,14 +11,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SocketType;
 use rustix::process::Signal as Kill;
-use wasmfs_store::Lock;
+use wasmfs_store::{Lock, StoreDir};
 
 use super::phase::{Happening, Phase};
 use super::process::{Child, Program};
@@ -26,7 +26,7 @@ use super::worker_process::{Stage, WorkerProcess};
 use crate::backing::InMemory;
 use crate::error::{Error, IoContext, Result};
 use crate::fuse::Connection;
-use crate::ipc::{Channel, MountRecord, check_peer, listen, reach};
+use crate::ipc::{Channel, KeeperStatus, Message, MountRecord, check_peer, listen, now, reach};
 use crate::journal::Journal;
 use crate::journal::Suspect;
 use crate::mount::{self, Options};
@@ -45,7 +45,7 @@ pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// What the caller decides for a keeper.
 pub struct Plan {
     /// The store's directory.
-    pub store: PathBuf,
+    pub store: StoreDir,
     /// Where to mount, and how.
     pub mount: (PathBuf, Options),
     /// The version it runs, for `status`.
@@ -144,7 +144,6 @@ fn signals() -> Result<SignalFd> {
 impl<'a> Keeper<'a> {
     fn new(plan: &'a Plan, program: &Rc<Program>, owned: [OwnedFd; 2], journal: Journal) -> Self {
         let [lock, listener] = owned;
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Keeper {
             plan,
             lock,
@@ -158,7 +157,7 @@ impl<'a> Keeper<'a> {
             lingering: Vec::new(),
             program: program.clone(),
             if_unready: IfUnready::GiveUp,
-            since: u64::try_from(since.as_nanos()).unwrap_or(0),
+            since: now(),
             replacements: 0,
             last_pause: None,
             ended_at: None,
@@ -174,11 +173,11 @@ impl<'a> Keeper<'a> {
 
     /// A keeper of a store that nobody has.
     fn begin(plan: &'a Plan, program: &Rc<Program>, lock: Lock) -> Result<Keeper<'a>> {
-        mount::prepare(&plan.mount.0)?;
-        let listener =
-            listen(&plan.store, plan.socket, SocketType::STREAM).at("listening in", &plan.store)?;
-        let journal = Journal::create().at("making a memory file for", &plan.store)?;
-        let lock = lock.as_fd().try_clone_to_owned().at("duplicating the lock of", &plan.store)?;
+        mount::prepare(&plan.mount.0, &plan.mount.1)?;
+        let store = plan.store.path();
+        let listener = listen(&plan.store, plan.socket, SocketType::STREAM)?;
+        let journal = Journal::create().at("making a memory file for", store)?;
+        let lock = lock.as_fd().try_clone_to_owned().at("duplicating the lock of", store)?;
         let mut keeper = Keeper::new(plan, program, [lock, listener], journal);
         keeper.start_at = Some(Instant::now());
         Ok(keeper)
@@ -186,13 +185,15 @@ impl<'a> Keeper<'a> {
 
     /// The keeper of a worker that is there already.
     fn adopt(plan: &'a Plan, program: &Rc<Program>) -> Result<Option<Keeper<'a>>> {
-        let reached = reach(&plan.store, KEEPER_SOCKET);
-        let Some(socket) = reached.at("reaching the worker in", &plan.store)? else {
+        let Some(socket) = reach(&plan.store, KEEPER_SOCKET, SocketType::SEQPACKET)? else {
             return Ok(None);
         };
         let pid = check_peer(socket.as_fd()).map_err(Error::Channel)?;
-        let process = Child::by_pid(pid).at("watching the worker of", &plan.store)?;
-        let handover = match Handover::receive(Channel::from(socket)) {
+        let process = Child::by_pid(pid).at("watching the worker of", plan.store.path())?;
+        let channel = Channel::from(socket);
+        // The worker keeps its keeper until it knows that this is one. If it is gone, that shows.
+        let _ = channel.send(&Message::Kept(KeeperStatus::of_new(plan.version)), &[]);
+        let handover = match Handover::receive(channel) {
             // It is just being started by somebody else, or about to end.
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             handover => handover.map_err(Error::Channel)?,
@@ -210,7 +211,7 @@ impl<'a> Keeper<'a> {
             }
             keeper.to_mount = None;
         } else {
-            mount::prepare(&plan.mount.0)?;
+            mount::prepare(&plan.mount.0, &plan.mount.1)?;
         }
         keeper.worker = Some(WorkerProcess {
             process,
@@ -303,7 +304,7 @@ impl<'a> Keeper<'a> {
         );
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e).at("waiting in", &self.plan.store),
+            Err(e) => return Err(e).at("waiting in", self.plan.store.path()),
         }
         let mut happened =
             polled.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>().into_iter();

@@ -1,6 +1,5 @@
 //! Starting workers, replacing them, and what follows when they end.
 
-use std::fs;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Instant;
@@ -28,10 +27,10 @@ impl Keeper<'_> {
         successor: bool,
     ) -> Result<WorkerProcess> {
         let store = &self.plan.store;
-        let (ours, theirs) = packet_pair().at("making a socket pair for", store)?;
+        let (ours, theirs) = packet_pair().at("making a socket pair for", store.path())?;
         let channel = Channel::from(ours);
-        let command = (self.plan.worker)(&program.path(), store);
-        let process = Child::start(command, theirs).at("starting a worker for", store)?;
+        let command = (self.plan.worker)(&program.path(), store.path());
+        let process = Child::start(command, theirs).at("starting a worker for", store.path())?;
         let worker = WorkerProcess {
             process,
             channel,
@@ -102,7 +101,7 @@ impl Keeper<'_> {
             record.detach();
         }
         // They may never have been there.
-        let _ = fs::remove_file(self.plan.store.join(self.plan.socket));
+        let _ = self.plan.store.remove_file(self.plan.socket);
         remove_door(&self.plan.store);
     }
 
