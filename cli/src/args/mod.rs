@@ -6,4 +6,4 @@ mod places;
 
 pub use key_version::{KeyVersion, has_key};
 pub use mount_options::OptionArgs;
-pub use places::{MountArg, StoreArg, default_mount_point};
+pub use places::{MountArg, StoreArg, StorePath, absolute, default_mount_point};

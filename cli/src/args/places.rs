@@ -1,10 +1,11 @@
 //! Where things are unless the user says otherwise.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use wasmfs_store::check_parent;
 
 use crate::ui::Error;
 
@@ -16,6 +17,25 @@ pub struct StoreArg {
     store: Option<PathBuf>,
 }
 
+/// Where a store is.
+pub struct StorePath {
+    /// Absolute.
+    pub path: PathBuf,
+    /// Whether the user named it.
+    pub is_given: bool,
+}
+
+impl StorePath {
+    /// The path, for a command that makes a store if none is there. Root makes none in another
+    /// user's home that nobody named: `HOME` may be left from that user.
+    pub fn to_make(&self) -> Result<&Path> {
+        if !self.is_given {
+            check_parent(&self.path)?;
+        }
+        Ok(&self.path)
+    }
+}
+
 impl StoreArg {
     /// The store's directory, absolute.
     pub fn dir(&self) -> Result<PathBuf> {
@@ -23,7 +43,14 @@ impl StoreArg {
             Some(dir) => dir.clone(),
             None => base("XDG_DATA_HOME", ".local/share")?.join("wasmfs"),
         };
-        std::path::absolute(&dir).with_context(|| format!("the store {}", dir.display()))
+        let dir = std::path::absolute(&dir).with_context(|| format!("the store {}", dir.display()));
+        // Without a slash at the end, which would have a symbolic link be followed.
+        Ok(dir?.components().collect())
+    }
+
+    /// Whether the user named it.
+    pub fn is_given(&self) -> bool {
+        self.store.is_some()
     }
 }
 
@@ -36,17 +63,21 @@ pub struct MountArg {
 }
 
 impl MountArg {
-    /// The mount point, if it was given.
-    pub fn given(&self) -> Result<Option<PathBuf>> {
-        self.mount_point.as_deref().map(|path| absolute(path.to_owned())).transpose()
-    }
-
     /// The mount point, absolute.
     pub fn path(&self) -> Result<PathBuf> {
-        match self.given()? {
-            Some(path) => Ok(path),
+        match &self.mount_point {
+            Some(path) => absolute(path.clone()),
             None => default_mount_point(),
         }
+    }
+
+    /// The same, to mount there.
+    pub fn to_mount(&self) -> Result<PathBuf> {
+        let path = self.path()?;
+        if self.mount_point.is_none() {
+            check_parent(&path)?;
+        }
+        Ok(path)
     }
 }
 
@@ -58,7 +89,8 @@ pub fn default_mount_point() -> Result<PathBuf> {
     }
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf> {
+/// A mount point that the user named, absolute.
+pub fn absolute(path: PathBuf) -> Result<PathBuf> {
     if path.to_str().is_none() {
         return Err(Error::usage(
             format!("the mount point {} is not UTF-8", path.display()),
@@ -66,7 +98,7 @@ fn absolute(path: PathBuf) -> Result<PathBuf> {
         )
         .into());
     }
-    wasmfs_fs::mount::absolute(&path).with_context(|| format!("the mount point {}", path.display()))
+    Ok(wasmfs_fs::mount::absolute(&path)?)
 }
 
 /// A base directory of the XDG specification: relative values don't count.

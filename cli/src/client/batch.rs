@@ -1,9 +1,7 @@
 //! Publishing many artifacts, some at a time.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::Result;
-use wasmfs_store::{MAX_INLINE_TOTAL, Publish, Published};
+use wasmfs_store::{MAX_INLINE_TOTAL, Publish, Published, StoreDir};
 
 use super::store_client::StoreClient;
 use crate::control::requests::{MAX_BATCH, Outcomes, Publishing};
@@ -44,7 +42,7 @@ enum Through<'c> {
     /// One that its caller has.
     Client(&'c mut StoreClient),
     /// One that is opened for each commit, and is anybody's meanwhile.
-    Directory(PathBuf),
+    Directory(StoreDir),
 }
 
 /// What came of each item, and whether the kernel knows.
@@ -63,7 +61,7 @@ impl<'c> Batch<'c> {
 
     /// A batch for the store in `dir`, which is opened when there is something to commit: staging
     /// may take long. All go in, or none, if `together`.
-    pub fn into(dir: &Path, together: bool) -> Batch<'static> {
+    pub fn into(dir: &StoreDir, together: bool) -> Batch<'static> {
         let commits = if together { Commits::Together } else { Commits::InPortions };
         Batch::new(Through::Directory(dir.to_owned()), commits)
     }
@@ -125,7 +123,7 @@ impl<'c> Batch<'c> {
         match &mut self.through {
             Through::Client(client) => client.ask_again(asked),
             Through::Directory(dir) => {
-                let mut client = StoreClient::open_or_create(dir)?;
+                let mut client = StoreClient::open_in(dir)?;
                 let outcomes = client.ask_again(asked)?;
                 client.close()?;
                 Ok(outcomes)
@@ -149,7 +147,7 @@ impl<'c> Batch<'c> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
-    use wasmfs_store::{Key, Staging, Store};
+    use wasmfs_store::{Key, Settings, Staging, StoreDir};
 
     use super::*;
 
@@ -157,11 +155,11 @@ mod tests {
     fn published_before_the_end(at_once: bool) -> usize {
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path().join("store");
-        Store::create(&store, &Default::default()).unwrap();
-        let staging = Staging::beside(&store).unwrap();
+        let dir = StoreDir::open_or_create(&store, &Settings::default()).unwrap();
+        let staging = Staging::beside(&dir).unwrap();
         let module = wasmtime::Engine::default().precompile_module(b"(module)").unwrap();
         let count = MAX_INLINE_TOTAL / 2 / module.len() + 10;
-        let mut client = StoreClient::open(&store).unwrap();
+        let mut client = StoreClient::open_in(&dir).unwrap();
         let mut batch = match at_once {
             true => Batch::once_through(&mut client),
             false => Batch::through(&mut client),

@@ -2,12 +2,14 @@
 //! it.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use wasmfs_fs::mount::Mounted;
 use wasmfs_store::{
-    EngineInfo, Error as StoreError, Key, KeyInfo, Page, Sha, Store, Version, VersionInfo,
+    EngineInfo, Error as StoreError, Key, KeyInfo, Page, Settings, Sha, Store, StoreDir, Version,
+    VersionInfo,
 };
 
 use crate::control::requests::{Engine, Keys, Payload, StatusRequest, Versions};
@@ -36,7 +38,7 @@ impl NamedEngine<'_> {
 
 /// A store that a command works with.
 pub struct StoreClient {
-    dir: PathBuf,
+    dir: StoreDir,
     way: Way,
 }
 
@@ -48,28 +50,26 @@ enum Way {
 }
 
 impl StoreClient {
-    /// Reaches the store in `dir`, which must exist.
-    pub fn open(dir: &Path) -> Result<StoreClient> {
-        StoreClient::reach(dir, Store::open)
+    /// Reaches the store at `path`, which must exist.
+    pub fn open(path: &Path) -> Result<StoreClient> {
+        StoreClient::open_in(&StoreDir::open(path)?)
     }
 
-    /// Reaches the store in `dir`, making one if nothing is there.
-    pub fn open_or_create(dir: &Path) -> Result<StoreClient> {
-        StoreClient::reach(dir, Store::open_or_create)
+    /// Reaches the store at `path`, making one if nothing is there.
+    pub fn open_or_create(path: &Path) -> Result<StoreClient> {
+        StoreClient::open_in(&StoreDir::open_or_create(path, &Settings::default())?)
     }
 
-    fn reach(dir: &Path, open: impl Fn(&Path) -> Result<Store, StoreError>) -> Result<StoreClient> {
+    /// Reaches the store in `dir`.
+    pub fn open_in(dir: &StoreDir) -> Result<StoreClient> {
         let deadline = Instant::now() + STORE_TIMEOUT;
         loop {
             if let Some((client, _)) = Client::reach(dir)? {
-                return Ok(StoreClient { dir: dir.to_owned(), way: Way::Served(client) });
+                return Ok(StoreClient { dir: dir.clone(), way: Way::Served(client) });
             }
-            match open(dir) {
+            match Store::open_in(dir) {
                 Ok(store) => {
-                    return Ok(StoreClient {
-                        dir: dir.to_owned(),
-                        way: Way::Opened(Box::new(store)),
-                    });
+                    return Ok(StoreClient { dir: dir.clone(), way: Way::Opened(Box::new(store)) });
                 }
                 // Another command has it for a moment, or a server is starting or ending.
                 Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
@@ -80,7 +80,8 @@ impl StoreClient {
         }
     }
 
-    pub fn dir(&self) -> &Path {
+    /// The store's directory, open.
+    pub fn dir(&self) -> &StoreDir {
         &self.dir
     }
 
@@ -106,7 +107,7 @@ impl StoreClient {
         };
         match client.ask(&asked) {
             Err(e) if is_gone(&e) && asked.is_repeatable() => {
-                match StoreClient::open(&self.dir)?.way {
+                match StoreClient::open_in(&self.dir)?.way {
                     Way::Opened(store) => asked.handle(&Place::Opened(&store)),
                     Way::Served(successor) => successor.ask(&asked),
                 }
@@ -127,7 +128,7 @@ impl StoreClient {
             match client.ask(&asked) {
                 Err(gone) if is_gone(&gone) && attempt < BATCH_ATTEMPTS => {
                     attempt += 1;
-                    *self = StoreClient::open(&self.dir)?;
+                    *self = StoreClient::open_in(&self.dir)?;
                 }
                 answer => return answer,
             }
@@ -182,10 +183,10 @@ impl StoreClient {
         }
     }
 
-    /// Where the store is mounted now.
-    pub fn mount_point(&self) -> Result<Option<PathBuf>> {
+    /// The mount of the store, as the kernel has it.
+    pub fn mount(&self) -> Result<Option<Mounted>> {
         let attached = self.mounts()?.into_iter().find(|mount| mount.attached);
-        Ok(attached.map(|mount| mount.mount_point))
+        attached.as_ref().map_or(Ok(None), MountStatus::in_kernel)
     }
 }
 

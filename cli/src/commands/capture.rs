@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGTERM};
-use wasmfs_store::Key;
+use wasmfs_store::{Key, Settings, StoreDir};
 
 use super::import::{print_failures, summary};
 use crate::client::StoreClient;
@@ -95,7 +95,8 @@ enum Captured {
 
 fn capture(store: &Path, args: &Args) -> Result<Captured> {
     // Whether the store can be used is better known before the host has worked.
-    let client = StoreClient::open_or_create(store)?;
+    let store = &StoreDir::open_or_create(store, &Settings::default())?;
+    let client = StoreClient::open_in(store)?;
     client.named_engine(args.engine.as_deref())?;
     client.close()?;
     if args.env.as_ref().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
@@ -151,8 +152,8 @@ fn unless_interrupted<T>(
     }))
 }
 
-fn take_in(store: &Path, args: &Args, dir: &Path) -> Result<Imported> {
-    let mut client = StoreClient::open_or_create(store)?;
+fn take_in(store: &StoreDir, args: &Args, dir: &Path) -> Result<Imported> {
+    let mut client = StoreClient::open_in(store)?;
     let engine = client.named_engine(args.engine.as_deref())?;
     let what = Import { dir, prefix: args.prefix.as_ref(), engine };
     let imported = import(&mut client, &what)?;

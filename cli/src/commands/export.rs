@@ -51,7 +51,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     }
     let client = StoreClient::open(store)?;
     if to_output {
-        write(store, &client, io::stdout().lock(), args.zstd)?;
+        write(&client, io::stdout().lock(), args.zstd)?;
         client.close()?;
         return Ok(Outcome::Done);
     }
@@ -62,7 +62,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let directory = args.file.parent().filter(|dir| !dir.as_os_str().is_empty());
     let new = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")));
     let new = new.with_context(|| format!("making {}", args.file.display()))?;
-    let archived = write(store, &client, new.as_file(), args.zstd)?;
+    let archived = write(&client, new.as_file(), args.zstd)?;
     client.close()?;
     new.as_file().sync_all().with_context(|| format!("writing {}", args.file.display()))?;
     let kept = new.persist_noclobber(&args.file);
@@ -81,7 +81,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn write(store: &Path, client: &StoreClient, out: impl Write, zstd: bool) -> Result<Archived> {
+fn write(client: &StoreClient, out: impl Write, zstd: bool) -> Result<Archived> {
     let bar = progress::bar(0, true);
     let mut progress = |done, total: Option<u64>| {
         bar.set_length(total.unwrap_or(done));
@@ -96,13 +96,13 @@ fn write(store: &Path, client: &StoreClient, out: impl Write, zstd: bool) -> Res
     };
     let archived = if zstd {
         let mut encoder = zstd::Encoder::new(out, 0).context("compressing")?;
-        let archived = archive::export(store, &mut inside, &mut encoder, &mut progress);
+        let archived = archive::export(client.dir(), &mut inside, &mut encoder, &mut progress);
         archived.and_then(|archived| {
             let flushed = encoder.finish().and_then(|mut out| out.flush());
             flushed.map_err(wasmfs_store::Error::Output).map(|()| archived)
         })
     } else {
-        archive::export(store, &mut inside, io::BufWriter::new(out), &mut progress)
+        archive::export(client.dir(), &mut inside, io::BufWriter::new(out), &mut progress)
     };
     bar.finish_and_clear();
     match (archived, failed) {

@@ -57,16 +57,16 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         return archive(store, args);
     }
     let mut client = StoreClient::open_or_create(store)?;
-    let mount_point = if args.link { client.mount_point()? } else { None };
-    if args.link && mount_point.is_none() {
+    let mount = if args.link { client.mount()? } else { None };
+    if args.link && mount.is_none() {
         return Err(Error::LinksLeadNowhere.into());
     }
     let engine = client.named_engine(args.engine.as_deref())?;
     let what = Import { dir: &args.dir, prefix: args.prefix.as_ref(), engine };
     let mut imported = import::import(&mut client, &what)?;
     client.close()?;
-    let linked = match &mount_point {
-        Some(mount_point) => import::link(&mut imported, &what, mount_point)?,
+    let linked = match &mount {
+        Some(mount) => import::link(&mut imported, &what, mount)?,
         None => Vec::new(),
     };
     let report = Report { imported, linked };

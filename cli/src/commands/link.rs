@@ -1,17 +1,15 @@
 //! `wasmfs link`.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 use wasmfs_store::Key;
 
 use crate::args::default_mount_point;
 use crate::client::{NamedEngine, StoreClient};
+use crate::ingest::link_dir::{LinkDir, Put};
 use crate::ingest::links;
 use crate::ui::Outcome;
 use crate::ui::output;
@@ -53,19 +51,21 @@ struct Report {
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     let client = StoreClient::open(store)?;
-    let mount_point = match client.mount_point()? {
-        Some(mount_point) => mount_point,
+    let mount_point = match client.mount()? {
+        Some(mount) => mount.mount_point,
         None => default_mount_point()?,
     };
     let wanted = wanted(&client, &args, &mount_point)?;
     client.close()?;
-    let made = fs::create_dir_all(&args.dir);
-    made.with_context(|| format!("making {}", args.dir.display()))?;
-
-    let mut report = Report::default();
-    remove_stale(&args.dir, Path::new(""), &mount_point, &wanted, &mut report)?;
+    let dir = LinkDir::open(&args.dir, &mount_point)?;
+    let removed = dir.remove_all_but(|path| wanted.contains_key(path))?;
+    let mut report = Report { removed, ..Report::default() };
     for (path, target) in &wanted {
-        put_link(&args.dir, path, target, &mount_point, &mut report)?;
+        match dir.put(path, target)? {
+            Put::Linked => report.linked.push(path.clone()),
+            Put::Unchanged => report.unchanged += 1,
+            Put::Kept => report.kept.push(path.clone()),
+        }
     }
     if args.json {
         output::json(&report)?;
@@ -112,72 +112,4 @@ fn wanted(
         }
     }
     Ok(wanted)
-}
-
-fn remove_stale(
-    root: &Path,
-    under: &Path,
-    mount_point: &Path,
-    wanted: &BTreeMap<PathBuf, PathBuf>,
-    report: &mut Report,
-) -> Result<()> {
-    let dir = root.join(under);
-    for entry in fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
-        let entry = entry.with_context(|| format!("reading {}", dir.display()))?;
-        let path = under.join(entry.file_name());
-        let kind = entry.file_type().with_context(|| format!("reading {}", dir.display()))?;
-        if kind.is_dir() {
-            let before = report.removed.len();
-            remove_stale(root, &path, mount_point, wanted, report)?;
-            if report.removed.len() > before {
-                // It stays if the host has something of its own in it.
-                let _ = fs::remove_dir(entry.path());
-            }
-        } else if links::own(&entry.path(), mount_point).is_some() && !wanted.contains_key(&path) {
-            let removed = fs::remove_file(entry.path());
-            removed.with_context(|| format!("removing {}", entry.path().display()))?;
-            report.removed.push(path);
-        }
-    }
-    Ok(())
-}
-
-fn put_link(
-    root: &Path,
-    path: &Path,
-    target: &Path,
-    mount_point: &Path,
-    report: &mut Report,
-) -> Result<()> {
-    let place = root.join(path);
-    let kept = |report: &mut Report| {
-        report.kept.push(path.to_owned());
-        Ok(())
-    };
-    let parent = place.parent().unwrap_or(root);
-    match fs::create_dir_all(parent) {
-        // A file of the host's where the key has a directory.
-        Err(e)
-            if matches!(e.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists) =>
-        {
-            return kept(report);
-        }
-        made => made.with_context(|| format!("making {}", parent.display()))?,
-    }
-    // Never over what a host wrote, not even a moment ago.
-    let put = match symlink(target, &place) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match links::own(&place, mount_point)
-        {
-            None => return kept(report),
-            Some(now) if now == target => {
-                report.unchanged += 1;
-                return Ok(());
-            }
-            Some(_) => links::replace(&place, target),
-        },
-        put => put,
-    };
-    put.with_context(|| format!("linking {}", place.display()))?;
-    report.linked.push(path.to_owned());
-    Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use wasmfs_store::StoreDir;
 
 use crate::args::{MountArg, OptionArgs};
 use crate::control::Client;
@@ -29,7 +30,7 @@ pub struct Args {
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let mount_point = args.mount.path()?;
+    let mount_point = args.mount.to_mount()?;
     let service = Service {
         store: store.to_owned(),
         mount_point: mount_point.clone(),
@@ -37,17 +38,18 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     };
     // Whether it was asked, and went away before it answered.
     let mut asked = false;
+    let dir = StoreDir::open_if_there(store)?;
     // A server that is there serves a detached mount, or the one that is asked for, or has lost
     // its keeper.
-    while let Some((server, status)) = Client::reach(store)? {
+    while let Some((server, status)) = dir.as_ref().map_or(Ok(None), Client::reach)? {
         let becomes_keeper = args.foreground || status.keeper.is_none();
         match status.mount_point() {
             Some(attached) if attached != mount_point => {
-                return Err(wasmfs_fs::Error::MountedElsewhere(attached).into());
+                return Err(wasmfs_fs::Error::MountedElsewhere(attached.to_owned()).into());
             }
             Some(_) if asked => return mounted(store, &service),
             Some(attached) if !becomes_keeper => {
-                return Err(wasmfs_fs::Error::AlreadyMounted(attached).into());
+                return Err(wasmfs_fs::Error::AlreadyMounted(attached.to_owned()).into());
             }
             _ => {}
         }
@@ -75,7 +77,7 @@ fn mounted(store: &Path, service: &Service) -> Result<Outcome> {
     let (mount_point, wanted) = (&service.mount_point, service.options);
     // A mount stays what it was made; and an older server knows of fewer ways.
     if (wanted.passthrough || wanted.in_memory.is_some())
-        && let Some(status) = Client::status_of(store)?
+        && let Some(status) = Client::status_of(&StoreDir::open(store)?)?
         && let Some(mount) = status.mounts.iter().find(|mount| mount.attached)
         && (wanted.passthrough && !mount.options.passthrough
             || wanted.in_memory.is_some() && wanted.in_memory != mount.options.in_memory)

@@ -8,14 +8,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use wasmfs_store::{InvalidKey, Key, Publish, Published, Source, Staged, Staging, Store};
+use wasmfs_store::{
+    InvalidKey, Key, Publish, Published, Settings, Source, Staged, Staging, StoreDir,
+};
 
 use crate::client::stable_file::{FilePlace, stage_file};
 use crate::client::{Batch, StoreClient};
 use crate::compile::{CompileArgs, Compiler, is_source, to_binary};
 use crate::ui::output;
 use crate::ui::progress;
-use crate::ui::{Error, Failure, Outcome, print_failure, print_published, warn_if_not_visible};
+use crate::ui::{
+    Error, Failure, Outcome, one_line, print_failure, print_published, warn_if_not_visible,
+};
 
 /// Publish artifacts; .wasm and .wat files are compiled first
 ///
@@ -96,7 +100,7 @@ pub fn run(store: &Path, mut args: Args) -> Result<Outcome> {
     let bytes = args.files.iter().filter_map(|file| file.metadata().ok()).map(|m| m.len()).sum();
     let progress = progress::bar(bytes, args.files.len() > 1);
     let compiler = args.compile.with.is_some().then(|| args.compile.compiler()).transpose()?;
-    Store::create(store, &Default::default())?;
+    let store = &StoreDir::open_or_create(store, &Settings::default())?;
     let mut reading =
         Reading { args: &args, compiler, staging: Staging::beside(store)?, progress: &progress };
     let mut batch = Batch::into(store, false);
@@ -250,7 +254,7 @@ impl Reading<'_> {
             Some(compiler) => compiler,
             none => none.insert(self.args.compile.compiler()?),
         };
-        self.progress.set_message(format!("compiling {name}"));
+        self.progress.set_message(format!("compiling {}", one_line(name)));
         let binary = to_binary(Path::new(name), source)?;
         let say = |line: &str| self.progress.suspend(|| output::note(format_args!("{line}")));
         let artifact = compiler.compile(name.rsplit('/').next().unwrap_or(name), &binary, say)?;

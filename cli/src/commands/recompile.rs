@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Result;
 use indicatif::ProgressBar;
 use serde::Serialize;
-use wasmfs_store::{Key, KeyInfo, Publish, Published, Sha, Source, Staging, Store, Version};
+use wasmfs_store::{
+    Key, KeyInfo, Publish, Published, Sha, Source, Staging, Store, StoreDir, Version,
+};
 
 use crate::client::{Batch, StoreClient};
 use crate::compile::{CompileArgs, Compiler};
@@ -75,7 +77,8 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         return Err(Error::usage(message, "name it, or leave them out").into());
     }
     let compiler = args.compile.compiler()?;
-    let client = StoreClient::open(store)?;
+    let store = &StoreDir::open(store)?;
+    let client = StoreClient::open_in(store)?;
     client.named_engine(args.engine.as_deref())?;
     let jobs = jobs(&client, &args)?;
     // Compiling takes long; the store is nobody's meanwhile.
@@ -121,7 +124,7 @@ fn source_of(info: &KeyInfo) -> Result<Job> {
 
 /// What compiling takes.
 struct Work<'a> {
-    store: &'a Path,
+    store: &'a StoreDir,
     args: &'a Args,
     compiler: Compiler,
     staging: Staging,
@@ -169,7 +172,7 @@ impl Work<'_> {
             None => {
                 // One at a time: they would wait for each other's store.
                 let _alone = self.opening.lock().unwrap_or_else(|e| e.into_inner());
-                let client = StoreClient::open(self.store)?;
+                let client = StoreClient::open_in(self.store)?;
                 let source = client.payload(&job.source)?;
                 client.close()?;
                 source

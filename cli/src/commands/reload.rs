@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use wasmfs_store::StoreDir;
 
 use crate::control::Client;
 use crate::control::requests::Reload;
@@ -19,13 +20,14 @@ use crate::ui::{Error, Outcome};
 pub struct Args {}
 
 pub fn run(store: &Path, _: Args) -> Result<Outcome> {
-    let Some((client, _)) = Client::reach(store)? else {
+    let dir = StoreDir::open(store)?;
+    let Some((client, _)) = Client::reach(&dir)? else {
         return Err(Error::NotServing(store.to_owned()).into());
     };
     let old = client.ask(&Reload)?;
     // Its successor says how long that took, once its keeper has told it.
     let now = loop {
-        match Client::status_of(store)? {
+        match Client::status_of(&dir)? {
             Some(status) if status.worker.replacements > old.replacements => break status,
             Some(status) if status.worker.pid == old.pid => return Err(stayed("")),
             Some(_) => std::thread::sleep(std::time::Duration::from_millis(5)),

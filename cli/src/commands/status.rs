@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 use wasmfs_fs::Usage;
 use wasmfs_fs::mount::Options;
+use wasmfs_store::StoreDir;
 
 use crate::control::Client;
 use crate::control::{KeeperStatus, MountStatus, WorkerStatus};
@@ -37,7 +38,8 @@ struct Report<'a> {
 }
 
 pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let status = Client::status_of(store)?;
+    let dir = StoreDir::open_if_there(store)?;
+    let status = dir.map_or(Ok(None), |dir| Client::status_of(&dir))?;
     let report = match status {
         None => Report {
             mounted: false,

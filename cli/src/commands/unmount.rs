@@ -1,15 +1,14 @@
 //! `wasmfs unmount`.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use wasmfs_fs::Error as FsError;
-use wasmfs_fs::mount::mount_users;
-use wasmfs_fs::mount::{FS_TYPE, mounted_at, unmount};
-use wasmfs_store::Store;
+use wasmfs_fs::mount::{Mounted, all_mounted, mount_users, mounted_at, unmount};
+use wasmfs_store::StoreDir;
 
-use crate::args::MountArg;
+use crate::args::{StorePath, absolute, default_mount_point};
 use crate::control::Client;
 use crate::ui::output;
 use crate::ui::{Outcome, print_error};
@@ -23,30 +22,25 @@ const SERVER_END_TIMEOUT: Duration = Duration::from_secs(10);
   wasmfs unmount
   wasmfs unmount --lazy")]
 pub struct Args {
-    #[command(flatten)]
-    mount: MountArg,
+    /// The mount point [default: where the store is mounted]
+    #[arg(value_name = "MOUNTPOINT")]
+    mount_point: Option<PathBuf>,
     /// Free the path now, and serve its users until the last one is gone
     #[arg(long)]
     lazy: bool,
 }
 
-pub fn run(store: &Path, args: Args) -> Result<Outcome> {
-    let mount_point = match args.mount.given()? {
-        Some(path) => path,
-        // The store's own mount, wherever it is.
-        None => {
-            let status = Client::status_of(store).unwrap_or_else(|error| {
-                print_error(&error);
-                None
-            });
-            let attached = status.and_then(|status| status.mount_point());
-            attached.map_or_else(|| args.mount.path(), Ok)?
-        }
+pub fn run(store: &StorePath, args: Args) -> Result<Outcome> {
+    let dir = StoreDir::open_if_there(&store.path).unwrap_or_else(|error| {
+        // What can't be read may be mounted all the same.
+        print_error(&error.into());
+        None
+    });
+    let mounted = match args.mount_point {
+        Some(path) => named(store, dir.as_ref(), absolute(path)?)?,
+        None => own(store, dir.as_ref())?,
     };
-    let Some(mounted) = mounted_at(&mount_point)?.filter(|m| m.fs_type == FS_TYPE) else {
-        return Err(FsError::NotMounted(mount_point).into());
-    };
-    match unmount(&mount_point, args.lazy) {
+    match unmount(&mounted, args.lazy) {
         Err(FsError::Busy(path)) => {
             let users = mount_users(mounted.device, None);
             print_error(&FsError::Busy(path).into());
@@ -65,20 +59,76 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         }
         result => result?,
     }
-    if !args.lazy {
-        // Until the store is closed, or its server only serves mounts that were detached before.
-        let serves_others = || {
-            let status = Client::status_of(store).ok().flatten();
-            status.is_some_and(|status| {
-                !status.mounts.is_empty()
-                    && status.mounts.iter().all(|m| m.connection != mounted.device.1)
-            })
-        };
-        let deadline = Instant::now() + SERVER_END_TIMEOUT;
-        while Instant::now() < deadline && Store::is_in_use(store) && !serves_others() {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    if let (false, Some(dir)) = (args.lazy, &dir) {
+        wait_for_the_end(dir, &mounted);
     }
-    output::line(format_args!("{} is unmounted", mount_point.display()))?;
+    output::line(format_args!("{} is unmounted", mounted.mount_point.display()))?;
     Ok(Outcome::Done)
+}
+
+/// Waits until the store is closed, or its server only serves mounts that were detached before.
+fn wait_for_the_end(dir: &StoreDir, mounted: &Mounted) {
+    let serves_others = || {
+        let status = Client::status_of(dir).ok().flatten();
+        status.is_some_and(|status| {
+            !status.mounts.is_empty()
+                && status.mounts.iter().all(|m| m.connection != mounted.device.1)
+        })
+    };
+    let deadline = Instant::now() + SERVER_END_TIMEOUT;
+    while Instant::now() < deadline && dir.is_in_use() && !serves_others() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The mount at a path that the user named.
+fn named(store: &StorePath, dir: Option<&StoreDir>, path: PathBuf) -> Result<Mounted> {
+    let mounted = mounted_at(&path)?.filter(Mounted::is_wasmfs);
+    let mounted = mounted.ok_or(FsError::NotMounted(path))?;
+    // Both were named, and don't go together.
+    if store.is_given && is_of(&mounted, store, dir) == Some(false) {
+        return Err(of_another_store(mounted));
+    }
+    Ok(mounted)
+}
+
+/// The store's own mount, wherever it is.
+fn own(store: &StorePath, dir: Option<&StoreDir>) -> Result<Mounted> {
+    let status = dir.map_or(Ok(None), Client::status_of).unwrap_or_else(|error| {
+        print_error(&error);
+        None
+    });
+    if let Some(attached) = status.as_ref().and_then(|status| status.attached())
+        && let Some(mounted) = attached.in_kernel()?
+    {
+        return Ok(mounted);
+    }
+    // Its server is gone: the mount itself says whose it is.
+    let all = all_mounted()?;
+    let is_ours = |m: &Mounted| m.is_own() && is_of(m, store, dir) == Some(true);
+    if let Some(mounted) = all.into_iter().rfind(is_ours) {
+        return Ok(mounted);
+    }
+    let default = default_mount_point()?;
+    match mounted_at(&default)?.filter(Mounted::is_wasmfs) {
+        // A release that didn't note the store made it.
+        Some(mounted) if mounted.store().is_none() && !store.is_given => Ok(mounted),
+        Some(mounted) if mounted.store().is_some() => Err(of_another_store(mounted)),
+        _ => Err(FsError::NotMounted(default).into()),
+    }
+}
+
+/// Whether a mount is of the store; unknown for one that doesn't say.
+fn is_of(mounted: &Mounted, store: &StorePath, dir: Option<&StoreDir>) -> Option<bool> {
+    let mounted = mounted.store()?;
+    let is_same = || {
+        let other = StoreDir::open_if_there(mounted).ok().flatten();
+        dir.zip(other).is_some_and(|(dir, other)| dir.is_same(&other))
+    };
+    Some(mounted == store.path || is_same())
+}
+
+fn of_another_store(mounted: Mounted) -> anyhow::Error {
+    let store = mounted.store().unwrap_or(&mounted.source).to_owned();
+    FsError::OtherStoresMount { mount_point: mounted.mount_point, store }.into()
 }

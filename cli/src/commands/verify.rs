@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 use wasmfs_store::maintenance::{Course, Finding, FindingKind, Live, Record, Verified, verify};
-use wasmfs_store::{Error as StoreError, Sha, Store};
+use wasmfs_store::{Error as StoreError, Sha, Store, StoreDir};
 
 use crate::client::StoreClient;
 use crate::control::requests::{Payload, Records, read_records};
@@ -49,7 +49,8 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         bar.set_length(total);
         bar.set_position(done);
     };
-    let opened = match StoreClient::open(store) {
+    let store = &StoreDir::open(store)?;
+    let opened = match StoreClient::open_in(store) {
         Ok(client) => Ok(client),
         Err(e) => Err(damage(e)?),
     };

@@ -1,7 +1,5 @@
 //! A command's side of the control socket.
 
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -13,8 +11,8 @@ use hyper::header::HOST;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
-use wasmfs_fs::short_path;
-use wasmfs_store::Store;
+use wasmfs_fs::{SocketType, reach};
+use wasmfs_store::StoreDir;
 
 use super::request::{Answer, Method, PROTOCOL, PROTOCOL_HEADER, Request};
 use super::requests::StatusRequest;
@@ -33,7 +31,7 @@ const NOTICE_AFTER: Duration = Duration::from_secs(2);
 
 /// A connection to a server.
 pub struct Client {
-    dir: PathBuf,
+    dir: StoreDir,
     runtime: Runtime,
     sender: Mutex<Sender>,
 }
@@ -119,16 +117,15 @@ fn write<R: Request>(asked: &R) -> Result<hyper::Request<Full<Bytes>>> {
 impl Client {
     /// Connects to the server that owns the store in `dir`, and hears from it;
     /// `None` if there is none. One that is just being replaced is waited for.
-    pub fn reach(dir: &Path) -> Result<Option<(Client, Status)>> {
-        Store::check_owner(dir)?;
+    pub fn reach(dir: &StoreDir) -> Result<Option<(Client, Status)>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let Some(sender) = Client::connect(&runtime, dir)? else { return Ok(None) };
-        let client = Client { dir: dir.to_owned(), runtime, sender: Mutex::new(sender) };
+        let client = Client { dir: dir.clone(), runtime, sender: Mutex::new(sender) };
         Ok(client.hear()?.map(|status| (client, status)))
     }
 
     /// What the server of the store in `dir` says of itself, if there is one.
-    pub fn status_of(dir: &Path) -> Result<Option<Status>> {
+    pub fn status_of(dir: &StoreDir) -> Result<Option<Status>> {
         Ok(Client::reach(dir)?.map(|(_, status)| status))
     }
 
@@ -154,20 +151,15 @@ impl Client {
     }
 
     /// Connects to the server that owns the store in `dir`; `None` if there is none.
-    fn connect(runtime: &Runtime, dir: &Path) -> Result<Option<Sender>> {
-        let Ok((_dir, path)) = short_path(dir, SOCKET) else { return Ok(None) };
-        let stream = match runtime.block_on(UnixStream::connect(&path)) {
-            Ok(stream) => stream,
-            Err(e) => match e.kind() {
-                // No socket, or one that a keeper left when it was killed.
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => return Ok(None),
-                _ => return Err(e).context("connecting to the server of the store"),
-            },
-        };
+    fn connect(runtime: &Runtime, dir: &StoreDir) -> Result<Option<Sender>> {
+        let Some(socket) = reach(dir, SOCKET, SocketType::STREAM)? else { return Ok(None) };
+        let stream = std::os::unix::net::UnixStream::from(socket);
+        stream.set_nonblocking(true).context("connecting to the server of the store")?;
         let sender = runtime.block_on(async {
+            let stream = UnixStream::from_std(stream)?;
             let (sender, connection) = handshake(TokioIo::new(stream)).await?;
             tokio::spawn(connection);
-            Ok::<_, hyper::Error>(sender)
+            anyhow::Ok(sender)
         });
         Ok(Some(sender.context("talking to the server of the store")?))
     }
@@ -194,7 +186,7 @@ impl Client {
                 Ok(Some(status)) => return Ok(Some(status)),
                 Err(Unanswered::Refused(error)) => return Err(error),
                 _ if left.is_zero() => {
-                    let (seconds, log) = (ANSWER_TIMEOUT.as_secs(), self.dir.join(LOG));
+                    let (seconds, log) = (ANSWER_TIMEOUT.as_secs(), self.dir.named(LOG));
                     return Err(Error::ServerSilent { seconds, log }.into());
                 }
                 Ok(None) => {

@@ -113,11 +113,13 @@ impl Server {
             list.push(b'\n');
             return Ok(Response::new(Full::new(list.into())));
         }
-        if let Some(version) = request.headers().get(PROTOCOL_HEADER)
-            && version != PROTOCOL
-        {
+        let versions = request.headers().get_all(PROTOCOL_HEADER);
+        if let Some(version) = versions.iter().find(|version| *version != PROTOCOL) {
             let command = String::from_utf8_lossy(version.as_bytes()).into_owned();
             return Err(Error::OtherProtocol { server: PROTOCOL.into(), command }.into());
+        }
+        if versions.iter().nth(1).is_some() {
+            return Err(malformed(&format!("there are two headers {PROTOCOL_HEADER}")).into());
         }
         match self.handlers.get(&place) {
             Some(handler) => handler(self.serving.clone(), request).await,
@@ -178,6 +180,7 @@ async fn answer<R: Request>(serving: Arc<Serving>, request: hyper::Request<Incom
     match (R::METHOD, R::HAS_BYTES) {
         (Method::Get, _) => {
             let query = request.uri().query().unwrap_or_default();
+            check_utf8(query).map_err(|e| malformed(&e))?;
             let asked = serde_urlencoded::from_str(query).map_err(|e| malformed(&e))?;
             blocking(move || handle(asked)).await
         }
@@ -214,6 +217,21 @@ fn read_with_bytes<R: Request>(body: impl Read) -> Result<R> {
     drop(json);
     asked.complete(&mut body)?;
     Ok(asked)
+}
+
+/// Refuses a query that is not UTF-8 once it is decoded: the library would put U+FFFD in its place
+/// (form_urlencoded 1, `decode`).
+fn check_utf8(query: &str) -> std::result::Result<(), std::str::Utf8Error> {
+    let mut bytes = Vec::new();
+    let mut rest = query.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let encoded =
+            digits.filter(|_| *first == b'%').and_then(|d| u8::from_str_radix(d, 16).ok());
+        bytes.push(encoded.unwrap_or(*first));
+        rest = if encoded.is_some() { &tail[2..] } else { tail };
+    }
+    std::str::from_utf8(&bytes).map(drop)
 }
 
 fn malformed(error: &dyn std::fmt::Display) -> Error {

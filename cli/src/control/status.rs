@@ -1,11 +1,12 @@
 //! What a server says of itself.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use wasmfs_fs::mount::Options;
+use wasmfs_fs::mount::{Mounted, Options, all_mounted, mounted_at};
 use wasmfs_fs::{Usage, Worker};
 
 use crate::names::LOG;
@@ -62,8 +63,25 @@ pub struct WorkerStatus {
 
 impl Status {
     /// Where the store is mounted now.
-    pub fn mount_point(self) -> Option<PathBuf> {
-        self.mounts.into_iter().find(|mount| mount.attached).map(|mount| mount.mount_point)
+    pub fn mount_point(&self) -> Option<&Path> {
+        Some(&self.attached()?.mount_point)
+    }
+
+    /// The mount that is attached.
+    pub fn attached(&self) -> Option<&MountStatus> {
+        self.mounts.iter().find(|mount| mount.attached)
+    }
+}
+
+impl MountStatus {
+    /// The same mount as the kernel has it: what a server says of a path is no proof.
+    pub fn in_kernel(&self) -> Result<Option<Mounted>> {
+        let is_it = |found: &Mounted| found.is_own() && found.device.1 == self.connection;
+        if let Some(mounted) = mounted_at(&self.mount_point)?.filter(is_it) {
+            return Ok(Some(mounted));
+        }
+        // A directory above it may have another name by now.
+        Ok(all_mounted()?.into_iter().rfind(is_it))
     }
 }
 

@@ -2,18 +2,18 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::fs::Mode;
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 use wasmfs_fs::mount::Options;
 use wasmfs_fs::{Error as FsError, Plan, keep};
-use wasmfs_store::{Error as StoreError, Lock, Store};
+use wasmfs_store::{Error as StoreError, Lock, Settings, StoreDir};
 
 use crate::control::Client;
 use crate::names::{LOG, SOCKET};
@@ -60,10 +60,8 @@ enum Started {
 /// Starts a keeper in the background and returns when its mount is served.
 pub fn start(service: &Service) -> Result<()> {
     // The directory must be there for the log; opening the store checks the rest.
-    Store::create(&service.store, &Default::default())?;
-    let log = service.store.join(LOG);
-    let log_file = OpenOptions::new().append(true).create(true).mode(0o600).open(&log);
-    let log_file = log_file.with_context(|| format!("opening {}", log.display()))?;
+    let store = StoreDir::open_or_create(&service.store, &Settings::default())?;
+    let (log, log_file) = (store.named(LOG), store.open_to_append(LOG)?);
     let mut command = service.command();
     command.arg("--background");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file);
@@ -88,7 +86,7 @@ pub fn start(service: &Service) -> Result<()> {
 
 /// Becomes the keeper; returns only if that fails.
 pub fn become_keeper(service: &Service) -> Result<()> {
-    Store::create(&service.store, &Default::default())?;
+    StoreDir::open_or_create(&service.store, &Settings::default())?;
     wasmfs_fs::close_on_exec().context("starting the keeper")?;
     Err(service.command().exec()).context("starting the keeper")
 }
@@ -104,8 +102,11 @@ pub fn run(service: &Service, background: bool) -> Result<()> {
         let _ = rustix::process::setsid();
         std::env::set_current_dir("/").context("changing to /")?;
     }
+    // Whatever it makes is its user's alone, and so is what its workers make.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let store = StoreDir::open(&service.store)?;
     let plan = Plan {
-        store: service.store.clone(),
+        store: store.clone(),
         mount: (service.mount_point.clone(), service.options),
         version: env!("CARGO_PKG_VERSION"),
         program: program()?,
@@ -120,7 +121,7 @@ pub fn run(service: &Service, background: bool) -> Result<()> {
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         if background { tell(&Started::Ready) } else { Ok(()) }
     };
-    let result = keep(&plan, || lock(&service.store), &mut up).map_err(anyhow::Error::from);
+    let result = keep(&plan, || lock(&store), &mut up).map_err(anyhow::Error::from);
     if let (Err(error), false, true) = (&result, told, background) {
         tell(&Started::Failed(Failure::of(error)))?;
     }
@@ -156,16 +157,16 @@ fn tell(started: &Started) -> io::Result<()> {
 }
 
 /// Takes the right to a store, once a command that has it open is done.
-fn lock(dir: &Path) -> wasmfs_fs::Result<Lock> {
+fn lock(dir: &StoreDir) -> wasmfs_fs::Result<Lock> {
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
-        match Lock::take(dir) {
+        match dir.lock() {
             Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
                 // Another keeper was faster.
                 if let Ok(Some(status)) = Client::status_of(dir)
                     && let Some(mount_point) = status.mount_point()
                 {
-                    return Err(FsError::MountedElsewhere(mount_point));
+                    return Err(FsError::MountedElsewhere(mount_point.to_owned()));
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }

@@ -1,18 +1,19 @@
 //! The worker's process: opens the store, serves the mounts and the control
 //! socket, until its keeper has no more use for it.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use rustix::fs::Mode;
 use rustix::io::fcntl_dupfd_cloexec;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use wasmfs_fs::{Event, Handover, Worker};
-use wasmfs_store::Store;
+use wasmfs_store::{Store, StoreDir};
 
 use crate::control::{Clients, Server, Serving, accept};
 use crate::names::SOCKET;
@@ -24,33 +25,36 @@ const GRACE: Duration = Duration::from_secs(3);
 const LONG_GRACE: Duration = Duration::from_secs(10);
 
 /// Serves the store in `dir` for the keeper at the other end of standard input.
-pub fn run(dir: &Path) -> Result<()> {
+pub fn run(path: &Path) -> Result<()> {
     rustix::thread::set_name(c"wasmfs").context("taking a name")?;
     let socket = fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).context("the keeper's channel")?;
     let null = OpenOptions::new().read(true).open("/dev/null").context("opening /dev/null")?;
     rustix::stdio::dup2_stdin(null).context("leaving standard input")?;
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let mut handover = Handover::take(socket)?;
-    let store = match open(dir, &mut handover) {
-        Ok(Some(store)) => Arc::new(store),
-        Ok(None) => return Ok(()),
+    let opened = StoreDir::open(path).map_err(anyhow::Error::from);
+    let opened = opened.and_then(|dir| open(&dir, &mut handover).map(|store| (dir, store)));
+    let (dir, store) = match opened {
+        Ok((dir, Some(store))) => (dir, Arc::new(store)),
+        Ok((_, None)) => return Ok(()),
         Err(error) => {
             handover.failed(Failure::of(&error).encode());
             return Err(error);
         }
     };
-    let distrusted = dir.to_owned();
+    let distrusted = dir.clone();
     wasmfs_fs::abort_on_panic(move || Store::distrust_catalogue(&distrusted));
     let version = env!("CARGO_PKG_VERSION");
-    log::info!("wasmfs {version}: process {} serves {}", std::process::id(), dir.display());
+    log::info!("wasmfs {version}: process {} serves {}", std::process::id(), path.display());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(dir, handover, store.clone()));
+    let result = runtime.block_on(serve(&dir, handover, store.clone()));
     runtime.shutdown_timeout(GRACE);
     let closed = close(store);
     result.and(closed)
 }
 
 /// Opens the store, once nobody else has it; `None` if there is no more need.
-fn open(dir: &Path, handover: &mut Handover) -> Result<Option<Store>> {
+fn open(dir: &StoreDir, handover: &mut Handover) -> Result<Option<Store>> {
     if handover.is_successor {
         handover.check()?;
         Store::check(dir)?;
@@ -61,7 +65,7 @@ fn open(dir: &Path, handover: &mut Handover) -> Result<Option<Store>> {
     Ok(Some(Store::open_locked(dir, handover.lock(dir)?)?))
 }
 
-async fn serve(dir: &Path, handover: Handover, store: Arc<Store>) -> Result<()> {
+async fn serve(dir: &StoreDir, handover: Handover, store: Arc<Store>) -> Result<()> {
     let (events, mut heard) = mpsc::unbounded_channel();
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let listener = std::os::unix::net::UnixListener::from(handover.listener()?);
@@ -106,7 +110,7 @@ async fn serve(dir: &Path, handover: Handover, store: Arc<Store>) -> Result<()> 
         }
     }
     // New commands open the store themselves as soon as it is closed; those under way are answered.
-    let _ = fs::remove_file(dir.join(SOCKET));
+    let _ = dir.remove_file(SOCKET);
     accepting.abort();
     clients.end(GRACE).await;
     Ok(())

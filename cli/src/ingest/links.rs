@@ -1,15 +1,16 @@
 //! Symbolic links into a mount.
 
 use std::fs;
-use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, OFlags, RenameFlags, readlinkat, renameat_with, symlinkat, unlinkat};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, RenameFlags, readlinkat, renameat_with, symlinkat, unlinkat,
+};
 use rustix::io::Errno;
-use wasmfs_store::{Key, RESERVED, Sha};
+use wasmfs_fs::mount::Mounted;
+use wasmfs_store::{Dir, Key, RESERVED, Sha};
 
 use crate::client::stable_file::{Stamp, open_within};
 
@@ -24,35 +25,28 @@ pub fn target(mount_point: &Path, engine: Option<&str>, key: &Key) -> PathBuf {
     }
 }
 
-/// Whether a file with these bytes is to be found in the mount at `target`.
-pub fn leads_to(target: &Path, sha256: &Sha) -> bool {
+/// Whether a file with these bytes is to be found at `target`, in this very mount. That it is in it
+/// the kernel says; what it is says the mount.
+pub fn leads_to(target: &Path, mount: &Mounted, sha256: &Sha) -> bool {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::open(target, flags, Mode::empty()) else { return false };
+    if !mount.holds(&file) {
+        return false;
+    }
     let mut value = [0; 64];
-    let length = rustix::fs::getxattr(target, "user.wasmfs.sha256", &mut value[..]);
+    let length = rustix::fs::getxattr(Dir::path_of(&file), "user.wasmfs.sha256", &mut value[..]);
     length.is_ok_and(|length| value[..length] == *sha256.hex().as_bytes())
 }
 
-/// Where `path` leads, if it is a link into the mount.
-pub fn own(path: &Path, mount_point: &Path) -> Option<PathBuf> {
-    fs::read_link(path).ok().filter(|target| target.starts_with(mount_point))
-}
-
-/// Whether `path` is a link that leads through some mount's engines or to a
-/// file of a mount: what `wasmfs link` made.
-pub fn leads_into_a_mount(path: &Path) -> bool {
-    let through_engines = fs::read_link(path)
-        .is_ok_and(|target| target.components().any(|part| part.as_os_str() == RESERVED));
-    through_engines || rustix::fs::getxattr(path, "user.wasmfs.key", &mut [0u8; 0][..]).is_ok()
-}
-
-/// Puts a link in the place of what is there, so that whoever opens it finds
-/// the one or the other.
-pub fn replace(place: &Path, target: &Path) -> io::Result<()> {
-    let aside = place.with_file_name(format!("{ASIDE}{}", std::process::id()));
-    let _ = fs::remove_file(&aside);
-    symlink(target, &aside)?;
-    fs::rename(&aside, place).inspect_err(|_| {
-        let _ = fs::remove_file(&aside);
-    })
+/// Whether `path` is a link that leads into one of these mounts.
+pub fn leads_into(path: &Path, mounts: &[Mounted]) -> bool {
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    if let Ok(file) = file {
+        return mounts.iter().any(|mount| mount.holds(&file));
+    }
+    // To a name that is gone, or was never published.
+    let leads = |target: PathBuf| mounts.iter().any(|m| target.starts_with(&m.mount_point));
+    fs::read_link(path).is_ok_and(leads)
 }
 
 /// Puts a link in the place of a file that still is what it was; false if it

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use wasmfs_store::maintenance::{self as archive, Archived};
 use wasmfs_store::{
-    Key, KeyInfo, MAX_PAGE, Publish, Sha, Source, Staging, Store, TEMP_PREFIX, Version, VersionInfo,
+    Key, KeyInfo, MAX_PAGE, Publish, Sha, Source, Staging, Store, StoreDir, TEMP_PREFIX, Version,
+    VersionInfo,
 };
 
 use crate::client::{Batch, StoreClient};
@@ -65,7 +66,7 @@ pub fn restore(dir: &Path, file: &Path) -> Result<Restored> {
     take(dir, opened).with_context(|| file.display().to_string())
 }
 
-fn take(dir: &Path, from: impl Read) -> Result<Restored> {
+fn take(path: &Path, from: impl Read) -> Result<Restored> {
     let mut from = BufReader::with_capacity(1 << 20, from);
     let compressed = from.fill_buf().context("reading")?.starts_with(&ZSTD);
     let plain: Box<dyn Read + '_> = match compressed {
@@ -77,20 +78,26 @@ fn take(dir: &Path, from: impl Read) -> Result<Restored> {
         bar.set_length(done);
         bar.set_position(done);
     };
-    if Client::reach(dir)?.is_none() && archive::is_empty(dir)? {
-        let archived = archive::restore(dir, plain, &mut progress)?;
+    let dir = StoreDir::open_if_there(path)?;
+    let is_empty = match &dir {
+        Some(dir) => Client::reach(dir)?.is_none() && archive::is_empty(dir)?,
+        None => true,
+    };
+    let Some(dir) = dir.filter(|_| !is_empty) else {
+        let archived = archive::restore(path, plain, &mut progress)?;
         bar.finish_and_clear();
         return Ok(Restored { archived, exact: true, visible: true, ..Restored::default() });
-    }
+    };
     // A store of its own first, in this one's directory: then it can be asked for everything.
-    let place = tempfile::Builder::new().prefix(TEMP_PREFIX).tempdir_in(dir);
-    let place = place.with_context(|| format!("making a directory in {}", dir.display()))?;
-    let copy = place.path().join("store");
+    let place = tempfile::Builder::new().prefix(TEMP_PREFIX).tempdir_in(dir.through(""));
+    let place = place.with_context(|| format!("making a directory in {}", path.display()))?;
+    // By its real path, which is this user's: the way to a store leads through no links.
+    let copy = place.path().canonicalize().context("looking for a directory")?.join("store");
     let archived = archive::restore(&copy, plain, &mut progress)?;
     bar.finish_and_clear();
     let theirs = Store::open(&copy)?;
-    let mut client = StoreClient::open_or_create(dir)?;
-    let staging = Staging::beside(dir)?;
+    let mut client = StoreClient::open_in(&dir)?;
+    let staging = Staging::beside(&dir)?;
     let merged = Merge::new(&theirs, &staging, archived).run(&mut client)?;
     client.close()?;
     theirs.close()?;

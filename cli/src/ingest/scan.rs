@@ -14,9 +14,11 @@ use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
+use wasmfs_fs::mount::{Mounted, all_mounted};
 use wasmfs_store::artifact::{NotAnArtifact, inspect};
 use wasmfs_store::{
-    InvalidKey, Key, KeyInfo, Publish, Published, Sha, Staging, Status, VersionInfo, check_engine,
+    Dir, End, InvalidKey, Key, KeyInfo, Missing, Publish, Published, Sha, Staging, Status,
+    VersionInfo, check_engine, open_way,
 };
 
 use crate::client::stable_file::{FilePlace, StableFile, Stamp, stage_file};
@@ -25,7 +27,7 @@ use crate::compile::Interrupts;
 use crate::ingest::links;
 use crate::ui::output;
 use crate::ui::progress;
-use crate::ui::{Error, Failure};
+use crate::ui::{Error, Failure, one_line};
 
 /// How much of a file is read at a time, in bytes.
 const BUFFER: usize = 256 << 10;
@@ -109,7 +111,7 @@ enum Look {
 pub fn import(client: &mut StoreClient, what: &Import<'_>) -> Result<Imported> {
     let mut report = Imported { visible: true, ..Imported::default() };
     let root = Arc::new(open_root(what.dir)?);
-    let files = files(what.dir, &mut report)?;
+    let files = files(what.dir, &root, &mut report)?;
     let mut keys = Vec::new();
     for path in files {
         match key_of(&path, what.prefix) {
@@ -121,7 +123,7 @@ pub fn import(client: &mut StoreClient, what: &Import<'_>) -> Result<Imported> {
     let progress = progress::count(keys.len() as u64);
     let mut new = Vec::new();
     for (path, key) in keys {
-        progress.set_message(path.display().to_string());
+        progress.set_message(one_line(&path.to_string_lossy()));
         progress.inc(1);
         let place = FilePlace::Under(root.clone(), path.clone());
         match look(client, &place, known.get(&key), what) {
@@ -193,8 +195,14 @@ fn failed(path: PathBuf, failure: Failure) -> Failed {
 }
 
 fn open_root(dir: &Path) -> Result<OwnedFd> {
+    let absolute = std::path::absolute(dir).map_err(|e| cannot_read(dir, e))?;
+    let way = open_way(&absolute, Missing::Fail, End::LikeTheWay);
+    let way = way.map_err(|e| match e {
+        wasmfs_store::Error::Io { source, .. } => cannot_read(dir, source).into(),
+        e => anyhow::Error::from(e),
+    })?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(dir, flags, Mode::empty());
+    let root = rustix::fs::openat(way, ".", flags, Mode::empty());
     Ok(root.map_err(|e| cannot_read(dir, e.into()))?)
 }
 
@@ -204,8 +212,12 @@ fn cannot_read(dir: &Path, source: io::Error) -> Error {
 
 /// The regular files under a directory, by relative path, in order. What is
 /// mounted in it is somebody else's, and links are never followed.
-fn files(dir: &Path, report: &mut Imported) -> Result<Vec<PathBuf>> {
+fn files(shown: &Path, root: &OwnedFd, report: &mut Imported) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
+    let mut mounts = all_mounted()?;
+    mounts.retain(Mounted::is_own);
+    // The directory that is open, whatever is at its path by now.
+    let dir = &Dir::path_of(root).join(".");
     for entry in WalkDir::new(dir).follow_links(false).same_file_system(true).sort_by_file_name() {
         let relative = |path: &Path| path.strip_prefix(dir).unwrap_or(path).to_owned();
         let entry = match entry {
@@ -213,12 +225,13 @@ fn files(dir: &Path, report: &mut Imported) -> Result<Vec<PathBuf>> {
             Err(e) => {
                 let path = e.path().map(relative).unwrap_or_default();
                 if path.as_os_str().is_empty() {
-                    return Err(cannot_read(dir, e.into()).into());
+                    return Err(cannot_read(shown, e.into()).into());
                 }
                 // A file that the application took away meanwhile is nobody's loss.
                 let gone = e.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound);
                 if !gone {
-                    report.left.push(Left { path, reason: e.to_string() });
+                    let reason = e.io_error().map_or_else(|| e.to_string(), io::Error::to_string);
+                    report.left.push(Left { path, reason });
                 }
                 continue;
             }
@@ -232,7 +245,7 @@ fn files(dir: &Path, report: &mut Imported) -> Result<Vec<PathBuf>> {
         }
         if kind.is_file() {
             files.push(path);
-        } else if kind.is_symlink() && links::leads_into_a_mount(entry.path()) {
+        } else if kind.is_symlink() && links::leads_into(entry.path(), &mounts) {
             report.links += 1;
         } else if !kind.is_dir() {
             let what = if kind.is_symlink() { "a symbolic link" } else { "a special file" };
@@ -338,7 +351,7 @@ fn look(
 /// Puts links in the place of what was taken in, for a host that looks through
 /// the directory: each leads to its own engine's view. Whatever changed meanwhile, or
 /// isn't to be found in the mount, stays. Returns the paths that are links now.
-pub fn link(report: &mut Imported, what: &Import<'_>, mount_point: &Path) -> Result<Vec<PathBuf>> {
+pub fn link(report: &mut Imported, what: &Import<'_>, mount: &Mounted) -> Result<Vec<PathBuf>> {
     let root = open_root(what.dir)?;
     // Nothing may be half exchanged.
     let _interrupts = Interrupts::hold()?;
@@ -346,8 +359,8 @@ pub fn link(report: &mut Imported, what: &Import<'_>, mount_point: &Path) -> Res
     let (mut linked, mut not_linked) = (Vec::new(), Vec::new());
     for taken in report.imported.iter().chain(&report.unchanged) {
         let name = view.unwrap_or(&taken.engine);
-        let target = links::target(mount_point, Some(name), &taken.key);
-        let put = if links::leads_to(&target, &taken.sha256) {
+        let target = links::target(&mount.mount_point, Some(name), &taken.key);
+        let put = if links::leads_to(&target, mount, &taken.sha256) {
             links::replace_file(&root, &taken.path, &target, taken.stamp)
         } else {
             Err(Error::LinkNotSeen.into())

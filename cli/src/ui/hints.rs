@@ -29,7 +29,19 @@ pub fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::NoStore(_) => {
             "`wasmfs mount` or `wasmfs publish FILE` makes one; --store or WASMFS_STORE names another".into()
         }
-        StoreError::NotAStore { .. } => "choose an empty or new directory with --store".into(),
+        StoreError::NotAStore { .. } => {
+            "nothing in it was touched; choose an empty or new directory with --store".into()
+        }
+        StoreError::ForeignLink { path, .. } => format!(
+            "that user could have it lead anywhere; name the place itself (`realpath {}` says where it leads now)",
+            path.display()
+        ),
+        StoreError::LinkAtEnd { target, .. } => {
+            format!("name the directory itself: {}", target.display())
+        }
+        StoreError::ForeignParent { owner, .. } => format!(
+            "run this as its owner (`sudo -u '#{owner}' wasmfs …`; plain `sudo` may keep that user's HOME), or name root's own with --store and MOUNTPOINT"
+        ),
         StoreError::WrongOwner { owner: 0, .. } => {
             "run this as the store's owner, root, or choose another store with --store".into()
         }
@@ -102,6 +114,10 @@ pub fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::NotAnArchive(_) => {
             "make it again with `wasmfs export`; a single artifact is for `wasmfs publish`".into()
         }
+        StoreError::ArchiveCutShort => {
+            "give the command again with all of it: what came is not brought again".into()
+        }
+        StoreError::ChangedUnderExport => "export again, while less is published or collected".into(),
         StoreError::StoreNotEmpty(_) => "give the command again; it then adds only what is missing".into(),
         StoreError::Output(source) if source.kind() == io::ErrorKind::StorageFull => {
             "free some space and export again; the store is as it was".into()
@@ -191,6 +207,21 @@ pub fn fs_hint(error: &FsError) -> Option<String> {
             format!("use it there, or `wasmfs unmount {}` first", path.display())
         }
         FsError::NotMounted(_) => "`wasmfs status` shows where the store is mounted".into(),
+        FsError::ForeignMount { owner, .. } => {
+            format!("uid {owner} can unmount it; `umount` is for root, who knows what is lost")
+        }
+        FsError::OtherStoresMount { mount_point, .. } => format!(
+            "`wasmfs unmount {}` without --store and WASMFS_STORE unmounts it all the same",
+            mount_point.display()
+        ),
+        FsError::MountPointMoved(_) => {
+            "choose a mount point in a directory that nobody else can change".into()
+        }
+        FsError::MountPointInUse(_) => "`wasmfs status` shows who was faster; mount elsewhere".into(),
+        FsError::ForeignServer { .. } => {
+            "nothing was sent to it; find out who could write into the store's directory, and remove the socket"
+                .into()
+        }
         FsError::AllowOtherForbidden => {
             "have root add the line `user_allow_other` to /etc/fuse.conf, or mount without --allow-other"
                 .into()

@@ -3,15 +3,14 @@
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use unicode_width::UnicodeWidthStr;
 
+use super::escape;
+
 /// Prints `value` as JSON, indented, with a newline.
 pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    Ok(writeln!(out)?)
+    Ok(writeln!(io::stdout().lock(), "{}", escape::json(&serde_json::to_string_pretty(value)?))?)
 }
 
 /// Prints a long list as JSON, an item as it comes. One that fails ends it: then the list is not
@@ -27,13 +26,13 @@ pub fn json_list<T: Serialize>(
         return Err(e);
     }
     let mut out = BufWriter::new(io::stdout().lock());
-    let mut to = serde_json::Serializer::pretty(&mut out);
-    let mut list = serde::Serializer::serialize_seq(&mut to, None)?;
+    let mut separator = "[\n";
     for item in items {
-        list.serialize_element(&item?)?;
+        let item = escape::json(&serde_json::to_string_pretty(&item?)?);
+        write!(out, "{separator}  {}", item.replace('\n', "\n  "))?;
+        separator = ",\n";
     }
-    list.end()?;
-    writeln!(out)?;
+    writeln!(out, "{}", if separator == ",\n" { "\n]" } else { "[]" })?;
     Ok(out.flush()?)
 }
 
@@ -49,24 +48,26 @@ pub fn paths<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error>
 
 /// Says something beside the output. If nobody listens, so be it.
 pub fn note(text: std::fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", escape::lines(&text.to_string()));
 }
 
 /// Prints a line. Unlike `println!` it returns an error when nobody reads any more.
 pub fn line(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
-    Ok(writeln!(io::stdout().lock(), "{text}")?)
+    Ok(writeln!(io::stdout().lock(), "{}", escape::one_line(&text.to_string()))?)
 }
 
 /// Prints rows in columns that are as wide as they need be; the last is not padded.
 pub fn table<const N: usize>(rows: &[[String; N]]) -> anyhow::Result<()> {
     let mut widths = [0; N];
-    for row in rows {
+    let rows: Vec<_> =
+        rows.iter().map(|row| row.each_ref().map(|cell| escape::one_line(cell))).collect();
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.width());
         }
     }
     let mut out = io::stdout().lock();
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().zip(widths).map(|(cell, width)| {
             let padding = width.saturating_sub(cell.width());
             format!("{cell}{:padding$}", "")
