@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use wasmfs_store::{Key, Publish, Settings, Store};
+use wasmfs_store::{Key, Publish, Store};
 
 use crate::module;
 use crate::stats::Times;
@@ -53,8 +53,7 @@ fn measure_one(place: &Workplace, keys: u64) -> Result<Names> {
     eprintln!("{keys} names");
     let wasmfs = place.wasmfs(&format!("names-{keys}"))?;
     let artifact = module::small()?;
-    Store::create(&wasmfs.store(), &Settings::default())?;
-    let store = Store::open(&wasmfs.store())?;
+    let store = Store::open_or_create(&wasmfs.store())?;
     let start = Instant::now();
     for from in (0..keys).step_by(COMMIT as usize) {
         let batch = (from..keys.min(from + COMMIT)).map(|number| {
