@@ -52,7 +52,7 @@ pub use catalogue::{
 pub use disk::{Dir, End, Lock, Missing, TEMP_PREFIX, check_parent, open_parent, open_way};
 pub use error::{Error, Result};
 pub use gc::{Candidate, Collected, Compacted, Fate, Portion};
-pub use payload::{MAX_INLINE_TOTAL, Staged, StagedSource, Staging};
+pub use payload::{LeasedDir, MAX_INLINE_TOTAL, Staged, StagedSource, Staging};
 pub use settings::{DEFAULT_INLINE_LIMIT, FORMAT, InlineLimit, Magic, Policy, Settings, Unlimited};
 pub use store::{
     DirEntry, EngineInfo, EntryKind, InodeRecord, KeyInfo, LinkRecord, MAX_PAGE, Moved, Page,

@@ -59,7 +59,20 @@ impl StoreDir {
     /// # Errors
     /// Those of [`StoreDir::open`].
     pub fn open_or_create(path: &Path, settings: &Settings) -> Result<StoreDir> {
-        let dir = Dir::open(path, Missing::Make(0o700))?;
+        StoreDir::create(Dir::open(path, Missing::Make(0o700))?, settings)
+    }
+
+    /// The same, called `name` in another directory.
+    ///
+    /// # Errors
+    /// Those of [`StoreDir::open`].
+    pub fn open_or_create_in(dir: &Dir, name: &str, settings: &Settings) -> Result<StoreDir> {
+        dir.make_dir(name)?;
+        StoreDir::create(dir.subdir(name)?, settings)
+    }
+
+    fn create(dir: Dir, settings: &Settings) -> Result<StoreDir> {
+        let path = dir.path().to_owned();
         if let Some(store) = StoreDir::prove(dir.clone())? {
             return Ok(store);
         }
@@ -68,13 +81,13 @@ impl StoreDir {
         for (name, _) in dir.entries()? {
             let found = name.to_string_lossy().into_owned();
             if !is_of_making(&found) && found != SETTINGS {
-                return Err(Error::NotAStore { dir: path.to_owned(), found });
+                return Err(Error::NotAStore { dir: path, found });
             }
         }
         if !dir.has(SETTINGS) {
             dir.write_json(SETTINGS, settings)?;
         }
-        StoreDir::prove(dir)?.ok_or_else(|| Error::NoStore(path.to_owned()))
+        StoreDir::prove(dir)?.ok_or(Error::NoStore(path))
     }
 
     /// The right to the store. Fails with [`Error::InUse`] if somebody has it.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use wasmfs_store::maintenance::{self as archive, Archived};
 use wasmfs_store::{
-    Key, KeyInfo, MAX_PAGE, Publish, Sha, Source, Staging, Store, StoreDir, TEMP_PREFIX, Version,
+    Key, KeyInfo, MAX_PAGE, Publish, Settings, Sha, Source, Staging, Store, StoreDir, Version,
     VersionInfo,
 };
 
@@ -83,21 +83,23 @@ fn take(path: &Path, from: impl Read) -> Result<Restored> {
         Some(dir) => Client::reach(dir)?.is_none() && archive::is_empty(dir)?,
         None => true,
     };
-    let Some(dir) = dir.filter(|_| !is_empty) else {
-        let archived = archive::restore(path, plain, &mut progress)?;
+    let (Some(dir), false) = (&dir, is_empty) else {
+        let make = |settings: &_| match &dir {
+            Some(dir) => Ok(dir.clone()),
+            None => StoreDir::open_or_create(path, settings),
+        };
+        let archived = archive::restore(&make, plain, &mut progress)?;
         bar.finish_and_clear();
         return Ok(Restored { archived, exact: true, visible: true, ..Restored::default() });
     };
     // A store of its own first, in this one's directory: then it can be asked for everything.
-    let place = tempfile::Builder::new().prefix(TEMP_PREFIX).tempdir_in(dir.through(""));
-    let place = place.with_context(|| format!("making a directory in {}", path.display()))?;
-    // By its real path, which is this user's: the way to a store leads through no links.
-    let copy = place.path().canonicalize().context("looking for a directory")?.join("store");
-    let archived = archive::restore(&copy, plain, &mut progress)?;
+    let staging = Staging::beside(dir)?;
+    let place = staging.temporary()?;
+    let make = |settings: &_| StoreDir::open_or_create_in(&place, "store", settings);
+    let archived = archive::restore(&make, plain, &mut progress)?;
     bar.finish_and_clear();
-    let theirs = Store::open(&copy)?;
-    let mut client = StoreClient::open_in(&dir)?;
-    let staging = Staging::beside(&dir)?;
+    let theirs = Store::open_in(&make(&Settings::default())?)?;
+    let mut client = StoreClient::open_in(dir)?;
     let merged = Merge::new(&theirs, &staging, archived).run(&mut client)?;
     client.close()?;
     theirs.close()?;

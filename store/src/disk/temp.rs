@@ -43,10 +43,13 @@ fn temp_dir_in(places: &[&Path], bytes: u64) -> Result<TempDir> {
     Err(failed.unwrap_or_else(full)).at("making a copy in", places[0])
 }
 
-/// Removes what was left in `dir` of directories that nobody can be using any more.
-pub(crate) fn sweep(dir: &Dir) {
+/// Removes what was left in `dir` of directories that nobody can be using any more: those whose
+/// lease is free, by `is_leased`, and those without a lease that are old.
+pub(crate) fn sweep(dir: &Dir, is_leased: impl Fn(&str) -> Option<bool>) {
     for (name, _) in dir.entries().unwrap_or_default() {
-        if name.to_string_lossy().starts_with(TEMP_PREFIX) && is_old(dir, &name) {
+        let text = name.to_string_lossy();
+        let Some(id) = text.strip_prefix(TEMP_PREFIX) else { continue };
+        if is_leased(id).map_or_else(|| is_old(dir, &name), |is_leased| !is_leased) {
             let _ = dir.remove_dir(&name);
         }
     }

@@ -38,17 +38,21 @@ pub fn is_empty(dir: &StoreDir) -> Result<bool> {
     }
 }
 
-/// Makes the store at `path`, which is empty or not there, what it was when it was exported, to the
-/// byte. What an archive brought that is cut short stays, and is not brought again when this is
+/// Makes a store what it was when it was exported, to the byte. `make` gives the store, with these
+/// settings if it is new; nothing was ever published in it. What an archive brought that is cut short stays, and is not brought again when this is
 /// repeated; what one brought that is refused is removed.
 ///
 /// # Errors
 /// [`Error::NotAnArchive`] for what is none or breaks a rule, [`Error::StoreNotEmpty`],
 /// [`Error::DiskFull`] before the disk is full, and those of the store.
-pub fn restore(path: &Path, from: impl Read, progress: Progress<'_>) -> Result<Archived> {
+pub fn restore(
+    make: &dyn Fn(&Settings) -> Result<StoreDir>,
+    from: impl Read,
+    progress: Progress<'_>,
+) -> Result<Archived> {
     let mut archive = tar::Archive::new(from);
     let mut begun = None;
-    let restored = take(path, &mut archive, &mut begun, progress);
+    let restored = take(make, &mut archive, &mut begun, progress);
     if let (Err(e), Some(restoring)) = (&restored, &begun)
         && !matches!(e, Error::ArchiveCutShort)
     {
@@ -73,7 +77,7 @@ fn no_tar(error: &io::Error) -> Error {
 }
 
 fn take(
-    path: &Path,
+    make: &dyn Fn(&Settings) -> Result<StoreDir>,
     archive: &mut tar::Archive<impl Read>,
     begun: &mut Option<Restoring>,
     progress: Progress<'_>,
@@ -93,7 +97,7 @@ fn take(
             if name != Path::new(SETTINGS) {
                 return Err(not(format!("it starts with {:?}", at.to_string_lossy())));
             }
-            *begun = Some(Restoring::begin(path, &mut entry)?);
+            *begun = Some(Restoring::begin(make, &mut entry)?);
             continue;
         };
         if name == Path::new(HISTORY) {
@@ -129,19 +133,22 @@ struct Restoring {
 
 impl Restoring {
     /// Has an empty store be there, with the archive's settings.
-    fn begin(path: &Path, from: &mut impl Read) -> Result<Restoring> {
+    fn begin(
+        make: &dyn Fn(&Settings) -> Result<StoreDir>,
+        from: &mut impl Read,
+    ) -> Result<Restoring> {
         let mut text = Vec::new();
         from.take(MAX_SETTINGS).read_to_end(&mut text).map_err(|e| no_tar(&e))?;
         let invalid = |source| Error::Settings { path: PathBuf::from(SETTINGS), source };
         let settings: Settings = serde_json::from_slice(&text).map_err(invalid)?;
         if settings.format > FORMAT {
-            let (dir, found) = (path.to_owned(), settings.format);
+            let (dir, found) = (PathBuf::from("the archive"), settings.format);
             return Err(Error::NewerFormat { dir, found, supported: FORMAT });
         }
-        let dir = StoreDir::open_or_create(path, &settings)?;
+        let dir = make(&settings)?;
         let lock = dir.lock()?;
         if !is_empty(&dir)? {
-            return Err(Error::StoreNotEmpty(path.to_owned()));
+            return Err(Error::StoreNotEmpty(dir.path().to_owned()));
         }
         dir.write_json(SETTINGS, &settings)?;
         dir.make_dir(INCOMING)?;

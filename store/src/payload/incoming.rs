@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,8 +20,8 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
 use super::object_place::ObjectPlace;
-use crate::disk::Dir;
 use crate::disk::names::INCOMING;
+use crate::disk::{Dir, TEMP_PREFIX};
 use crate::error::{Error, IoContext, Result, is_unwritable, unless_unwritable};
 
 /// What the name of a lease ends with.
@@ -111,6 +112,16 @@ impl Incoming {
             }
         }
         Ok(())
+    }
+
+    /// Whether somebody holds the lease with this name; nothing if it can't be one.
+    pub(crate) fn is_leased(&self, id: &str) -> Option<bool> {
+        if !is_id(id) {
+            return None;
+        }
+        let lease = self.directory().ok()?.open_if_there(format!("{id}.{LEASE}")).ok()?;
+        let Some(lease) = lease else { return Some(false) };
+        Some(flock(&lease, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
     }
 
     /// Opens a staged file, which has to be what it was said to be: a regular file of this
@@ -207,6 +218,41 @@ impl Lease {
         let file = self.incoming.create(&name)?;
         let inode = file.metadata().at("reading", &self.incoming.path.join(&name))?.ino();
         Ok((file, StagedFile { name, inode, is_synced: false, lease: Some(self.clone()) }))
+    }
+}
+
+/// A directory beside what is staged, for as long as this process lives and has it.
+#[derive(Debug)]
+pub struct LeasedDir {
+    store: Dir,
+    name: String,
+    dir: Dir,
+    _lease: Arc<Lease>,
+}
+
+impl LeasedDir {
+    /// Makes one in the store's directory: there are no directories in `incoming/`.
+    pub(super) fn make(store: &Dir, lease: Arc<Lease>) -> Result<LeasedDir> {
+        let name = format!("{TEMP_PREFIX}{}", lease.id);
+        store.make_dir(&name)?;
+        let dir = store.subdir(&name)?;
+        Ok(LeasedDir { store: store.clone(), name, dir, _lease: lease })
+    }
+}
+
+impl Deref for LeasedDir {
+    type Target = Dir;
+
+    fn deref(&self) -> &Dir {
+        &self.dir
+    }
+}
+
+impl Drop for LeasedDir {
+    fn drop(&mut self) {
+        if let Err(e) = self.store.remove_dir(&self.name) {
+            log::warn!("what was in use for a while: {e}");
+        }
     }
 }
 

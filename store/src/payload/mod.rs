@@ -19,6 +19,7 @@ mod tests;
 
 pub(crate) use blocks::{BlockChecker, check_file};
 pub(crate) use incoming::Incoming;
+pub use incoming::LeasedDir;
 pub(crate) use info::{BLOCK_SIZE, LARGE_BLOCK, PayloadInfo};
 pub(crate) use objects::{ObjectFault, Objects};
 pub(crate) use staged::StagedPayload;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::blocks::{Hashed, Hashes, fill};
-use super::incoming::{Incoming, Lease};
+use super::incoming::{Incoming, Lease, LeasedDir};
 use super::info::BLOCK_SIZE;
 use super::object_place::ObjectPlace;
 use super::reader::drop_pages;
@@ -139,6 +139,12 @@ impl Staging {
         }
         let place = Place::File(staged);
         Ok((StagedPayload { sha256, size, kind, blocks, place }, seen))
+    }
+
+    /// A directory of this process's own in the store's, which is removed when it is dropped, or
+    /// swept once the process is dead.
+    pub fn temporary(&self) -> Result<LeasedDir> {
+        LeasedDir::make(&self.store, Lease::take(&self.incoming)?)
     }
 
     fn lease(&self) -> Result<Arc<Lease>> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::catalogue::CatalogueSlot;
-use crate::disk::Lock;
+use crate::disk::{Lock, sweep};
 use crate::error::Result;
 use crate::history::History;
 use crate::payload::{Incoming, Objects, Staged, StagedSource, Staging};
@@ -95,6 +95,7 @@ impl Store {
 
     /// Removes what commands staged that were killed.
     pub fn sweep_staged(&self) -> Result<()> {
+        sweep(&self.dir, |id| self.incoming.is_leased(id));
         self.incoming.sweep(true)
     }
 

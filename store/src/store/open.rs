@@ -61,7 +61,7 @@ impl Store {
         incoming.sweep(true)?;
         let staging = Staging::new(dir, incoming.clone(), &settings);
         let objects = Objects::open(dir)?;
-        sweep(dir);
+        sweep(dir, |id| incoming.is_leased(id));
         unless_unwritable(dir.sync())?;
         let slot = CatalogueSlot::open(dir, &mut history)?;
         let store = Store {

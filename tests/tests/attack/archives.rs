@@ -310,3 +310,34 @@ fn an_archive_takes_no_more_than_it_may() {
         }
     });
 }
+
+/// What a killed import leaves is gone at once, not after a while.
+#[test]
+fn what_a_killed_import_leaves_is_swept() {
+    with_attacker(|env, _| {
+        let good = exported(env);
+        assert!(good.len() > 2);
+        // It reads its archive from a pipe that never ends.
+        let mut import = env.wasmfs();
+        import.args(["import", "-"]).stdin(std::process::Stdio::piped());
+        let mut import = import.spawn().unwrap();
+        let whole = fs::read(env.path("good.tar")).unwrap();
+        import.stdin.as_mut().unwrap().write_all(&whole[..whole.len() / 2]).unwrap();
+        let temporary = || {
+            let names = fs::read_dir(env.store()).unwrap().map(|entry| entry.unwrap().file_name());
+            names.filter(|name| name.to_string_lossy().starts_with(".wasmfs-")).count()
+        };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while temporary() == 0 {
+            assert!(std::time::Instant::now() < deadline);
+        }
+        // Others leave it alone as long as it lives.
+        env.run(&["gc"]);
+        assert_eq!(temporary(), 1);
+        import.kill().unwrap();
+        import.wait().unwrap();
+        env.run(&["gc"]);
+        assert_eq!(temporary(), 0);
+        env.run(&["verify"]);
+    });
+}
