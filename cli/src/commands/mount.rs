@@ -1,17 +1,20 @@
 //! `wasmfs mount`.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use wasmfs_store::StoreDir;
 
 use crate::args::{MountArg, OptionArgs};
-use crate::control::Client;
+use crate::control::{Client, MountStatus};
 use crate::control::requests::Mount;
 use crate::daemon::keeper::{Service, become_keeper, start};
 use crate::ui::output;
 use crate::ui::{Error, Outcome, is_ending, is_gone, was_lost};
+
+/// How long a server may take to count a mount among its own.
+const SHOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Mount the store, and serve it in the background
 #[derive(clap::Args, Debug)]
@@ -76,9 +79,7 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
 fn mounted(store: &Path, service: &Service) -> Result<Outcome> {
     let (mount_point, wanted) = (&service.mount_point, service.options);
     // A mount stays what it was made; and an older server knows of fewer ways.
-    if (wanted.passthrough || wanted.in_memory.is_some())
-        && let Some(status) = Client::status_of(&StoreDir::open(store)?)?
-        && let Some(mount) = status.mounts.iter().find(|mount| mount.attached)
+    if let Some(mount) = shown(&StoreDir::open(store)?)?
         && (wanted.passthrough && !mount.options.passthrough
             || wanted.in_memory.is_some() && wanted.in_memory != mount.options.in_memory)
     {
@@ -86,4 +87,17 @@ fn mounted(store: &Path, service: &Service) -> Result<Outcome> {
     }
     output::line(format_args!("{} is mounted at {}", store.display(), mount_point.display()))?;
     Ok(Outcome::Done)
+}
+
+/// The mount as its server says it is. The kernel is answered a moment before the server counts it
+/// among its mounts; whoever asks for the status next is to see it.
+fn shown(dir: &StoreDir) -> Result<Option<MountStatus>> {
+    let deadline = Instant::now() + SHOWN_TIMEOUT;
+    loop {
+        let status = Client::status_of(dir)?;
+        match status.and_then(|status| status.attached().cloned()) {
+            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+            mount => return Ok(mount),
+        }
+    }
 }

@@ -161,7 +161,11 @@ fn a_mount_point_that_becomes_a_link_is_not_followed() {
                 }
                 if mounted.status.success() {
                     let status = env.json(&["status"]);
-                    let at = PathBuf::from(status["mounts"][0]["mount_point"].as_str().unwrap());
+                    let Some(at) = status["mounts"][0]["mount_point"].as_str() else {
+                        let log = fs::read_to_string(env.store().join("wasmfs.log")).unwrap();
+                        panic!("{mounted:?}\n{status}\n{log}");
+                    };
+                    let at = PathBuf::from(at);
                     // It may meet the link as well.
                     let unmounted = || output(env.wasmfs().arg("unmount")).status.success();
                     assert!((0..500).any(|_| unmounted()));
