@@ -34,6 +34,9 @@ pub enum Error {
     /// What should be an archive of a store is not, or not all of one.
     #[error("this is not a complete archive of a store: {0}")]
     NotAnArchive(String),
+    /// The archive was written by a newer wasmfs.
+    #[error("the archive has format {found}; this wasmfs reads formats up to {supported}")]
+    NewerArchive { found: u64, supported: u64 },
     /// An archive ends before its history, which is last.
     #[error("this is not a complete archive of a store: it is cut short")]
     ArchiveCutShort,
@@ -63,6 +66,9 @@ pub enum Error {
     /// The store belongs to another user.
     #[error("the store {} belongs to uid {owner}, not to uid {uid}", dir.display())]
     WrongOwner { dir: PathBuf, owner: u32, uid: u32 },
+    /// A file or directory of the store belongs to another user.
+    #[error("{}, in a store, belongs to uid {owner}", path.display())]
+    ForeignPart { path: PathBuf, owner: u32 },
     /// A path leads through a symbolic link that somebody else may turn.
     #[error("{} is a symbolic link of uid {owner}, which is not followed", path.display())]
     ForeignLink { path: PathBuf, owner: u32 },
@@ -317,7 +323,7 @@ fn in_words(differences: &[Difference], engine: &str) -> String {
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// A path as it is shown: one through a descriptor is called as the kernel calls it.
-fn shown(path: &Path) -> PathBuf {
+pub(crate) fn shown(path: &Path) -> PathBuf {
     let mut parts = path.components();
     let dir: PathBuf = parts.by_ref().take(5).collect();
     match std::fs::read_link(&dir) {

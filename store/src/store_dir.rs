@@ -41,13 +41,26 @@ impl StoreDir {
     ///
     /// # Errors
     /// [`Error::NoStore`] if there is none, [`Error::NotAStore`] if it is something else,
-    /// [`Error::WrongOwner`] if it is another user's, and those of [`crate::open_way`].
+    /// [`Error::WrongOwner`] if it is another user's, [`Error::ForeignPart`] if something in it is,
+    /// and those of [`crate::open_way`].
     pub fn open(path: &Path) -> Result<StoreDir> {
         StoreDir::open_if_there(path)?.ok_or_else(|| Error::NoStore(path.to_owned()))
     }
 
     /// The same; `None` if there is none.
     pub fn open_if_there(path: &Path) -> Result<Option<StoreDir>> {
+        StoreDir::open_with_parts(path)?.map(StoreDir::check_parts).transpose()
+    }
+
+    /// The same, whoever its parts belong to: to find and mend that, and for nothing else.
+    ///
+    /// # Errors
+    /// Those of [`StoreDir::open`].
+    pub fn open_to_verify(path: &Path) -> Result<StoreDir> {
+        StoreDir::open_with_parts(path)?.ok_or_else(|| Error::NoStore(path.to_owned()))
+    }
+
+    fn open_with_parts(path: &Path) -> Result<Option<StoreDir>> {
         match Dir::open(path, Missing::Fail) {
             Err(e) if e.is_missing() => Ok(None),
             opened => StoreDir::prove(opened?),
@@ -74,20 +87,23 @@ impl StoreDir {
     fn create(dir: Dir, settings: &Settings) -> Result<StoreDir> {
         let path = dir.path().to_owned();
         if let Some(store) = StoreDir::prove(dir.clone())? {
-            return Ok(store);
+            return store.check_parts();
         }
         // Another process makes the same store right now, or was cut off making it.
         let is_of_making = |name: &str| name.starts_with(&format!(".{SETTINGS}"));
         for (name, _) in dir.entries()? {
             let found = name.to_string_lossy().into_owned();
-            if !is_of_making(&found) && found != SETTINGS {
+            if dir.has(SETTINGS)? {
+                break;
+            }
+            if !is_of_making(&found) {
                 return Err(Error::NotAStore { dir: path, found });
             }
         }
-        if !dir.has(SETTINGS) {
+        if !dir.has(SETTINGS)? {
             dir.write_json(SETTINGS, settings)?;
         }
-        StoreDir::prove(dir)?.ok_or(Error::NoStore(path))
+        StoreDir::prove(dir)?.ok_or(Error::NoStore(path))?.check_parts()
     }
 
     /// The right to the store. Fails with [`Error::InUse`] if somebody has it.
@@ -114,27 +130,28 @@ impl StoreDir {
         if let Some(owner) = foreign_owner(&dir).at("reading", &path)? {
             return Err(Error::WrongOwner { dir: path, owner, uid: geteuid().as_raw() });
         }
-        if !dir.has(SETTINGS) {
+        if !dir.has(SETTINGS)? {
             return Ok(None);
         }
         if !is_store(&dir)? {
             return Err(Error::NotAStore { dir: path, found: SETTINGS.into() });
         }
-        let mode = dir.stat()?.st_mode;
-        if mode & 0o022 != 0 {
-            // Others could put files here until now.
-            for name in [SETTINGS, HISTORY, LOCK, STATE] {
-                let Some(found) = dir.look_at(name)? else { continue };
-                if let Some(owner) = foreign_owner(found).at("reading", &dir.named(name))? {
-                    let (dir, uid) = (dir.named(name), geteuid().as_raw());
-                    return Err(Error::WrongOwner { dir, owner, uid });
-                }
-            }
-        }
-        if mode & 0o077 != 0 {
+        if dir.stat()?.st_mode & 0o077 != 0 {
             fchmod(&dir, Mode::RWXU).at("protecting", &path)?;
         }
         Ok(Some(StoreDir(dir)))
+    }
+
+    /// Refuses a store with parts of another user's, who could change them, or have them be
+    /// written: the directory was once open to others.
+    fn check_parts(self) -> Result<StoreDir> {
+        for name in [SETTINGS, HISTORY, STATE, LOCK, CATALOGUE, INCOMING, OBJECTS] {
+            let Some(found) = self.look_at(name)? else { continue };
+            if let Some(owner) = foreign_owner(found).at("reading", &self.named(name))? {
+                return Err(Error::ForeignPart { path: self.named(name), owner });
+            }
+        }
+        Ok(self)
     }
 }
 

@@ -27,9 +27,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::disk::durable::{protect_files, sync_files};
+use crate::disk::by_path::{protect_files, sync_files};
 use crate::disk::space::check_writable;
-use crate::error::{Error, Result, is_out_of_room, is_unwritable};
+use crate::error::{Error, Result, is_out_of_room, is_unwritable, shown};
 
 /// The filter that keeps what the database logs for its own developers out of a log, in the syntax
 /// of `env_logger`.
@@ -124,7 +124,7 @@ impl Unopened {
             Unopened::Disk(e) => e,
             Unopened::Broken(reason) => io::Error::other(reason),
         };
-        Error::Io { action: "opening the catalogue in", path: path.to_owned(), source }
+        Error::Io { action: "opening the catalogue in", path: shown(path), source }
     }
 }
 
@@ -270,7 +270,7 @@ impl Database {
                     // What could not be written once may seem to be the next time.
                     self.note_damage();
                 }
-                Error::Io { action: "using the catalogue in", path: self.path.clone(), source }
+                Error::Io { action: "using the catalogue in", path: shown(&self.path), source }
             }
             e => {
                 self.note_damage();

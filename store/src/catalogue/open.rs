@@ -21,7 +21,7 @@ pub(crate) fn open(dir: &Dir, history: &mut History, trusted: bool) -> Result<Ca
     dir.remove_dir(NEW_CATALOGUE)?;
     let (db, named) = (dir.through(CATALOGUE), dir.named(CATALOGUE));
     let shown = named.display();
-    let existed = dir.has(CATALOGUE);
+    let existed = dir.has(CATALOGUE)?;
     dir.make_dir(CATALOGUE)?;
     dir.subdir(CATALOGUE)?;
     let old = match Catalogue::try_open(&db) {

@@ -38,7 +38,7 @@ pub(super) fn rebuild(
     // Dropping one whose file is damaged can panic as well.
     let _ = catch_panic(|| drop(old));
     sole(new)?.close()?;
-    if readable && lost == 0 || !dir.has(CATALOGUE) {
+    if readable && lost == 0 || !dir.has(CATALOGUE)? {
         put_in_place(dir)?;
     } else {
         let aside = damaged_aside(CATALOGUE);
@@ -85,7 +85,7 @@ fn whole_object(dir: &Dir, sha256: &Sha) -> Option<Vec<u8>> {
 
 /// Puts the catalogue called `new` in the place of the store's own, which ends up there.
 fn exchange(dir: &Dir, new: &str) -> Result<()> {
-    match dir.has(CATALOGUE) {
+    match dir.has(CATALOGUE)? {
         true => dir.exchange(Path::new(new), Path::new(CATALOGUE)),
         false => dir.rename(new, CATALOGUE),
     }
@@ -94,7 +94,7 @@ fn exchange(dir: &Dir, new: &str) -> Result<()> {
 /// Puts the new catalogue in `dir` in the place of the old one, which gets the name `aside`; never
 /// is there none.
 pub(crate) fn put_in_place_of(dir: &Dir, aside: &str) -> Result<()> {
-    if dir.has(CATALOGUE) {
+    if dir.has(CATALOGUE)? {
         // First the name, then the exchange: the old one is never where it would be removed.
         dir.rename(NEW_CATALOGUE, aside)?;
         exchange(dir, aside)?;

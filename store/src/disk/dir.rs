@@ -1,10 +1,10 @@
 //! A directory, open: what is in it is reached by its descriptor, whatever becomes of its path.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
@@ -14,11 +14,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::way::{End, Missing, open_way};
+use super::way::{End, Missing, open_directory};
 use crate::error::{Error, IoContext, Result};
 
-/// A directory, open. A name in it never leads out of it: no component of it may be a symbolic
-/// link.
+/// A directory, open. What is opened in it is in it: no component of a name may be a symbolic
+/// link. What is made, renamed or removed is named by one component, or below a directory that was
+/// opened so.
 #[derive(Clone, Debug)]
 pub struct Dir(Arc<OpenDir>);
 
@@ -38,9 +39,7 @@ impl Dir {
     /// Opens the directory at `path`, which is absolute and leads through nobody else's symbolic
     /// links.
     pub(crate) fn open(path: &Path, missing: Missing) -> Result<Dir> {
-        let descriptor = open_way(path, missing, End::LikeTheWay)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let descriptor = openat(&descriptor, ".", flags, Mode::empty()).at("opening", path)?;
+        let descriptor = open_directory(path, missing, End::LikeTheWay)?;
         Ok(Dir(Arc::new(OpenDir { descriptor, path: path.to_owned() })))
     }
 
@@ -75,7 +74,24 @@ impl Dir {
 
     fn open_at(&self, name: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat2(self, name, flags, mode, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+        match openat2(self, name, flags, mode, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
+            // Before Linux 5.6, and in containers whose filter of system calls is as old.
+            Err(Errno::NOSYS | Errno::PERM) => self.open_by_steps(name, flags, mode),
+            opened => opened,
+        }
+    }
+
+    fn open_by_steps(&self, name: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+        let above = name.parent().into_iter().flat_map(Path::components);
+        let mut at: Option<OwnedFd> = None;
+        for part in above {
+            let Component::Normal(part) = part else { return Err(Errno::XDEV) };
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let from = at.as_ref().map_or_else(|| self.as_fd(), AsFd::as_fd);
+            at = Some(openat(from, part, flags, Mode::empty())?);
+        }
+        let last = name.file_name().unwrap_or(OsStr::new("."));
+        openat(at.as_ref().map_or_else(|| self.as_fd(), AsFd::as_fd), last, flags, mode)
     }
 
     /// Opens a file to be read.
@@ -146,8 +162,8 @@ impl Dir {
     }
 
     /// Whether something is there under a name.
-    pub(crate) fn has(&self, name: impl AsRef<Path>) -> bool {
-        self.look_at(name).is_ok_and(|found| found.is_some())
+    pub(crate) fn has(&self, name: impl AsRef<Path>) -> Result<bool> {
+        Ok(self.look_at(name)?.is_some())
     }
 
     /// All bytes of a file.
@@ -179,7 +195,10 @@ impl Dir {
     pub(crate) fn entries(&self) -> Result<Vec<(OsString, fs::FileType)>> {
         let entries = fs::read_dir(self.through("")).at("reading", self.path())?;
         let entries = entries.map(|entry| entry.and_then(|e| Ok((e.file_name(), e.file_type()?))));
-        entries.collect::<io::Result<_>>().at("reading", self.path())
+        // What is removed meanwhile is not there.
+        let is_gone = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+        let there = entries.filter(|entry| !entry.as_ref().is_err_and(is_gone));
+        there.collect::<io::Result<_>>().at("reading", self.path())
     }
 
     /// Removes a file, if it is there.

@@ -4,9 +4,9 @@
 //! through here, by the directory's descriptor, so that a crash leaves the old one or the new. It uses [`crate::types`] and
 //! [`crate::error`] alone.
 
+pub(crate) mod by_path;
 pub(crate) mod clock;
 mod dir;
-pub(crate) mod durable;
 mod lock;
 pub(crate) mod names;
 pub(crate) mod space;
@@ -15,7 +15,6 @@ mod way;
 
 pub use dir::Dir;
 pub use lock::Lock;
-pub use temp::TEMP_PREFIX;
-pub(crate) use temp::{sweep, temp_dir, temp_dir_in_memory};
+pub(crate) use temp::{TEMP_PREFIX, sweep, temp_dir, temp_dir_in_memory};
 pub(crate) use way::foreign_owner;
-pub use way::{End, Missing, check_parent, open_parent, open_way};
+pub use way::{End, Missing, check_parent, open_directory, open_parent, open_way};

@@ -33,8 +33,7 @@ pub(crate) fn check_free_space(dir: &Dir, bytes: u64) -> Result<()> {
 
 /// Whether a file can be made in `dir` and written.
 pub(crate) fn check_writable(dir: &Path) -> Result<()> {
-    let path = dir.join(".probe");
-    let _ = fs::remove_file(&path);
+    let path = dir.join(format!(".probe.{}", std::process::id()));
     let written = File::create_new(&path).and_then(|mut file| file.write_all(&[0; 4096]));
     let _ = fs::remove_file(&path);
     written.at("writing", &path)
@@ -42,7 +41,7 @@ pub(crate) fn check_writable(dir: &Path) -> Result<()> {
 
 /// Keeps some space in `dir`, if there is plenty.
 pub(crate) fn make_reserve(dir: &Dir) {
-    if dir.has(RESERVE) {
+    if dir.has(RESERVE).unwrap_or(true) {
         return;
     }
     let plenty = RESERVE_SIZE + 2 * COMMIT_MARGIN;
@@ -57,7 +56,7 @@ pub(crate) fn make_reserve(dir: &Dir) {
 
 /// Gives the reserve back, and says whether there was one.
 pub(crate) fn give_back_reserve(dir: &Dir) -> bool {
-    if !dir.has(RESERVE) {
+    if !dir.has(RESERVE).unwrap_or(false) {
         return false;
     }
     let removed = dir.remove_file(RESERVE);

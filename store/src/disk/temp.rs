@@ -13,7 +13,7 @@ use super::space::available;
 use crate::error::{IoContext, Result};
 
 /// The start of the names of directories that are in use for a while.
-pub const TEMP_PREFIX: &str = ".wasmfs-";
+pub(crate) const TEMP_PREFIX: &str = ".wasmfs-";
 /// How long one may be in use.
 const TEMP_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 

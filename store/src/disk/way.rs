@@ -3,11 +3,13 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, chmodat, fstat, mkdirat, openat, readlinkat};
+use rustix::fs::{
+    CWD, Mode, OFlags, PROC_SUPER_MAGIC, chmod, fstat, fstatfs, fsync, mkdirat, openat, readlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -21,8 +23,10 @@ const MAX_LINKS: usize = 40;
 pub enum Missing {
     /// They are an error.
     Fail,
-    /// They are made, with these permissions whatever the umask is.
+    /// They are made, with these permissions less the umask.
     Make(u32),
+    /// They are made, with these permissions whatever the umask is.
+    MakeExactly(u32),
 }
 
 /// What a path may end with.
@@ -45,6 +49,16 @@ pub enum End {
 /// [`Error::ForeignLink`] and [`Error::LinkAtEnd`] for such links, and [`Error::Io`].
 pub fn open_way(path: &Path, missing: Missing, end: End) -> Result<OwnedFd> {
     Way { path, missing, reached: PathBuf::new(), links: 0, end }.open()
+}
+
+/// The same, open to be read.
+///
+/// # Errors
+/// Those of [`open_way`].
+pub fn open_directory(path: &Path, missing: Missing, end: End) -> Result<OwnedFd> {
+    let way = open_way(path, missing, end)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(way, ".", flags, Mode::empty()).at("opening", path)
 }
 
 /// Opens the directory that `path` is in, in the same way, and gives the name in it. The directory
@@ -108,6 +122,12 @@ impl Way<'_> {
             let next = self.step(&at, &name)?;
             // This asks no server of a mount that the way leads to: it may be dead, or another's.
             match readlinkat(&next, "", Vec::new()) {
+                // What such a link says is no path: only the kernel can follow it.
+                Ok(_) if is_magic(&next) => {
+                    self.check_link(&next)?;
+                    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                    at = openat(&at, &name, flags, Mode::empty()).at("opening", &self.reached)?;
+                }
                 Ok(target) => {
                     let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
                     let more = self.follow(&next, target, left.is_empty())?;
@@ -121,33 +141,55 @@ impl Way<'_> {
         Ok(at)
     }
 
+    /// Opens a component, whatever it is; not what it leads to.
     fn step(&self, at: &OwnedFd, name: &OsString) -> Result<OwnedFd> {
-        let open = || openat(at, name, flags(), Mode::empty());
+        // A directory by itself: that has an automount be made (open(2), O_PATH).
+        let open = || match openat(at, name, flags() | OFlags::DIRECTORY, Mode::empty()) {
+            Err(Errno::NOTDIR | Errno::LOOP) => openat(at, name, flags(), Mode::empty()),
+            opened => opened,
+        };
         match (open(), self.missing) {
-            (Err(Errno::NOENT), Missing::Make(mode)) => {
-                self.make(at, name, mode)?;
+            (Err(Errno::NOENT), Missing::Make(_) | Missing::MakeExactly(_)) => {
+                self.make(at, name)?;
                 open().at("opening", &self.reached)
             }
             (opened, _) => opened.at("opening", &self.reached),
         }
     }
 
-    fn make(&self, at: &OwnedFd, name: &OsString, mode: u32) -> Result<()> {
+    fn make(&self, at: &OwnedFd, name: &OsString) -> Result<()> {
         let parent = self.reached.parent().unwrap_or(Path::new("/")).to_owned();
         let owner = fstat(at).at("reading", &parent)?.st_uid;
         if geteuid().is_root() && owner != 0 {
             let made = self.reached.display();
             log::warn!("{made} becomes root's, in a directory of uid {owner}, who can't use it");
         }
-        let mode = Mode::from_raw_mode(mode);
-        match mkdirat(at, name, mode) {
+        let (Missing::Make(mode) | Missing::MakeExactly(mode)) = self.missing else {
+            return Ok(());
+        };
+        match mkdirat(at, name, Mode::from_raw_mode(mode)) {
             // Another process was faster.
-            Err(Errno::EXIST) => Ok(()),
-            made => {
-                made.at("making", &self.reached)?;
-                chmodat(at, name, mode, AtFlags::empty()).at("protecting", &self.reached)
-            }
+            Err(Errno::EXIST) => return Ok(()),
+            made => made.at("making", &self.reached)?,
         }
+        if let Missing::MakeExactly(_) = self.missing {
+            self.set_mode(at, name, mode)?;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent_dir = openat(at, ".", flags, Mode::empty()).at("opening", &parent)?;
+        fsync(parent_dir).at("syncing", &parent)
+    }
+
+    /// Sets the permissions of a directory that was just made, and of nothing that took its place.
+    fn set_mode(&self, at: &OwnedFd, name: &OsString, mode: u32) -> Result<()> {
+        let made = openat(at, name, flags() | OFlags::DIRECTORY, Mode::empty());
+        let made = made.at("opening", &self.reached)?;
+        if foreign_owner(&made).at("reading", &self.reached)?.is_none() {
+            // chmod(2) of what is open by O_PATH goes through /proc (openat(2)).
+            let through = Path::new("/proc/self/fd").join(made.as_raw_fd().to_string());
+            chmod(through, Mode::from_raw_mode(mode)).at("protecting", &self.reached)?;
+        }
+        Ok(())
     }
 
     /// The components that a symbolic link stands for, the last first.
@@ -156,16 +198,27 @@ impl Way<'_> {
         if is_end && self.end == End::NoLink {
             return Err(Error::LinkAtEnd { path, target });
         }
-        let owner = fstat(link).at("reading", &path)?.st_uid;
-        if owner != 0 && owner != geteuid().as_raw() {
-            return Err(Error::ForeignLink { path, owner });
-        }
+        self.check_link(link)?;
         self.links += 1;
         if self.links > MAX_LINKS {
             return Err(io::Error::from(Errno::LOOP)).at("opening", self.path);
         }
         Ok(components(&target))
     }
+
+    /// Refuses a symbolic link of another user's.
+    fn check_link(&self, link: &OwnedFd) -> Result<()> {
+        let owner = fstat(link).at("reading", &self.reached)?.st_uid;
+        match owner == 0 || owner == geteuid().as_raw() {
+            true => Ok(()),
+            false => Err(Error::ForeignLink { path: self.reached.clone(), owner }),
+        }
+    }
+}
+
+/// Whether a symbolic link is one of the kernel's own, in `/proc`.
+fn is_magic(link: &OwnedFd) -> bool {
+    fstatfs(link).is_ok_and(|found| found.f_type == PROC_SUPER_MAGIC)
 }
 
 fn flags() -> OFlags {

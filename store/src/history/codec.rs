@@ -61,7 +61,7 @@ pub(super) fn newer(reason: &str) -> String {
 
 impl BadLine {
     /// Why, in words.
-    pub(super) fn reason(self) -> String {
+    pub(crate) fn reason(self) -> String {
         match self {
             BadLine::Unreadable(reason) | BadLine::Unknown(reason) => reason,
         }

@@ -15,5 +15,5 @@ mod replay;
 pub(crate) mod scan;
 
 pub(crate) use change::{Blocks, Change, CollectedVersion, LogEntry, NewDirectory};
-pub(crate) use codec::{decode, line_of};
+pub(crate) use codec::{BadLine, decode, line_of};
 pub(crate) use log::{End, History};

@@ -30,9 +30,9 @@ fn each_line(
     Ok(())
 }
 
-/// The longest line of a history that somebody else wrote, in bytes: the plain names of a million
+/// The longest line of a history that somebody else wrote, in bytes: the plain names of some million
 /// keys fit in.
-pub(crate) const MAX_FOREIGN_LINE: u64 = 64 << 20;
+pub(crate) const MAX_FOREIGN_LINE: u64 = 256 << 20;
 /// How much of a file is looked at to find a line of a history, in bytes.
 const SAMPLE: u64 = 4 << 20;
 

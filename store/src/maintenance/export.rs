@@ -35,13 +35,13 @@ pub fn export(
         // The format rises before what needs it is committed, so what is read here is that of the
         // history.
         let text = dir.read(SETTINGS)?;
-        let now = read_settings(dir)?.format;
+        let found = read_settings(dir)?.format;
         match format {
             None => append(&mut tar, SETTINGS, text.len() as u64, &text[..])?,
-            Some(written) if written != now => return Err(Error::ChangedUnderExport),
+            Some(written) if written != found => return Err(Error::ChangedUnderExport),
             Some(_) => {}
         }
-        format = Some(now);
+        format = Some(found);
         let total = history.payloads.values().map(|payload| payload.size).sum();
         let mut gone = false;
         for (sha256, payload) in &history.payloads {

@@ -23,6 +23,7 @@ pub use export::export;
 pub use findings::{Finding, FindingKind, Verified};
 pub use live::{Live, Record};
 pub use payloads::Course;
+pub use permissions::{foreign_parts, take_back};
 pub use repair::repair;
 pub use restore::{is_empty, restore};
 pub use verify::verify;

@@ -4,27 +4,28 @@
 use std::path::Path;
 
 use super::findings::{Finding, FindingKind, Verified};
-use super::permissions::too_open;
 use super::rescue::{Rescued, keep_aside, rescue};
+use super::rules::check_catalogue;
+use crate::catalogue::from_history;
 use crate::disk::names::QUARANTINE;
+use crate::disk::temp_dir;
 use crate::error::Result;
+use crate::history::History;
 use crate::store::Store;
 use crate::store_dir::StoreDir;
 
 /// Repairs what `verified` found in the store in `dir`, and notes at each finding what was done.
 pub fn repair(dir: &StoreDir, verified: &mut Verified) -> Result<()> {
     let lock = dir.lock()?;
-    repair_permissions(dir, verified)?;
     let mut history_damaged = None;
-    let mut breaks_rules = false;
+    let breaks_rules = verified.findings.iter().any(|found| found.kind == FindingKind::Rules);
+    if breaks_rules {
+        // The catalogue has what breaks them.
+        Store::distrust_catalogue(dir);
+    }
     for finding in &mut verified.findings {
         match finding.kind {
-            FindingKind::History => history_damaged = Some(finding),
-            FindingKind::Rules => {
-                // The catalogue has what breaks them.
-                Store::distrust_catalogue(dir);
-                (history_damaged, breaks_rules) = (Some(finding), true);
-            }
+            FindingKind::History | FindingKind::Rules => history_damaged = Some(finding),
             FindingKind::Catalogue => Store::distrust_catalogue(dir),
             _ => {}
         }
@@ -49,12 +50,18 @@ pub fn repair(dir: &StoreDir, verified: &mut Verified) -> Result<()> {
             _ => {
                 lock = Some(lock.take().map_or_else(|| dir.lock(), Ok)?);
                 let Rescued { aside, lost, kept } = rescue(dir)?;
-                finding.repaired = Some(format!(
-                    "written anew from {kept} changes that can be read; the old one is {}",
-                    aside.display()
-                ));
                 finding.lost = lost > 0;
                 finding.detail = format!("{}; {lost} changes are lost", finding.detail);
+                match broken_rule(dir)? {
+                    None => {
+                        finding.repaired = Some(format!(
+                            "written anew from {kept} changes that can be read; the old one is {}",
+                            aside.display()
+                        ));
+                    }
+                    // Each of its lines makes sense, and not all of them together.
+                    Some(rule) => finding.detail = format!("{}; {rule}", finding.detail),
+                }
             }
         }
     }
@@ -75,17 +82,10 @@ pub fn repair(dir: &StoreDir, verified: &mut Verified) -> Result<()> {
     store.close()
 }
 
-fn repair_permissions(dir: &StoreDir, verified: &mut Verified) -> Result<()> {
-    for wrong in too_open(dir)? {
-        let mended = wrong.mend();
-        let place = wrong.path.display().to_string();
-        for finding in &mut verified.findings {
-            if finding.kind == FindingKind::Permissions && finding.place == place {
-                finding.repaired.clone_from(&mended);
-            }
-        }
-    }
-    Ok(())
+/// The rule that the history of the store in `dir` breaks as a whole, if it does.
+fn broken_rule(dir: &StoreDir) -> Result<Option<String>> {
+    let place = temp_dir(dir, 0)?;
+    check_catalogue(&*from_history(place.path(), &mut History::open_read_only(dir)?)?)
 }
 
 /// Moves a damaged object file out of the way, so that publishing the same bytes again mends it.

@@ -42,7 +42,7 @@ pub(super) fn keep_aside(dir: &Dir) -> Result<PathBuf> {
 /// can be trusted.
 /// If it is interrupted it can be done again: what there was is moved aside at the end.
 pub(super) fn rescue(dir: &Dir) -> Result<Rescued> {
-    let mut old = match dir.has(CATALOGUE) {
+    let mut old = match dir.has(CATALOGUE)? {
         // An error that says nothing of what the catalogue is may be gone the next time.
         true => match catch_panic(|| Catalogue::open(&dir.through(CATALOGUE))) {
             Ok(Err(e)) if e.is_unwritable() => return Err(e),

@@ -4,21 +4,27 @@
 //! says, every line of the history keeps the rules, what is written is bounded by the free space of
 //! the disk, and until all of that is known it is in `incoming/`.
 
-use std::collections::BTreeSet;
-use std::io::{self, BufRead, Read, Seek, SeekFrom};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::archive::{Archived, HashingReader, Progress, ROOT, damaged, object_name};
-use super::rules::{check_catalogue, check_line};
-use crate::catalogue::from_history;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::archive::{Archived, Progress, ROOT, damaged, object_name};
+use super::rules::{check_catalogue, check_change};
+use crate::artifact::ArtifactKind;
+use crate::catalogue::tables::PAYLOADS;
+use crate::catalogue::{Catalogue, from_history};
 use crate::disk::names::{HISTORY, INCOMING, SETTINGS};
 use crate::disk::space::check_free_space;
 use crate::disk::{Dir, Lock, temp_dir};
 use crate::error::{Error, IoContext, Result};
-use crate::history::History;
 use crate::history::scan::{Listing, MAX_FOREIGN_LINE};
-use crate::payload::Objects;
+use crate::history::{BadLine, Blocks, Change, History, decode};
+use crate::payload::{Description, Objects, PayloadInfo, describe};
 use crate::settings::{FORMAT, Settings};
 use crate::store::Store;
 use crate::store_dir::StoreDir;
@@ -26,6 +32,12 @@ use crate::types::Sha;
 
 /// How every payload starts: an artifact, which is an ELF file, or WebAssembly.
 const PAYLOAD_STARTS: [[u8; 4]; 2] = [*b"\x7fELF", *b"\0asm"];
+/// What is copied at once, in bytes.
+const COPY_PIECE: usize = 1 << 20;
+/// A line of a history that lists nothing is shorter, in bytes.
+const SHORT_LINE: u64 = 1 << 20;
+/// For how many bytes of a payload its line has one, at least: 43 for each block of 32 KiB.
+const BYTES_OF_A_LINE: u64 = 512;
 /// Settings that nobody wrote by hand are shorter, in bytes.
 const MAX_SETTINGS: u64 = 1 << 20;
 
@@ -83,7 +95,8 @@ fn take(
     progress: Progress<'_>,
 ) -> Result<Archived> {
     let mut restored = Archived::default();
-    for entry in archive.entries().map_err(|e| no_tar(&e))? {
+    // As they are: an extended header, which could have any length, is none of ours.
+    for entry in archive.entries().map_err(|e| no_tar(&e))?.raw(true) {
         let mut entry = entry.map_err(|e| no_tar(&e))?;
         let at = entry.path().map_err(|e| not(e.to_string()))?.into_owned();
         // Escaped: whoever made the archive chose it.
@@ -119,14 +132,37 @@ fn take(
     Err(Error::ArchiveCutShort)
 }
 
+/// What the bytes of a payload are, whatever a history says of them.
+#[derive(PartialEq, Eq)]
+struct Found {
+    /// In bytes.
+    size: u64,
+    kind: ArtifactKind,
+    /// The sha256 of the hashes of its blocks.
+    blocks: Sha,
+}
+
+impl Found {
+    /// Reads all of a file; fails if it is not this payload.
+    fn in_file(sha256: &Sha, file: &File) -> Result<Found> {
+        let Description { sha256: found, size, kind, blocks } = describe(file)?;
+        match found == *sha256 {
+            true => Ok(Found { size, kind, blocks: Sha::of(&blocks) }),
+            false => Err(damaged(sha256, "the archive's bytes differ from what was published")),
+        }
+    }
+}
+
 /// A store that is being made from an archive.
 struct Restoring {
     dir: StoreDir,
     lock: Lock,
+    /// The archive's, which are the store's once it is committed.
+    settings: Settings,
     incoming: Dir,
     objects: Objects,
-    /// Every payload of the archive so far.
-    seen: BTreeSet<Sha>,
+    /// Every payload of the archive so far, and what it is.
+    seen: BTreeMap<Sha, Found>,
     /// Those that were not there before.
     brought: Vec<Sha>,
 }
@@ -142,26 +178,29 @@ impl Restoring {
         let invalid = |source| Error::Settings { path: PathBuf::from(SETTINGS), source };
         let settings: Settings = serde_json::from_slice(&text).map_err(invalid)?;
         if settings.format > FORMAT {
-            let (dir, found) = (PathBuf::from("the archive"), settings.format);
-            return Err(Error::NewerFormat { dir, found, supported: FORMAT });
+            return Err(Error::NewerArchive { found: settings.format, supported: FORMAT });
         }
-        let dir = make(&settings)?;
+        let dir = make(&Settings::default())?;
         let lock = dir.lock()?;
         if !is_empty(&dir)? {
             return Err(Error::StoreNotEmpty(dir.path().to_owned()));
         }
-        dir.write_json(SETTINGS, &settings)?;
         dir.make_dir(INCOMING)?;
         let incoming = dir.subdir(INCOMING)?;
         let objects = Objects::open(&dir)?;
-        let (seen, brought) = (BTreeSet::new(), Vec::new());
-        Ok(Restoring { dir, lock, incoming, objects, seen, brought })
+        let (seen, brought) = (BTreeMap::new(), Vec::new());
+        Ok(Restoring { dir, lock, settings, incoming, objects, seen, brought })
     }
 
     /// Puts a payload in place; false if it was there.
     fn put_object(&mut self, sha256: &Sha, size: u64, from: &mut impl Read) -> Result<bool> {
-        self.seen.insert(*sha256);
-        if self.has(sha256) {
+        let there = self.objects.size(sha256)?;
+        // From an import that was cut short.
+        let whole = || Found::in_file(sha256, &self.objects.open_file(sha256)?);
+        if there == Some(size)
+            && let Ok(found) = whole()
+        {
+            self.seen.insert(*sha256, found);
             return Ok(false);
         }
         check_free_space(&self.dir, size)?;
@@ -171,17 +210,12 @@ impl Restoring {
             // What is left is swept when the store is opened.
             let _ = self.incoming.remove_file(&name);
         }
-        put?;
+        self.seen.insert(*sha256, put?);
         self.objects.bring(&self.incoming, &name, sha256)?;
-        self.brought.push(*sha256);
+        if there.is_none() {
+            self.brought.push(*sha256);
+        }
         Ok(true)
-    }
-
-    /// Whether an object file is there and whole, from an import that was cut short.
-    fn has(&self, sha256: &Sha) -> bool {
-        let Ok(file) = self.objects.open_file(sha256) else { return false };
-        let mut hashed = HashingReader::new(file);
-        io::copy(&mut hashed, &mut io::sink()).is_ok() && hashed.finish().0 == *sha256
     }
 
     fn write_object(
@@ -190,28 +224,29 @@ impl Restoring {
         sha256: &Sha,
         size: u64,
         from: &mut impl Read,
-    ) -> Result<()> {
+    ) -> Result<Found> {
         let path = self.incoming.named(name);
-        let file = self.incoming.new_file(name)?;
+        let mut file = self.incoming.new_file(name)?;
         let mut head = [0; 4];
-        let mut hashed = HashingReader::new(from);
-        hashed.read_exact(&mut head).map_err(|e| no_tar(&e))?;
+        from.read_exact(&mut head).map_err(|e| no_tar(&e))?;
         // A disk is not filled with what can't be a payload.
         if !PAYLOAD_STARTS.contains(&head) {
             return Err(not(format!("payload {sha256} is neither an artifact nor WebAssembly")));
         }
-        file.write_all_at(&head, 0).at("writing", &path)?;
-        (&file).seek(SeekFrom::End(0)).at("writing", &path)?;
-        copy(&mut hashed, &file, &path)?;
-        let (found, len) = hashed.finish();
+        file.write_all(&head).at("writing", &path)?;
+        let len = copy(from, &file, &path)? + head.len() as u64;
         if len < size {
             return Err(Error::ArchiveCutShort);
         }
-        if found != *sha256 {
-            return Err(damaged(sha256, "the archive's bytes differ from what was published"));
-        }
+        file.seek(SeekFrom::Start(0)).at("reading", &path)?;
+        let found = Found::in_file(sha256, &file).map_err(|e| match e {
+            // It is neither, on a second look.
+            Error::NotWasm => not(format!("payload {sha256} is no WebAssembly")),
+            e => e,
+        })?;
         rustix::fs::fchmod(&file, rustix::fs::Mode::RUSR).at("protecting", &path)?;
-        file.sync_all().at("syncing", &path)
+        file.sync_all().at("syncing", &path)?;
+        Ok(found)
     }
 
     /// Stages the history, once it is known that it can be read, that it keeps every rule, and that
@@ -230,9 +265,12 @@ impl Restoring {
         let mut file = self.incoming.new_file(HISTORY)?;
         let mut lines = io::BufReader::new(from);
         let (mut line, mut number, mut written) = (Vec::new(), 0u64, 0);
+        let payloads: u64 = self.seen.values().map(|found| found.size).sum();
         loop {
             line.clear();
-            let limit = MAX_FOREIGN_LINE;
+            // What a line lists was there before it: keys in other lines, blocks in payloads.
+            let listed = written + payloads / BYTES_OF_A_LINE;
+            let limit = (SHORT_LINE + listed).min(MAX_FOREIGN_LINE);
             let read = lines.by_ref().take(limit).read_until(b'\n', &mut line);
             if read.map_err(|e| no_tar(&e))? == 0 {
                 break;
@@ -241,8 +279,7 @@ impl Restoring {
             if !line.ends_with(b"\n") && line.len() as u64 == limit {
                 return Err(not(format!("line {number} of its history is over {limit} bytes")));
             }
-            // What can't be read is found by the replay.
-            check_line(&line).map_err(|rule| {
+            self.check_line(&line).map_err(|rule| {
                 not(format!("line {number} of its history breaks a rule: {rule}"))
             })?;
             file.write_all_at(&line, written).at("writing", &path)?;
@@ -256,7 +293,7 @@ impl Restoring {
         }
         file.sync_all().at("syncing", &path)?;
         file.seek(SeekFrom::Start(0)).at("reading", &path)?;
-        let read = |file: &std::fs::File| file.try_clone().at("reading", &path);
+        let read = |file: &File| file.try_clone().at("reading", &path);
         let listing = Listing::of(read(&file)?, &path)?;
         if listing.len != written {
             return Err(not("the last line of its history is not whole".into()));
@@ -268,18 +305,58 @@ impl Restoring {
         if let Some(rule) = check_catalogue(&truth)? {
             return Err(not(format!("its history breaks a rule: {rule}")));
         }
-        match listing.payloads.keys().find(|sha256| !self.seen.contains(*sha256)) {
+        self.check_large_blocks(&truth)?;
+        match listing.payloads.keys().find(|sha256| !self.seen.contains_key(*sha256)) {
             Some(sha256) => Err(not(format!("payload {sha256} is missing"))),
             None => Ok(listing.changes),
         }
     }
 
+    /// Checks payloads with hashes of large blocks, as releases before format 2 wrote them.
+    fn check_large_blocks(&self, truth: &Catalogue) -> Result<()> {
+        for row in truth.scan(&PAYLOADS.all()) {
+            let row = row?;
+            let (sha256, record) = (row.key()?, row.value()?);
+            if !record.large_blocks || !self.seen.contains_key(&sha256) {
+                continue;
+            }
+            let payload = PayloadInfo::new(&sha256, &record);
+            if self.objects.check(truth, &payload, &mut |_| {})?.is_some() {
+                return Err(not(format!("payload {sha256} is something else than it says")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a line can be read, keeps every rule, and says of a payload what its bytes say.
+    fn check_line(&self, line: &[u8]) -> std::result::Result<(), String> {
+        let entry = decode(line).map_err(BadLine::reason)?;
+        check_change(&entry.change)?;
+        let Change::Payload { sha256, size, kind, blocks, .. } = &entry.change else {
+            return Ok(());
+        };
+        // One that was collected later is not in the archive.
+        let Some(found) = self.seen.get(sha256) else { return Ok(()) };
+        let same_blocks = match blocks {
+            Blocks::Small(hashes) => {
+                BASE64.decode(hashes).is_ok_and(|hashes| Sha::of(&hashes) == found.blocks)
+            }
+            // Checked by these hashes once the history can be applied.
+            Blocks::Large(_) => true,
+        };
+        match (*size, *kind) == (found.size, found.kind) && same_blocks {
+            true => Ok(()),
+            false => Err(format!("payload {sha256} is something else than it says")),
+        }
+    }
+
     /// Commits what was brought.
     fn finish(self) -> Result<()> {
-        let Restoring { dir, lock, incoming, objects, seen, .. } = self;
+        let Restoring { dir, lock, settings, incoming, objects, seen, .. } = self;
         let directories: BTreeSet<_> =
-            seen.iter().map(|sha256| sha256.hex()[..2].to_owned()).collect();
+            seen.keys().map(|sha256| sha256.hex()[..2].to_owned()).collect();
         objects.sync(directories)?;
+        dir.write_json(SETTINGS, &settings)?;
         Store::distrust_catalogue(&dir);
         dir.take_from(&incoming, HISTORY, HISTORY)?;
         dir.sync()?;
@@ -299,18 +376,20 @@ impl Restoring {
     }
 }
 
-/// Copies to a file; an archive that ends is told from a disk that can't be written.
-fn copy(from: &mut impl Read, mut to: &std::fs::File, path: &Path) -> Result<()> {
-    use std::io::Write as _;
-    let mut piece = vec![0; 1 << 20];
+/// Copies to a file, and says how many bytes; an archive that ends is told from a disk that can't be
+/// written.
+fn copy(from: &mut impl Read, mut to: &File, path: &Path) -> Result<u64> {
+    let mut piece = vec![0; COPY_PIECE];
+    let mut copied = 0;
     loop {
         let read = match from.read(&mut piece) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             read => read.map_err(|e| no_tar(&e))?,
         };
         if read == 0 {
-            return Ok(());
+            return Ok(copied);
         }
         to.write_all(&piece[..read]).at("writing", path)?;
+        copied += read as u64;
     }
 }

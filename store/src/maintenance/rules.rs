@@ -4,10 +4,13 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::catalogue::tables::{ENGINES, INODES, InodeRecord, KEYS, VERSIONS};
+use crate::catalogue::tables::{
+    ALIASES, DIRECTORIES, DirectoryRecord, ENGINES, FINGERPRINTS, INODES, InodeRecord, KEYS,
+    LABELS, VERSIONS, VersionRecord,
+};
 use crate::catalogue::{Catalogue, Records};
 use crate::error::Result;
-use crate::history::{Blocks, Change, NewDirectory, decode};
+use crate::history::{Blocks, Change, NewDirectory};
 use crate::payload::{BLOCK_SIZE, LARGE_BLOCK};
 use crate::store::check_alias;
 use crate::types::{
@@ -17,14 +20,6 @@ use crate::types::{
 
 /// Why something breaks a rule.
 type Rule = std::result::Result<(), String>;
-
-/// Whether a line, if it can be read at all, keeps the rules of names and numbers.
-pub(super) fn check_line(line: &[u8]) -> Rule {
-    match decode(line) {
-        Ok(entry) => check_change(&entry.change),
-        Err(_) => Ok(()),
-    }
-}
 
 /// Whether a change keeps the rules of names and numbers.
 pub(super) fn check_change(change: &Change) -> Rule {
@@ -141,40 +136,133 @@ fn directory(new: &NewDirectory) -> Rule {
 
 /// The first rule of references that what a history came to breaks, if it does.
 pub(super) fn check_catalogue(truth: &Catalogue) -> Result<Option<String>> {
-    let mut versions = 0u64;
+    let checks = [check_numbers, check_inodes, check_names];
+    for check in checks {
+        if let Some(broken) = check(truth)? {
+            return Ok(Some(broken));
+        }
+    }
+    Ok(None)
+}
+
+/// Numbers that are given next were never given before.
+fn check_numbers(truth: &Catalogue) -> Result<Option<String>> {
+    let applied = truth.applied()?;
+    for row in truth.scan(&INODES.all()) {
+        let own = row?.key()?;
+        if own >= applied.next_inode {
+            return Ok(Some(format!("inode number {own} would be given again")));
+        }
+    }
+    for row in truth.scan(&ENGINES.all()) {
+        let number = row?.key()?;
+        if number >= applied.next_engine {
+            return Ok(Some(format!("engine number {number} would be given again")));
+        }
+    }
+    Ok(None)
+}
+
+/// What an inode number means is what is said of it elsewhere.
+fn check_inodes(truth: &Catalogue) -> Result<Option<String>> {
+    let mut counts = (0u64, 0u64);
     for row in truth.scan(&INODES.all()) {
         let row = row?;
         let own = row.key()?;
-        let InodeRecord::Version(record) = row.value()? else { continue };
-        versions += 1;
-        let (name, number) = (&record.key, record.version);
-        let Ok(key) = Key::new(name.clone()) else {
-            return Ok(Some(format!("{name:?} can't be a key")));
+        let broken = match row.value()? {
+            InodeRecord::Version(record) => {
+                counts.0 += 1;
+                check_version(truth, own, &record)?
+            }
+            InodeRecord::Directory(DirectoryRecord {
+                view: View::Engine(EngineNumber(0)), ..
+            }) => None,
+            InodeRecord::Directory(record) => {
+                counts.1 += 1;
+                let known = truth.directory(record.view, &record.path)?;
+                (known != Some(own))
+                    .then(|| format!("directory {:?} has another inode number", record.path))
+            }
+            InodeRecord::Alias(_) => None,
         };
-        let is_found = truth.get(&VERSIONS, (key.as_str(), number))? == Some(own);
-        if !is_found {
-            return Ok(Some(format!(
-                "{name}@{number} has an inode number that something else has"
-            )));
-        }
-        if truth.get(&ENGINES, record.engine)?.is_none() {
-            return Ok(Some(format!(
-                "{name}@{number} is of engine {}, of which nothing is known",
-                record.engine
-            )));
-        }
-        let known = truth.get(&KEYS, key.as_str())?;
-        if known.is_none_or(|known| known.last_version < number) {
-            return Ok(Some(format!("{name}@{number} is not among the versions of its key")));
+        if broken.is_some() {
+            return Ok(broken);
         }
     }
-    let mut named = 0u64;
-    for row in truth.scan(&VERSIONS.all()) {
+    let versions = count(truth.scan(&VERSIONS.all()))?;
+    let directories = count(truth.scan(&DIRECTORIES.all()))?;
+    let same = counts == (versions, directories);
+    Ok((!same).then(|| "one inode number was given to two".into()))
+}
+
+fn count<T>(rows: impl Iterator<Item = Result<T>>) -> Result<u64> {
+    let mut count = 0;
+    for row in rows {
         row?;
-        named += 1;
+        count += 1;
     }
-    if named != versions {
-        return Ok(Some("two versions have the same inode number".into()));
+    Ok(count)
+}
+
+fn check_version(truth: &Catalogue, own: Inode, record: &VersionRecord) -> Result<Option<String>> {
+    let (key, number) = (record.key.as_str(), record.version);
+    let broken = |what: &str| Ok(Some(format!("{key:?}@{number} {what}")));
+    if Key::new(key).is_err() {
+        return broken("can't be a key");
+    }
+    if truth.get(&VERSIONS, (key, number))? != Some(own) {
+        return broken("has an inode number that something else has");
+    }
+    if truth.get(&ENGINES, record.engine)?.is_none() {
+        return broken("is of an engine of which nothing is known");
+    }
+    // A payload whose bytes are lost is no matter of rules.
+    let payload = truth.payload(&record.sha256)?;
+    if payload.is_some_and(|payload| payload.size != record.size) {
+        return broken("has another size than its payload");
+    }
+    match truth.get(&KEYS, key)? {
+        Some(known) if known.last_version >= number => Ok(None),
+        _ => broken("is not among the versions of its key"),
+    }
+}
+
+/// Names lead somewhere, and none is in the way of another.
+fn check_names(truth: &Catalogue) -> Result<Option<String>> {
+    for row in truth.scan(&KEYS.all()) {
+        let row = row?;
+        let (key, record) = (row.key()?, row.value()?);
+        if truth.get(&ENGINES, record.default_engine)?.is_none() {
+            return Ok(Some(format!("{key:?} has a default engine of which nothing is known")));
+        }
+        let Ok(key) = Key::new(key.clone()) else {
+            return Ok(Some(format!("{key:?} can't be a key")));
+        };
+        let is_live = |name: &str| -> Result<bool> { Ok(!truth.live_versions(name)?.is_empty()) };
+        for above in key.ancestors() {
+            if truth.get(&KEYS, above)?.is_some() && is_live(above)? && is_live(key.as_str())? {
+                return Ok(Some(format!("{key} is in {above}, which is a key as well")));
+            }
+        }
+    }
+    for row in truth.scan(&ALIASES.all()) {
+        let row = row?;
+        let (name, record) = (row.key()?, row.value()?);
+        let link = truth.inode(record.inode)?;
+        let leads = matches!(link, Some(InodeRecord::Alias(_)));
+        if !leads || truth.get(&ENGINES, record.engine)?.is_none() {
+            return Ok(Some(format!("alias {name:?} leads nowhere")));
+        }
+    }
+    for row in truth.scan(&ENGINES.all()) {
+        let row = row?;
+        let (number, record) = (row.key()?, row.value()?);
+        let fingerprint = &record.description.fingerprint;
+        if truth.get(&LABELS, record.label.as_str())? != Some(number)
+            || truth.get(&FINGERPRINTS, fingerprint)? != Some(number)
+        {
+            return Ok(Some(format!("engine {:?} is there twice", record.label)));
+        }
     }
     Ok(None)
 }

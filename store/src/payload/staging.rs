@@ -132,7 +132,7 @@ impl Staging {
         let (kind, seen) = look(&mut file)?;
         let Hashed { sha256, size, blocks } = hashes.finish();
         // What the store has already is hardly ever kept once more.
-        let object = self.store.metadata(object_in(Path::new(OBJECTS), &sha256))?;
+        let object = self.store.metadata(object_in(Path::new(OBJECTS), &sha256)).ok().flatten();
         if object.is_none_or(|object| object.st_size.unsigned_abs() != size) {
             file.sync_all().at("syncing", &path)?;
             staged.is_synced = true;
@@ -170,12 +170,15 @@ impl Staging {
     pub(crate) fn check(
         &self,
         payload: &StagedPayload,
-        object: Option<&ObjectPlace>,
+        object: impl FnOnce() -> Result<Option<ObjectPlace>>,
     ) -> Result<()> {
         let Place::File(staged) = &payload.place else { return Ok(()) };
-        let is_there = || object.is_some_and(|object| staged.is_at(object, payload.size));
         match self.incoming.open_staged(staged, payload.size) {
-            Err(Error::StagedGone(_)) if is_there() => Ok(()),
+            Err(gone @ Error::StagedGone(_)) => match object()? {
+                // A server that died over this commit had renamed it.
+                Some(object) if staged.is_at(&object, payload.size) => Ok(()),
+                _ => Err(gone),
+            },
             opened => opened.map(drop),
         }
     }

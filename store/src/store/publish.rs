@@ -252,7 +252,7 @@ impl Store {
         };
         if kept.seen.insert(sha256) && !known.as_ref().map_or(Ok(false), is_here)? {
             // What can't be kept is this request's fault alone.
-            self.staging.check(staged, self.objects.place_if_there(&sha256)?.as_ref())?;
+            self.staging.check(staged, || self.objects.place_if_there(&sha256))?;
             if inline { kept.inside.push(staged) } else { kept.objects.push(staged) }
         }
         Ok(())
