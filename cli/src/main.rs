@@ -37,6 +37,11 @@ fn main() -> ExitCode {
                 let hint = "`wasmfs COMMAND --help` says how it is used";
                 ui::print_error_as_json(&ui::Error::usage(message, hint).into());
             }
+            if error.use_stderr() {
+                // The command line may have been made of names of files.
+                ui::output::note(format_args!("{}", error.render()));
+                return ExitCode::from(PARTLY_OR_USAGE);
+            }
             error.exit()
         }
     };

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGTERM};
-use wasmfs_store::{Key, Settings, StoreDir};
+use wasmfs_store::{End, Key, Missing, Settings, StoreDir, open_way};
 
 use super::import::{print_failures, summary};
 use crate::client::StoreClient;
@@ -171,8 +171,8 @@ fn command(args: &Args, private: &Path) -> Result<Command> {
         command.args(rest).env(args.env.as_deref().unwrap_or("XDG_CACHE_HOME"), private);
         return Ok(command);
     };
-    let made = std::fs::create_dir_all(dir);
-    made.with_context(|| format!("making {}", dir.display()))?;
+    let dir = &std::path::absolute(dir).with_context(|| format!("making {}", dir.display()))?;
+    open_way(dir, Missing::Make(0o777), End::LikeTheWay)?;
     let own = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new(own);
     command.arg("within").arg(dir).arg(private).arg("--").arg(program).args(rest);

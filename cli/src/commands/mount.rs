@@ -7,8 +7,8 @@ use anyhow::Result;
 use wasmfs_store::StoreDir;
 
 use crate::args::{MountArg, OptionArgs};
-use crate::control::{Client, MountStatus};
 use crate::control::requests::Mount;
+use crate::control::{Client, MountStatus};
 use crate::daemon::keeper::{Service, become_keeper, start};
 use crate::ui::output;
 use crate::ui::{Error, Outcome, is_ending, is_gone, was_lost};

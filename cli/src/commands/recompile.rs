@@ -16,7 +16,7 @@ use crate::compile::{CompileArgs, Compiler};
 use crate::control::requests::KeyOf;
 use crate::ui::output;
 use crate::ui::progress;
-use crate::ui::{Error, Failure, Outcome, print_failure, warn_if_not_visible};
+use crate::ui::{Error, Failure, Outcome, one_line, print_failure, warn_if_not_visible};
 
 /// Compile keys again from their sources, for another wasmtime
 ///
@@ -143,7 +143,7 @@ impl Work<'_> {
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         let Some((key, job)) = jobs.get(number) else { break };
-                        progress.set_message(key.to_string());
+                        progress.set_message(one_line(key.as_str()));
                         let item = match job {
                             Ok(job) => self.compile(key, job, number, &progress),
                             Err(e) => Err(Failure::of(e).into()),

@@ -105,11 +105,14 @@ fn own(store: &StorePath, dir: Option<&StoreDir>) -> Result<Mounted> {
     }
     // Its server is gone: the mount itself says whose it is.
     let all = all_mounted()?;
-    let is_ours = |m: &Mounted| m.is_own() && is_of(m, store, dir) == Some(true);
-    if let Some(mounted) = all.into_iter().rfind(is_ours) {
-        return Ok(mounted);
-    }
     let default = default_mount_point()?;
+    let is_ours = |m: &&Mounted| m.is_own() && m.is_whole && is_of(m, store, dir) == Some(true);
+    let mut ours: Vec<_> = all.iter().filter(is_ours).collect();
+    // A bind mount of all of it looks the same: where it is by default first, then what came first.
+    ours.sort_by_key(|mounted| mounted.mount_point != default);
+    if let Some(mounted) = ours.first() {
+        return Ok((*mounted).clone());
+    }
     match mounted_at(&default)?.filter(Mounted::is_wasmfs) {
         // A release that didn't note the store made it.
         Some(mounted) if mounted.store().is_none() && !store.is_given => Ok(mounted),

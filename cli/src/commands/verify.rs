@@ -5,7 +5,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
-use wasmfs_store::maintenance::{Course, Finding, FindingKind, Live, Record, Verified, verify};
+use wasmfs_store::maintenance::{
+    Course, Finding, FindingKind, Live, Record, Verified, foreign_parts, take_back, verify,
+};
 use wasmfs_store::{Error as StoreError, Sha, Store, StoreDir};
 
 use crate::client::StoreClient;
@@ -49,7 +51,14 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         bar.set_length(total);
         bar.set_position(done);
     };
-    let store = &StoreDir::open(store)?;
+    let store = &StoreDir::open_to_verify(store)?;
+    let taken_back = if args.repair { take_back(store)? } else { Vec::new() };
+    let foreign = foreign_parts(store)?;
+    if !foreign.is_empty() {
+        // Whoever owns it can have it be anything: nothing else is looked at.
+        let findings = if args.repair { taken_back } else { foreign };
+        return report(Verified { findings, ..Verified::default() }, args);
+    }
     let opened = match StoreClient::open_in(store) {
         Ok(client) => Ok(client),
         Err(e) => Err(damage(e)?),
@@ -80,6 +89,11 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
     if args.repair && !found_sound {
         wasmfs_store::maintenance::repair(store, &mut verified)?;
     }
+    verified.findings.splice(0..0, taken_back);
+    report(verified, args)
+}
+
+fn report(verified: Verified, args: Args) -> Result<Outcome> {
     let report = Report { sound: verified.is_sound(), verified };
     if args.json {
         output::json(&report)?;

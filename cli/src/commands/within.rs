@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::process::{getegid, geteuid};
+use wasmfs_store::{Dir, End, Missing, open_way};
 
 use super::capture::{FAILED, not_run};
 
@@ -57,7 +58,11 @@ fn enter(place: &Path, shown: &Path) -> Result<()> {
     }
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).context("keeping mounts to this namespace")?;
-    mount_bind(shown, place)
-        .with_context(|| format!("showing a directory at {}", place.display()))?;
-    Ok(())
+    let showing = || format!("showing a directory at {}", place.display());
+    if uid != 0 {
+        // In this namespace root's links are nobody's. It is this user's own path, and view.
+        return mount_bind(shown, place).with_context(showing);
+    }
+    let place = open_way(place, Missing::Fail, End::LikeTheWay)?;
+    mount_bind(shown, Dir::path_of(&place)).with_context(showing)
 }

@@ -81,7 +81,7 @@ impl MountStatus {
             return Ok(Some(mounted));
         }
         // A directory above it may have another name by now.
-        Ok(all_mounted()?.into_iter().rfind(is_it))
+        Ok(all_mounted()?.into_iter().find(|found| found.is_whole && is_it(found)))
     }
 }
 

@@ -9,15 +9,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rustix::fs::{
-    AtFlags, Mode, OFlags, mkdirat, openat, readlinkat, renameat, symlinkat, unlinkat,
+    AtFlags, Mode, OFlags, RenameFlags, mkdirat, openat, readlinkat, renameat, renameat_with,
+    symlinkat, unlinkat,
 };
 use rustix::io::Errno;
-use wasmfs_store::{Dir, End, Missing, open_way};
+use wasmfs_store::{Dir, End, Missing, open_directory};
 
 use super::links::ASIDE;
 
-/// The permissions of directories that are made for links.
-const MODE: u32 = 0o755;
+/// The permissions of directories that are made for links, less the umask.
+const MODE: u32 = 0o777;
 
 /// A directory of links, open. What is in it is reached by descriptor, and through no symbolic
 /// link.
@@ -44,7 +45,7 @@ impl LinkDir {
     pub fn open(path: &Path, mount_point: &Path) -> Result<LinkDir> {
         let absolute = std::path::absolute(path);
         let absolute = absolute.with_context(|| format!("opening {}", path.display()))?;
-        let root = open_way(&absolute, Missing::Make(MODE), End::LikeTheWay)?;
+        let root = open_directory(&absolute, Missing::Make(MODE), End::LikeTheWay)?;
         let (path, mount_point) = (path.to_owned(), mount_point.to_owned());
         Ok(LinkDir { root, path, mount_point })
     }
@@ -60,7 +61,7 @@ impl LinkDir {
     /// that are empty then. Gives the paths of the links, under the directory.
     pub fn remove_all_but(&self, wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
         let mut removed = Vec::new();
-        let root = open_directory(&self.root, ".");
+        let root = open_in(&self.root, ".");
         let root = root.with_context(|| format!("reading {}", self.path.display()))?;
         self.remove_in(&root, Path::new(""), &wanted, &mut removed)?;
         Ok(removed)
@@ -81,7 +82,7 @@ impl LinkDir {
             let path = under.join(&name);
             if entry.file_type().with_context(reading)?.is_dir() {
                 // Something else by now, or gone.
-                let Ok(inner) = open_directory(directory, &name) else { continue };
+                let Ok(inner) = open_in(directory, &name) else { continue };
                 let before = removed.len();
                 self.remove_in(&inner, &path, wanted, removed)?;
                 if removed.len() > before {
@@ -89,10 +90,10 @@ impl LinkDir {
                     let _ = unlinkat(directory, &name, AtFlags::REMOVEDIR);
                 }
             } else if self.own(directory, &name).is_some() && !wanted(&path) {
-                unlinkat(directory, &name, AtFlags::empty())
-                    .map_err(io::Error::from)
-                    .with_context(|| format!("removing {}", self.path.join(&path).display()))?;
-                removed.push(path);
+                let gone = self.remove(directory, &name).map_err(io::Error::from);
+                let gone =
+                    gone.with_context(|| format!("removing {}", self.path.join(&path).display()))?;
+                removed.extend(gone.then_some(path));
             }
         }
         Ok(())
@@ -120,21 +121,54 @@ impl LinkDir {
         match self.own(&parent, &name) {
             None => Ok(Put::Kept),
             Some(now) if now == target => Ok(Put::Unchanged),
-            Some(_) => replace(&parent, &name, target).map(|()| Put::Linked),
+            Some(_) => self.replace(&parent, &name, target),
         }
+    }
+
+    /// Puts a link in the place of another, so that whoever opens it finds the one or the other.
+    /// What a host wrote there meanwhile gets its place back.
+    fn replace(&self, parent: &OwnedFd, name: &OsString, target: &Path) -> rustix::io::Result<Put> {
+        let aside = OsString::from(format!("{ASIDE}{}", std::process::id()));
+        let _ = unlinkat(parent, &aside, AtFlags::empty());
+        symlinkat(target, parent, &aside)?;
+        let exchange = || renameat_with(parent, &aside, parent, name, RenameFlags::EXCHANGE);
+        let put = match exchange() {
+            Ok(()) if self.own(parent, &aside).is_none() => exchange().map(|()| Put::Kept),
+            Ok(()) => Ok(Put::Linked),
+            // A file system that can't (NFS).
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                return renameat(parent, &aside, parent, name).map(|()| Put::Linked);
+            }
+            Err(e) => Err(e),
+        };
+        let _ = unlinkat(parent, &aside, AtFlags::empty());
+        put
+    }
+
+    /// Removes a link; false if it is something of the host's by now.
+    fn remove(&self, parent: &OwnedFd, name: &OsString) -> rustix::io::Result<bool> {
+        let aside = OsString::from(format!("{ASIDE}{}", std::process::id()));
+        let _ = unlinkat(parent, &aside, AtFlags::empty());
+        renameat(parent, name, parent, &aside)?;
+        if self.own(parent, &aside).is_none() {
+            // It stays aside only if the host has written it once more.
+            let back = renameat_with(parent, &aside, parent, name, RenameFlags::NOREPLACE);
+            return if back == Err(Errno::EXIST) { Ok(false) } else { back.map(|()| false) };
+        }
+        unlinkat(parent, &aside, AtFlags::empty()).map(|()| true)
     }
 
     /// The directory that a link is to be in; it is made if it is missing.
     fn parent_of(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
-        let mut at = open_directory(&self.root, ".")?;
+        let mut at = open_in(&self.root, ".")?;
         for part in path.parent().into_iter().flat_map(Path::components) {
-            at = match open_directory(&at, part.as_os_str()) {
+            at = match open_in(&at, part.as_os_str()) {
                 Err(Errno::NOENT) => {
                     match mkdirat(&at, part.as_os_str(), Mode::from_raw_mode(MODE)) {
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(e) => return Err(e),
                     }
-                    open_directory(&at, part.as_os_str())?
+                    open_in(&at, part.as_os_str())?
                 }
                 opened => opened?,
             };
@@ -143,17 +177,7 @@ impl LinkDir {
     }
 }
 
-fn open_directory(at: &OwnedFd, name: impl AsRef<std::ffi::OsStr>) -> rustix::io::Result<OwnedFd> {
+fn open_in(at: &OwnedFd, name: impl AsRef<std::ffi::OsStr>) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(at, name.as_ref(), flags, Mode::empty())
-}
-
-/// Puts a link in the place of what is there, so that whoever opens it finds the one or the other.
-fn replace(parent: &OwnedFd, name: &OsString, target: &Path) -> rustix::io::Result<()> {
-    let aside = format!("{ASIDE}{}", std::process::id());
-    let _ = unlinkat(parent, &aside, AtFlags::empty());
-    symlinkat(target, parent, &aside)?;
-    renameat(parent, &aside, parent, name).inspect_err(|_| {
-        let _ = unlinkat(parent, &aside, AtFlags::empty());
-    })
 }

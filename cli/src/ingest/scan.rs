@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
@@ -18,7 +17,7 @@ use wasmfs_fs::mount::{Mounted, all_mounted};
 use wasmfs_store::artifact::{NotAnArtifact, inspect};
 use wasmfs_store::{
     Dir, End, InvalidKey, Key, KeyInfo, Missing, Publish, Published, Sha, Staging, Status,
-    VersionInfo, check_engine, open_way,
+    VersionInfo, check_engine, open_directory,
 };
 
 use crate::client::stable_file::{FilePlace, StableFile, Stamp, stage_file};
@@ -163,7 +162,7 @@ fn publish(
     let staging = Staging::beside(client.dir())?;
     let mut batch = Batch::through(client);
     for New { key, place, .. } in &new {
-        progress.set_message(key.to_string());
+        progress.set_message(one_line(key.as_str()));
         let staged = stage_file(&staging, place, &progress);
         let engine = what.engine.as_ref().map(|engine| engine.info.label.clone());
         batch.add(staged.map(|staged| Publish { engine, ..Publish::new(key.clone(), staged) }));
@@ -196,14 +195,10 @@ fn failed(path: PathBuf, failure: Failure) -> Failed {
 
 fn open_root(dir: &Path) -> Result<OwnedFd> {
     let absolute = std::path::absolute(dir).map_err(|e| cannot_read(dir, e))?;
-    let way = open_way(&absolute, Missing::Fail, End::LikeTheWay);
-    let way = way.map_err(|e| match e {
+    open_directory(&absolute, Missing::Fail, End::LikeTheWay).map_err(|e| match e {
         wasmfs_store::Error::Io { source, .. } => cannot_read(dir, source).into(),
-        e => anyhow::Error::from(e),
-    })?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::openat(way, ".", flags, Mode::empty());
-    Ok(root.map_err(|e| cannot_read(dir, e.into()))?)
+        e => e.into(),
+    })
 }
 
 fn cannot_read(dir: &Path, source: io::Error) -> Error {

@@ -32,6 +32,12 @@ pub fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::NotAStore { .. } => {
             "nothing in it was touched; choose an empty or new directory with --store".into()
         }
+        StoreError::ForeignPart { .. } => {
+            "`wasmfs verify --repair` takes it back; find out who could write into the store".into()
+        }
+        StoreError::NewerArchive { .. } => {
+            "use the release of wasmfs that wrote it, or a later one".into()
+        }
         StoreError::ForeignLink { path, .. } => format!(
             "that user could have it lead anywhere; name the place itself (`realpath {}` says where it leads now)",
             path.display()

@@ -22,9 +22,6 @@ use super::fusermount;
 use super::table::{FS_TYPE, Mounted, all_mounted, mounted_at};
 use crate::error::{Error, IoContext, Result, chain};
 
-/// How long another process that mounts on the same directory is waited for.
-const MOUNTING_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// How a mount is made, which it stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
@@ -111,7 +108,10 @@ impl Place {
 /// holds anything or is mounted already. What is made for a mount that others may look into lets
 /// them through.
 pub fn prepare(mount_point: &Path, options: &Options) -> Result<()> {
-    let missing = Missing::Make(if options.allow_other { 0o755 } else { 0o700 });
+    let missing = match options.allow_other {
+        true => Missing::MakeExactly(0o755),
+        false => Missing::Make(0o700),
+    };
     drop(open_way(mount_point, missing, End::NoLink)?);
     let place = Place::open(mount_point)?;
     while let Some(mounted) = place.mounted()?.filter(Mounted::is_wasmfs) {
@@ -146,21 +146,24 @@ fn check_own(mounted: &Mounted) -> Result<()> {
 
 /// Mounts the store at `store` on the directory `mount_point`, and returns the descriptor of
 /// `/dev/fuse` to serve it by, and what is mounted. Always `ro,nosuid,nodev`, never `noexec`: hosts
-/// map pages executable. One process at a time mounts on a directory.
+/// map pages executable. One process at a time mounts on a directory; another one is waited for as
+/// long as `patience`.
 pub(crate) fn mount(
     store: &Path,
     mount_point: &Path,
     allow_other: bool,
+    patience: Duration,
 ) -> Result<(OwnedFd, Mounted)> {
     let place = Place::open(mount_point)?;
     let directory = place.top()?;
     if place.mounted()?.is_some_and(|mounted| mounted.is_wasmfs()) {
         return Err(Error::AlreadyMounted(mount_point.to_owned()));
     }
-    let _turn = take_turn(&directory, mount_point)?;
+    let _turn = take_turn(&directory, mount_point, patience)?;
     if place.mounted()?.is_some_and(|mounted| mounted.is_wasmfs()) {
         return Err(Error::AlreadyMounted(mount_point.to_owned()));
     }
+    let before: Vec<_> = all_mounted()?.iter().map(|mounted| mounted.id).collect();
     let device = mount_on(store, &directory, mount_point, allow_other)?;
     // It has to be where it was meant to be: fusermount3 goes by the path once more.
     match place.mounted()? {
@@ -173,15 +176,18 @@ pub(crate) fn mount(
         }
         _ => {
             drop(device);
-            remove_stray(store);
+            remove_stray(store, &before);
             Err(Error::MountPointMoved(mount_point.to_owned()))
         }
     }
 }
 
-/// Removes the mount of a store that isn't where it was meant to be: nobody serves it.
-fn remove_stray(store: &Path) {
-    let is_stray = |mounted: &Mounted| mounted.is_own() && mounted.source == store;
+/// Removes the mount of a store that was not there `before`, and isn't where it was meant to be:
+/// nobody serves it.
+fn remove_stray(store: &Path, before: &[u64]) {
+    let is_stray = |mounted: &Mounted| {
+        mounted.is_own() && mounted.source == store && !before.contains(&mounted.id)
+    };
     let stray = all_mounted().ok().and_then(|all| all.into_iter().rfind(is_stray));
     if let Some(stray) = stray
         && let Err(e) = unmount(&stray, true)
@@ -191,10 +197,10 @@ fn remove_stray(store: &Path) {
 }
 
 /// The right to mount on a directory, until the result is dropped: an flock(2) on it.
-fn take_turn(directory: &OwnedFd, mount_point: &Path) -> Result<File> {
+fn take_turn(directory: &OwnedFd, mount_point: &Path, patience: Duration) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = openat(directory, ".", flags, Mode::empty()).at("opening", mount_point)?;
-    let deadline = Instant::now() + MOUNTING_TIMEOUT;
+    let deadline = Instant::now() + patience;
     loop {
         match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {

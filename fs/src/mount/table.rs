@@ -16,13 +16,15 @@ pub const FS_TYPE: &str = "fuse.wasmfs";
 /// What is mounted at a path, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
-    /// The kernel's number for this mount, and that of the mount it is on.
+    /// The kernel's number for this mount.
     pub id: u64,
     /// The path, with mountinfo's escapes undone.
     pub mount_point: PathBuf,
     /// What is mounted: the store's directory, for a mount of wasmfs; `wasmfs` if it was made by a
     /// release before 0.2.
     pub source: PathBuf,
+    /// Whether all of it is shown there: no bind mount of a part.
+    pub is_whole: bool,
     /// The file system type.
     pub fs_type: String,
     /// The device number, major and minor; for FUSE the minor is the
@@ -80,7 +82,8 @@ fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
     let device = std::str::from_utf8(fields.nth(1)?).ok()?;
     let (major, minor) = device.split_once(':')?;
-    let mount_point = unescape(fields.nth(1)?);
+    let is_whole = fields.next()? == b"/";
+    let mount_point = unescape(fields.next()?);
     fields.by_ref().find(|field| *field == b"-")?;
     let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next().unwrap_or_default());
@@ -88,6 +91,7 @@ fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
     let user = options.split(',').find_map(|option| option.strip_prefix("user_id="));
     Some(Mounted {
         id,
+        is_whole,
         source: PathBuf::from(OsStr::from_bytes(&source)),
         mount_point: PathBuf::from(OsStr::from_bytes(&mount_point)),
         fs_type,
@@ -127,7 +131,7 @@ mod tests {
     fn mountinfo_is_read_with_its_escapes() {
         let line = b"36 35 0:48 / /mnt/a\\040b ro,nosuid shared:1 master:2 - fuse.wasmfs /st\\054re ro,user_id=7";
         let mounted = parse_mountinfo(line).unwrap();
-        assert_eq!((mounted.id, mounted.user), (36, Some(7)));
+        assert_eq!((mounted.id, mounted.user, mounted.is_whole), (36, Some(7), true));
         assert_eq!(mounted.mount_point, Path::new("/mnt/a b"));
         assert_eq!(mounted.store(), Some(Path::new("/st,re")));
         assert_eq!((mounted.fs_type.as_str(), mounted.device), (FS_TYPE, (0, 48)));

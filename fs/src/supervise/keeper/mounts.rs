@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use super::run::{Keeper, detach, forget_registrations};
 use super::worker_process::{hand_over, say};
@@ -14,6 +15,9 @@ use crate::journal::{stack_depth, try_passthrough};
 use crate::mount::{self, Options};
 use rustix::process::geteuid;
 use wasmfs_store::Inode;
+
+/// How long another process that mounts on the same directory is waited for.
+const MOUNTING_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Keeper<'_> {
     pub(super) fn register(
@@ -97,7 +101,9 @@ impl Keeper<'_> {
         }
         let mount_point = mount::absolute(mount_point)?;
         let store = self.plan.store.path();
-        let (device, mounted) = mount::mount(store, &mount_point, options.allow_other)?;
+        // Whoever mounts there as well may take his time: not while hosts are served.
+        let patience = if self.is_announced { Duration::ZERO } else { MOUNTING_TIMEOUT };
+        let (device, mounted) = mount::mount(store, &mount_point, options.allow_other, patience)?;
         let connection = (|| {
             let init = read_init(device.as_fd()).map_err(Error::Session)?;
             let record = MountRecord {
