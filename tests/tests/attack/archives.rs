@@ -129,6 +129,8 @@ fn senseless(changes: &[Value]) -> Vec<(String, Vec<Value>)> {
         ("payload", "size", json!(0)),
         ("payload", "size", json!(1u64 << 40)),
         ("payload", "blocks32k", json!("")),
+        ("payload", "blocks32k", json!("A".repeat(43) + "=")),
+        ("payload", "kind", json!("component")),
     ] {
         let name = format!("{op} {field} {value:.60}");
         all.push((name, changed(changes, op, field, value)));
@@ -145,6 +147,15 @@ fn senseless(changes: &[Value]) -> Vec<(String, Vec<Value>)> {
     all.push(("an inode number twice".into(), again(2, 0)));
     all.push(("a version twice".into(), again(1, 5000)));
     all.push(("nothing".into(), Vec::new()));
+    // A key that is also a directory of another.
+    let mut above = again(1, 5000);
+    above.last_mut().unwrap()["key"] = json!("dir/key/below");
+    above.last_mut().unwrap()["directories"] = json!([
+        {"view": "Keys", "path": "dir/key", "inode": 6000},
+        {"view": "Versions", "path": "dir/key/below", "inode": 6001},
+        {"view": {"Engine": 1}, "path": "dir/key", "inode": 6002},
+    ]);
+    all.push(("a key in a key".into(), above));
     all
 }
 
@@ -168,6 +179,45 @@ fn a_history_that_makes_no_sense_is_refused_and_leaves_nothing() {
         write(&env.path("same.tar"), &with_history(&good, changes));
         env.run(&["--store", text(&env.path("same")), "import", text(&env.path("same.tar"))]);
         env.run(&["--store", text(&env.path("same")), "verify"]);
+    });
+}
+
+/// A history that was compacted says which numbers are given next.
+#[test]
+fn numbers_are_given_once_after_an_import_too() {
+    with_attacker(|env, _| {
+        exported(env);
+        // The last number that was given is a version's.
+        env.publish(&module(env, 1), "dir/key", &[]);
+        let store = wasmfs_store::Store::open(&env.store()).unwrap();
+        store.compact(store.last_change(), true).unwrap().unwrap();
+        store.close().unwrap();
+        env.run(&["export", text(&env.path("compact.tar"))]);
+        let good = read(&env.path("compact.tar"));
+        let text_of = String::from_utf8(good.last().unwrap().2.clone()).unwrap();
+        let mut lines: Vec<String> = text_of.lines().map(|line| format!("{line}\n")).collect();
+        for (number, (field, value)) in
+            [("next_inode", 16), ("next_inode", 18)].into_iter().enumerate()
+        {
+            let mut entry = serde_json::from_str::<Value>(&text_of.lines().next().unwrap())
+                .unwrap()["entry"]
+                .clone();
+            assert_eq!(entry["op"], "snapshot");
+            entry[field] = json!(value);
+            let entry = entry.to_string();
+            let sum = &Sha::of(entry.as_bytes()).hex()[..16];
+            lines[0] = format!("{{\"sum\":\"{sum}\",\"entry\":{entry}}}\n");
+            let mut bad = good.clone();
+            bad.last_mut().unwrap().2 = lines.concat().into_bytes();
+            let (archive, store) = (env.path("bad.tar"), env.path(format!("store{number}")));
+            write(&archive, &bad);
+            let stderr = env.fail(1, &["--store", text(&store), "import", text(&archive)]);
+            assert!(stderr.contains("would be given again"), "{field}: {stderr}");
+            check_nothing_is_left(&store);
+        }
+        let store = env.path("good");
+        env.run(&["--store", text(&store), "import", text(&env.path("compact.tar"))]);
+        env.run(&["--store", text(&store), "verify"]);
     });
 }
 

@@ -58,10 +58,22 @@ fn what_belongs_to_somebody_else_is_found_and_given_back() {
             give(path);
             let report = env.fail(1, &["verify"]);
             assert!(report.contains("verify --repair"), "{report}");
+            if path != object.path() {
+                // Nothing in it is used as long as it is.
+                for args in [&["ls"][..], &["mount"], &["gc"]] {
+                    let stderr = env.fail(1, args);
+                    assert!(stderr.contains("belongs to uid"), "{args:?}: {stderr}");
+                }
+            }
+            let held = fs::OpenOptions::new().append(true).open(path);
             let report = env.json(&["verify", "--repair"]);
             let repaired = report["findings"][0]["repaired"].as_str().unwrap();
             assert!(repaired.contains("owner is uid 0"), "{report}");
             assert_eq!(fs::metadata(path).unwrap().uid(), 0);
+            if let Ok(mut held) = held {
+                // Whoever has it open has another file open by now.
+                std::io::Write::write_all(&mut held, b"more").unwrap();
+            }
             env.run(&["verify"]);
         }
     });

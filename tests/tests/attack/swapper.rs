@@ -1,7 +1,7 @@
 //! Paths that change under a command.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -175,6 +175,39 @@ fn a_mount_point_that_becomes_a_link_is_not_followed() {
             swapper.stop();
         }
         assert!(fs::read_dir(victim.join("place")).unwrap().next().is_none());
+    });
+}
+
+#[test]
+fn what_is_made_on_the_way_is_what_gets_its_mode() {
+    with_attacker(|env, arena| {
+        let victim = private(env, "victim");
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+        let place = arena.join("place");
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                become_ordinary();
+                while !stop.load(Ordering::Relaxed) {
+                    if fs::remove_dir(&place).is_ok() && symlink(&victim, &place).is_ok() {
+                        let _ = fs::remove_file(&place);
+                    }
+                }
+            });
+            for _ in 0..attempts(30) {
+                let args = ["mount", text(&place), "--allow-other"];
+                let mounted = output(env.wasmfs().args(args)).status.success();
+                let mode = fs::metadata(&victim).unwrap().permissions().mode();
+                if mode & 0o777 != 0o600 || connection_at(&victim).is_some() {
+                    stop.store(true, Ordering::Relaxed);
+                    panic!("mode {mode:o}");
+                }
+                if mounted {
+                    env.run(&["unmount"]);
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
     });
 }
 
