@@ -17,6 +17,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::fs::Mode;
 
 use crate::cli::{Cli, run};
 use crate::ui::{Failure, Outcome};
@@ -25,6 +26,9 @@ use crate::ui::{Failure, Outcome};
 const PARTLY_OR_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    // Files that their own maker can't open are of no use to anybody.
+    let umask = rustix::process::umask(Mode::empty());
+    rustix::process::umask(umask & !Mode::RWXU);
     let wants_json = wants_json(std::env::args_os());
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

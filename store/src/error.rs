@@ -75,6 +75,12 @@ pub enum Error {
     /// A directory is named by a symbolic link.
     #[error("{} is a symbolic link, to {}", path.display(), target.display())]
     LinkAtEnd { path: PathBuf, target: PathBuf },
+    /// Where temporary files are, another user could take them away.
+    #[error("another user can change what is in {}, where temporary files are made", .0.display())]
+    UnsafeTempDir(PathBuf),
+    /// What should be a file is something else.
+    #[error("{} is no regular file", .0.display())]
+    NotAFile(PathBuf),
     /// Root would make a directory that another user could neither use nor remove.
     #[error("{} is not made: {} belongs to uid {owner}, and this is root", dir.display(), parent.display())]
     ForeignParent { dir: PathBuf, parent: PathBuf, owner: u32 },

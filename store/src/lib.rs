@@ -49,7 +49,9 @@ mod types;
 pub use catalogue::{
     Changes, DATABASE_LOG_FILTER, PendingInvalidations, is_database_panic, panics_are_caught,
 };
-pub use disk::{Dir, End, Lock, Missing, check_parent, open_directory, open_parent, open_way};
+pub use disk::{
+    Dir, End, Lock, Missing, check_parent, open_directory, open_parent, open_way, private_temp_dir,
+};
 pub use error::{Error, Result};
 pub use gc::{Candidate, Collected, Compacted, Fate, Portion};
 pub use payload::{LeasedDir, MAX_INLINE_TOTAL, Staged, StagedSource, Staging};

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::ops::Deref;
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, fchmod};
+use rustix::fs::{FileType, Mode, fchmod, fstat};
 use rustix::process::geteuid;
 
 use crate::disk::names::{
@@ -19,6 +19,8 @@ use crate::state::is_state;
 
 /// The longest `settings.json` that is looked at, in bytes.
 const MAX_SETTINGS: u64 = 1 << 20;
+/// A directory of the database's own, in the catalogue's.
+const BLOBS: &str = "blobs";
 /// The name of the server's log, which is there before anything else.
 const LOG: &str = "wasmfs.log";
 
@@ -145,14 +147,45 @@ impl StoreDir {
     /// Refuses a store with parts of another user's, who could change them, or have them be
     /// written: the directory was once open to others.
     fn check_parts(self) -> Result<StoreDir> {
-        for name in [SETTINGS, HISTORY, STATE, LOCK, CATALOGUE, INCOMING, OBJECTS] {
-            let Some(found) = self.look_at(name)? else { continue };
-            if let Some(owner) = foreign_owner(found).at("reading", &self.named(name))? {
-                return Err(Error::ForeignPart { path: self.named(name), owner });
+        for name in [SETTINGS, HISTORY, STATE, LOCK, RESERVE, LOG] {
+            check_part(&self, Path::new(name), FileType::RegularFile)?;
+        }
+        for name in [CATALOGUE, INCOMING, OBJECTS, QUARANTINE] {
+            check_part(&self, Path::new(name), FileType::Directory)?;
+        }
+        // The database opens its files by name.
+        let blobs = Path::new(CATALOGUE).join(BLOBS);
+        for (dir, inner) in [(Path::new(CATALOGUE), true), (&blobs, false)] {
+            if !self.has(dir)? {
+                continue;
+            }
+            let dir = self.subdir(dir)?;
+            for (name, _) in dir.entries()? {
+                let is_dir = inner && name == BLOBS;
+                let kind = if is_dir { FileType::Directory } else { FileType::RegularFile };
+                check_part(&dir, Path::new(&name), kind)?;
             }
         }
         Ok(self)
     }
+}
+
+/// Refuses what is in a store if it is another user's, or something else than it should be; and keeps
+/// others out of a directory.
+fn check_part(dir: &Dir, name: &Path, kind: FileType) -> Result<()> {
+    let Some(found) = dir.look_at(name)? else { return Ok(()) };
+    let path = dir.named(name);
+    let stat = fstat(&found).at("reading", &path)?;
+    if stat.st_uid != geteuid().as_raw() {
+        return Err(Error::ForeignPart { path, owner: stat.st_uid });
+    }
+    if FileType::from_raw_mode(stat.st_mode) != kind {
+        return Err(Error::NotAFile(path));
+    }
+    if kind == FileType::Directory && stat.st_mode & 0o077 != 0 {
+        fchmod(dir.subdir(name)?, Mode::RWXU).at("protecting", &path)?;
+    }
+    Ok(())
 }
 
 /// Whether a directory with a file `settings.json` is a store: one that says so; else, since older

@@ -104,7 +104,8 @@ pub fn absolute(path: PathBuf) -> Result<PathBuf> {
 /// A base directory of the XDG specification: relative values don't count.
 fn base(variable: &str, under_home: &str) -> Result<PathBuf> {
     let set = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    match set.or_else(|| env::home_dir().map(|home| home.join(under_home))) {
+    let home = env::home_dir().filter(|home| home.is_absolute());
+    match set.or_else(|| home.map(|home| home.join(under_home))) {
         Some(path) => Ok(path),
         None => Err(Error::usage(
             format!("neither {variable} nor HOME is set"),

@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
-use wasmfs_store::{Staged, Staging};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::process::geteuid;
+use wasmfs_store::{Dir, End, Missing, Staged, Staging, open_way};
 
 use crate::ui::Error;
 
@@ -33,13 +34,30 @@ pub enum FilePlace {
 impl FilePlace {
     fn open(&self) -> io::Result<File> {
         match self {
-            FilePlace::At(path) => File::open(path),
+            FilePlace::At(path) => open_named(path),
             FilePlace::Under(root, path) => {
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
                 Ok(open_within(root, path, flags)?.into())
             }
         }
     }
+}
+
+/// Opens a file that the user named, through no other user's symbolic link. A pipe or a device is
+/// read if it is root's or this user's: another's could be waited for without end.
+pub fn open_named(path: &Path) -> io::Result<File> {
+    let found = open_way(&std::path::absolute(path)?, Missing::Fail, End::LikeTheWay);
+    let found = found.map_err(|e| match e {
+        wasmfs_store::Error::Io { source, .. } => source,
+        e => io::Error::other(e),
+    })?;
+    let stat = fstat(&found)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let is_file = matches!(kind, FileType::RegularFile | FileType::Directory);
+    if !is_file && stat.st_uid != 0 && stat.st_uid != geteuid().as_raw() {
+        return Err(io::Error::other(wasmfs_store::Error::NotAFile(path.to_owned())));
+    }
+    File::open(Dir::path_of(&found))
 }
 
 /// Opens a relative path under a directory, with no symbolic link on the way.
@@ -149,6 +167,7 @@ impl StableFile {
 /// Stages an artifact that is in a file. A file that changes meanwhile is refused.
 pub fn stage_file(staging: &Staging, place: &FilePlace, progress: &ProgressBar) -> Result<Staged> {
     let file = StableFile::open(place)?;
+    staging.check_room(file.reader()?.metadata().context("reading it")?.len())?;
     let staged = staging.stage(progress.wrap_read(file.reader().context("reading it")?))?;
     file.check()?;
     Ok(staged)

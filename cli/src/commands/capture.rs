@@ -5,17 +5,18 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGTERM};
-use wasmfs_store::{End, Key, Missing, Settings, StoreDir, open_way};
+use wasmfs_store::{End, Key, Missing, Settings, StoreDir, open_way, private_temp_dir};
 
 use super::import::{print_failures, summary};
 use crate::client::StoreClient;
 use crate::compile::Interrupts;
-use crate::ingest::scan::{Import, Imported, import};
+use crate::ingest::scan::{Import, Imported, import, open_root};
 use crate::ui::output;
 use crate::ui::{Error, Outcome, print_error, warn_if_not_visible};
 
@@ -105,8 +106,7 @@ fn capture(store: &Path, args: &Args) -> Result<Captured> {
     }
     // Before the directory is made, and until it is known what becomes of it.
     let interrupts = Interrupts::hold()?;
-    let private = tempfile::Builder::new().prefix("wasmfs-capture-").tempdir();
-    let private = private.context("making a private directory")?;
+    let private = private_temp_dir("wasmfs-capture-")?;
     let mut command = command(args, private.path())?;
     let child = match command.spawn() {
         Ok(child) => child,
@@ -155,7 +155,8 @@ fn unless_interrupted<T>(
 fn take_in(store: &StoreDir, args: &Args, dir: &Path) -> Result<Imported> {
     let mut client = StoreClient::open_in(store)?;
     let engine = client.named_engine(args.engine.as_deref())?;
-    let what = Import { dir, prefix: args.prefix.as_ref(), engine };
+    let root = Arc::new(open_root(dir)?);
+    let what = Import { dir, root, prefix: args.prefix.as_ref(), engine };
     let imported = import(&mut client, &what)?;
     client.close()?;
     Ok(imported)
@@ -172,7 +173,7 @@ fn command(args: &Args, private: &Path) -> Result<Command> {
         return Ok(command);
     };
     let dir = &std::path::absolute(dir).with_context(|| format!("making {}", dir.display()))?;
-    open_way(dir, Missing::Make(0o777), End::LikeTheWay)?;
+    open_way(dir, Missing::Make(0o755), End::LikeTheWay)?;
     let own = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new(own);
     command.arg("within").arg(dir).arg(private).arg("--").arg(program).args(rest);

@@ -1,6 +1,5 @@
 //! `wasmfs engines`.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,6 +10,7 @@ use wasmfs_store::artifact::{Artifact, inspect};
 use wasmfs_store::artifact::{Difference, Engine};
 
 use crate::client::StoreClient;
+use crate::client::stable_file::open_named;
 use crate::control::requests::{Alias, Committed, Engine as EngineNamed, Engines};
 use crate::ui::output;
 use crate::ui::{Error, Outcome, warn_if_not_visible};
@@ -141,7 +141,7 @@ fn unusual(engine: &EngineInfo) -> String {
 
 fn artifact(file: &Path) -> Result<Artifact> {
     let read = || -> Result<Artifact> {
-        let opened = File::open(file).map_err(Error::CannotOpen)?;
+        let opened = open_named(file).map_err(Error::CannotOpen)?;
         Ok(inspect(opened).map_err(wasmfs_store::Error::from)?)
     };
     read().with_context(|| file.display().to_string())

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use wasmfs_store::maintenance::{self as archive, Archived};
+use wasmfs_store::{Dir, Missing, open_parent};
 
 use crate::client::StoreClient;
 use crate::ui::output;
@@ -59,13 +60,15 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         return Err(Error::FileExists(args.file).into());
     }
     // Under its name there is a whole archive, or none.
-    let directory = args.file.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let new = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")));
-    let new = new.with_context(|| format!("making {}", args.file.display()))?;
+    let making = || format!("making {}", args.file.display());
+    let absolute = std::path::absolute(&args.file).with_context(making)?;
+    let (parent, name) = open_parent(&absolute, Missing::Fail)?;
+    let directory = Dir::path_of(&parent);
+    let new = tempfile::NamedTempFile::new_in(&directory).with_context(making)?;
     let archived = write(&client, new.as_file(), args.zstd)?;
     client.close()?;
     new.as_file().sync_all().with_context(|| format!("writing {}", args.file.display()))?;
-    let kept = new.persist_noclobber(&args.file);
+    let kept = new.persist_noclobber(directory.join(name));
     kept.map_err(|e| e.error).with_context(|| format!("making {}", args.file.display()))?;
     let report = Report { file: args.file, archived };
     if args.json {

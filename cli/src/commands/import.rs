@@ -1,6 +1,7 @@
 //! `wasmfs import`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -62,7 +63,8 @@ pub fn run(store: &Path, args: Args) -> Result<Outcome> {
         return Err(Error::LinksLeadNowhere.into());
     }
     let engine = client.named_engine(args.engine.as_deref())?;
-    let what = Import { dir: &args.dir, prefix: args.prefix.as_ref(), engine };
+    let root = Arc::new(import::open_root(&args.dir)?);
+    let what = Import { dir: &args.dir, root, prefix: args.prefix.as_ref(), engine };
     let mut imported = import::import(&mut client, &what)?;
     client.close()?;
     let linked = match &mount {

@@ -12,7 +12,7 @@ use wasmfs_store::{
     InvalidKey, Key, Publish, Published, Settings, Source, Staged, Staging, StoreDir,
 };
 
-use crate::client::stable_file::{FilePlace, stage_file};
+use crate::client::stable_file::{FilePlace, open_named, stage_file};
 use crate::client::{Batch, StoreClient};
 use crate::compile::{CompileArgs, Compiler, is_source, to_binary};
 use crate::ui::output;
@@ -272,5 +272,5 @@ fn open(path: &Path) -> Result<std::fs::File> {
     if path.is_dir() {
         return Err(Error::FileIsADirectory.into());
     }
-    Ok(std::fs::File::open(path).map_err(Error::CannotOpen)?)
+    Ok(open_named(path).map_err(Error::CannotOpen)?)
 }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use wasmfs_store::private_temp_dir;
 
 use super::interrupt::{Interrupts, interrupted};
 
@@ -57,8 +58,7 @@ impl External {
         let interrupts = Interrupts::hold()?;
         // Another compiler may be being ended right now.
         interrupts.check()?;
-        let dir = tempfile::Builder::new().prefix("wasmfs-compile-").tempdir();
-        let dir = dir.context("making a private directory")?;
+        let dir = private_temp_dir("wasmfs-compile-").map_err(anyhow::Error::from)?;
         let input = dir.path().join(format!("{name}.wasm"));
         let output = dir.path().join(format!("{name}.cwasm"));
         std::fs::write(&input, source).context("writing the source for the compiler")?;

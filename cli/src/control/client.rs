@@ -118,7 +118,8 @@ impl Client {
     /// Connects to the server that owns the store in `dir`, and hears from it;
     /// `None` if there is none. One that is just being replaced is waited for.
     pub fn reach(dir: &StoreDir) -> Result<Option<(Client, Status)>> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let Some(sender) = Client::connect(&runtime, dir)? else { return Ok(None) };
         let client = Client { dir: dir.clone(), runtime, sender: Mutex::new(sender) };
         Ok(client.hear()?.map(|status| (client, status)))

@@ -46,7 +46,8 @@ pub fn run(path: &Path) -> Result<()> {
     wasmfs_fs::abort_on_panic(move || Store::distrust_catalogue(&distrusted));
     let version = env!("CARGO_PKG_VERSION");
     log::info!("wasmfs {version}: process {} serves {}", std::process::id(), path.display());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let result = runtime.block_on(serve(&dir, handover, store.clone()));
     runtime.shutdown_timeout(GRACE);
     let closed = close(store);

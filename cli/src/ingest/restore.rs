@@ -2,7 +2,6 @@
 //! another whatever that hasn't got.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
@@ -14,6 +13,7 @@ use wasmfs_store::{
     VersionInfo,
 };
 
+use crate::client::stable_file::open_named;
 use crate::client::{Batch, StoreClient};
 use crate::control::Client;
 use crate::control::requests::{Alias, Engines, Pin, SetDefault};
@@ -62,7 +62,7 @@ pub fn restore(dir: &Path, file: &Path) -> Result<Restored> {
     if file == Path::new("-") {
         return take(dir, io::stdin().lock());
     }
-    let opened = File::open(file).with_context(|| format!("opening {}", file.display()))?;
+    let opened = open_named(file).with_context(|| format!("opening {}", file.display()))?;
     take(dir, opened).with_context(|| file.display().to_string())
 }
 

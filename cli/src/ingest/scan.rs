@@ -34,6 +34,8 @@ const BUFFER: usize = 256 << 10;
 /// What to take in.
 pub struct Import<'a> {
     pub dir: &'a Path,
+    /// The same, open.
+    pub root: Arc<OwnedFd>,
     /// A directory that the keys go under.
     pub prefix: Option<&'a Key>,
     /// The engine that artifacts must be of.
@@ -109,7 +111,7 @@ enum Look {
 /// Takes every artifact in that the store hasn't got.
 pub fn import(client: &mut StoreClient, what: &Import<'_>) -> Result<Imported> {
     let mut report = Imported { visible: true, ..Imported::default() };
-    let root = Arc::new(open_root(what.dir)?);
+    let root = what.root.clone();
     let files = files(what.dir, &root, &mut report)?;
     let mut keys = Vec::new();
     for path in files {
@@ -193,7 +195,8 @@ fn failed(path: PathBuf, failure: Failure) -> Failed {
     Failed { path, code, error: message, hint }
 }
 
-fn open_root(dir: &Path) -> Result<OwnedFd> {
+/// Opens a directory to be imported.
+pub fn open_root(dir: &Path) -> Result<OwnedFd> {
     let absolute = std::path::absolute(dir).map_err(|e| cannot_read(dir, e))?;
     open_directory(&absolute, Missing::Fail, End::LikeTheWay).map_err(|e| match e {
         wasmfs_store::Error::Io { source, .. } => cannot_read(dir, source).into(),
@@ -347,7 +350,6 @@ fn look(
 /// the directory: each leads to its own engine's view. Whatever changed meanwhile, or
 /// isn't to be found in the mount, stays. Returns the paths that are links now.
 pub fn link(report: &mut Imported, what: &Import<'_>, mount: &Mounted) -> Result<Vec<PathBuf>> {
-    let root = open_root(what.dir)?;
     // Nothing may be half exchanged.
     let _interrupts = Interrupts::hold()?;
     let view = what.engine.as_ref().map(NamedEngine::view_name);
@@ -356,7 +358,7 @@ pub fn link(report: &mut Imported, what: &Import<'_>, mount: &Mounted) -> Result
         let name = view.unwrap_or(&taken.engine);
         let target = links::target(&mount.mount_point, Some(name), &taken.key);
         let put = if links::leads_to(&target, mount, &taken.sha256) {
-            links::replace_file(&root, &taken.path, &target, taken.stamp)
+            links::replace_file(&what.root, &taken.path, &target, taken.stamp)
         } else {
             Err(Error::LinkNotSeen.into())
         };

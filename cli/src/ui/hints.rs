@@ -32,6 +32,10 @@ pub fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::NotAStore { .. } => {
             "nothing in it was touched; choose an empty or new directory with --store".into()
         }
+        StoreError::UnsafeTempDir(_) => "set TMPDIR to a directory of your own, or to /tmp".into(),
+        StoreError::NotAFile(_) => {
+            "name a file; what is in a store is files and directories, and `wasmfs verify` finds others".into()
+        }
         StoreError::ForeignPart { .. } => {
             "`wasmfs verify --repair` takes it back; find out who could write into the store".into()
         }

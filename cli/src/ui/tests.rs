@@ -45,6 +45,8 @@ fn of_the_store() -> Vec<StoreError> {
         StoreError::InUse { dir: dir(), pid: Some(4711) },
         StoreError::NoStore(dir()),
         StoreError::NotAStore { dir: dir(), found: "notes.txt".into() },
+        StoreError::UnsafeTempDir("/home/u/tmp".into()),
+        StoreError::NotAFile(dir().join("db/conf")),
         StoreError::ForeignPart { path: dir().join("db"), owner: 1000 },
         StoreError::NewerArchive { found: 3, supported: 2 },
         StoreError::ForeignLink { path: "/srv/shared/store".into(), owner: 1000 },

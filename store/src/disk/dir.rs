@@ -226,8 +226,14 @@ impl Dir {
     }
 
     /// Gives what is called `from` in another directory the name `to` here.
-    pub(crate) fn take_from(&self, other: &Dir, from: &str, to: &str) -> Result<()> {
-        renameat(other, from, self, to).at("renaming", &other.named(from))
+    pub(crate) fn take_from(
+        &self,
+        other: &Dir,
+        from: impl AsRef<Path>,
+        to: impl AsRef<Path>,
+    ) -> Result<()> {
+        let from = from.as_ref();
+        renameat(other, from, self, to.as_ref()).at("renaming", &other.named(from))
     }
 
     /// Has two names change places.

@@ -15,6 +15,7 @@ mod way;
 
 pub use dir::Dir;
 pub use lock::Lock;
+pub use temp::private_temp_dir;
 pub(crate) use temp::{TEMP_PREFIX, sweep, temp_dir, temp_dir_in_memory};
 pub(crate) use way::foreign_owner;
 pub use way::{End, Missing, check_parent, open_directory, open_parent, open_way};

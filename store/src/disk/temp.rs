@@ -1,16 +1,21 @@
 //! Directories that are in use for a while.
 
 use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::fstat;
+use rustix::process::geteuid;
 use tempfile::TempDir;
 
 use super::clock::now;
 use super::dir::Dir;
 use super::space::available;
-use crate::error::{IoContext, Result};
+use super::way::{End, Missing, open_way};
+use crate::error::{Error, IoContext, Result};
 
 /// The start of the names of directories that are in use for a while.
 pub(crate) const TEMP_PREFIX: &str = ".wasmfs-";
@@ -31,16 +36,44 @@ pub(crate) fn temp_dir(dir: &Dir, bytes: u64) -> Result<TempDir> {
 fn temp_dir_in(places: &[&Path], bytes: u64) -> Result<TempDir> {
     let mut failed = None;
     for place in places.iter().copied() {
-        if available(place).unwrap_or(0) < bytes {
+        if available(place).unwrap_or(0) < bytes || !is_safe(place) {
             continue;
         }
-        match tempfile::Builder::new().prefix(TEMP_PREFIX).tempdir_in(place) {
+        let mut builder = tempfile::Builder::new();
+        let private = Permissions::from_mode(0o700);
+        match builder.prefix(TEMP_PREFIX).permissions(private).tempdir_in(place) {
             Ok(directory) => return Ok(directory),
             Err(e) => failed = Some(e),
         }
     }
     let full = || io::Error::from(io::ErrorKind::StorageFull);
     Err(failed.unwrap_or_else(full)).at("making a copy in", places[0])
+}
+
+/// A directory of this process's own where temporary files are, which nobody else looks into. It is
+/// removed when it is dropped.
+///
+/// # Errors
+/// [`Error::UnsafeTempDir`] if somebody else could put another one in its place.
+pub fn private_temp_dir(prefix: &str) -> Result<TempDir> {
+    let place = std::env::temp_dir();
+    if !is_safe(&place) {
+        return Err(Error::UnsafeTempDir(place));
+    }
+    let mut builder = tempfile::Builder::new();
+    let private = Permissions::from_mode(0o700);
+    let made = builder.prefix(prefix).permissions(private).tempdir_in(&place);
+    made.at("making a directory in", &place)
+}
+
+/// Whether what this user makes in a directory stays where it is: the directory is root's or this
+/// user's, and others can't rename in it.
+fn is_safe(place: &Path) -> bool {
+    let Ok(place) = std::path::absolute(place) else { return false };
+    let opened = open_way(&place, Missing::Fail, End::LikeTheWay);
+    let Some(stat) = opened.ok().and_then(|opened| fstat(opened).ok()) else { return false };
+    let is_trusted = stat.st_uid == 0 || stat.st_uid == geteuid().as_raw();
+    is_trusted && (stat.st_mode & 0o022 == 0 || stat.st_mode & 0o1000 != 0)
 }
 
 /// Removes what was left in `dir` of directories that nobody can be using any more: those whose

@@ -3,27 +3,39 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, chmod, chownat, fchmod, fstat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, chmod, chownat, fchmod, fstat, openat};
+use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::findings::{Finding, FindingKind, Verified};
 use crate::disk::Dir;
-use crate::disk::names::{
-    CATALOGUE, HISTORY, INCOMING, LOCK, OBJECTS, QUARANTINE, RESERVE, SETTINGS, STATE,
-};
-use crate::error::{Error, IoContext, Result};
+use crate::disk::names::{OBJECTS, QUARANTINE, damaged_aside};
+use crate::error::{IoContext, Result};
 use crate::store_dir::StoreDir;
+
+/// How deep directories in a store are.
+const MAX_DEPTH: usize = 3;
 
 /// Something in a store that others than its owner could get at.
 pub(super) struct TooOpen {
     /// The directory that it is in.
     dir: Dir,
     name: PathBuf,
-    is_dir: bool,
+    kind: Kind,
     /// The mode that it should have.
     mode: u32,
     /// Whose it is, if it isn't this user's.
     owner: Option<u32>,
+}
+
+/// What something in a store is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    Directory,
+    Socket,
+    /// A symbolic link, a pipe or a device, which no file of a store is.
+    Other,
 }
 
 impl TooOpen {
@@ -36,6 +48,9 @@ impl TooOpen {
 
     /// What is wrong with it.
     fn detail(&self) -> String {
+        if self.kind == Kind::Other {
+            return "it is neither a file nor a directory".into();
+        }
         let mode = format!("its mode should be {:o}", self.mode);
         match self.owner {
             Some(owner) => format!("it belongs to uid {owner}, not to the store's owner; {mode}"),
@@ -44,17 +59,24 @@ impl TooOpen {
     }
 
     /// Mends it, and says what was done.
-    fn mend(&self) -> Result<String> {
-        let Some(found) = self.dir.look_at(&self.name)? else { return Ok("it is gone".into()) };
+    fn mend(&self, store: &StoreDir) -> Result<String> {
         let path = self.path();
-        if self.owner.is_some() && self.is_dir {
-            let (uid, gid) = (geteuid(), getegid());
-            let given = chownat(&found, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH);
-            given.at("giving back", &path)?;
+        if matches!(self.kind, Kind::Other | Kind::Socket) {
+            // Nothing in a store needs it. A server makes its sockets anew.
+            store.make_dir(QUARANTINE)?;
+            let aside = damaged_aside(&self.name.to_string_lossy());
+            store.subdir(QUARANTINE)?.take_from(&self.dir, &self.name, Path::new(&aside))?;
+            return Ok(format!("moved to {QUARANTINE}/{aside}"));
         }
-        if self.owner.is_some() && !self.is_dir {
+        if self.owner.is_some() && self.kind == Kind::File {
             self.copy()?;
         } else {
+            let Some(found) = self.dir.look_at(&self.name)? else { return Ok("it is gone".into()) };
+            if self.owner.is_some() {
+                let (uid, gid) = (geteuid(), getegid());
+                let given = chownat(&found, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH);
+                given.at("giving back", &path)?;
+            }
             // chmod(2) of what is open by O_PATH goes through /proc (openat(2)).
             let mode = Mode::from_raw_mode(self.mode);
             chmod(Dir::path_of(&found), mode).at("protecting", &path)?;
@@ -78,52 +100,59 @@ impl TooOpen {
     }
 }
 
-/// Everything of the store in `dir` that others than its owner could get at.
+/// Everything of the store in `dir` that others than its owner could get at, or that is no file of a
+/// store's.
 fn too_open(dir: &StoreDir) -> Result<Vec<TooOpen>> {
     let mut found = Vec::new();
-    look(dir, Path::new("."), Some(0o700), &mut found)?;
-    for name in [HISTORY, SETTINGS, STATE, LOCK, RESERVE, CATALOGUE, INCOMING, OBJECTS, QUARANTINE]
-    {
-        // What is inside a private directory may say what it likes of group and others.
-        look(dir, Path::new(name), None, &mut found)?;
-    }
-    for name in [CATALOGUE, INCOMING, QUARANTINE] {
-        if dir.has(name)? {
-            look_inside(&dir.subdir(name)?, None, &mut found)?;
-        }
-    }
-    if dir.has(OBJECTS)? {
-        let objects = dir.subdir(OBJECTS)?;
-        for (name, kind) in objects.entries()? {
-            look(&objects, Path::new(&name), Some(0o700), &mut found)?;
-            if kind.is_dir() {
-                look_inside(&objects.subdir(&name)?, Some(0o400), &mut found)?;
-            }
-        }
-    }
+    look(dir, Path::new("."), 0o700, &mut found)?;
+    look_inside(dir, 0, &mut found)?;
     Ok(found)
 }
 
-fn look_inside(dir: &Dir, most: Option<u32>, list: &mut Vec<TooOpen>) -> Result<()> {
-    dir.entries()?.iter().try_for_each(|(name, _)| look(dir, Path::new(name), most, list))
+/// Looks at everything in a directory, so many levels below the store's.
+fn look_inside(dir: &Dir, depth: usize, list: &mut Vec<TooOpen>) -> Result<()> {
+    for (name, kind) in dir.entries()? {
+        let name = Path::new(&name);
+        // Object files are never changed.
+        let is_object = depth == 2 && kind.is_file() && dir.path().parent().is_some_and(is_objects);
+        look(dir, name, if is_object { 0o400 } else { 0o700 }, list)?;
+        if kind.is_dir() && depth < MAX_DEPTH {
+            match dir.subdir(name) {
+                Err(e) if e.is_missing() => {}
+                inner => look_inside(&inner?, depth + 1, list)?,
+            }
+        }
+    }
+    Ok(())
 }
 
-/// Looks at a file or directory, which should have the mode `most` at most, if that matters.
-fn look(dir: &Dir, name: &Path, most: Option<u32>, list: &mut Vec<TooOpen>) -> Result<()> {
-    let found = match dir.look_at(name) {
-        // A symbolic link, which no file of a store is: nothing here would follow it.
-        Err(Error::Io { .. }) => return Ok(()),
-        found => found?,
+fn is_objects(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == OBJECTS)
+}
+
+/// Looks at a file or directory, which should have the mode `most` at most.
+fn look(dir: &Dir, name: &Path, most: u32, list: &mut Vec<TooOpen>) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = match openat(dir, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        found => found.at("reading", &dir.named(name))?,
     };
-    let Some(found) = found else { return Ok(()) };
     let stat = fstat(&found).at("reading", &dir.named(name))?;
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Kind::Directory,
+        FileType::RegularFile => Kind::File,
+        // Those of the server.
+        FileType::Socket if dir.path().join(name).extension().is_some_and(|it| it == "sock") => {
+            Kind::Socket
+        }
+        _ => Kind::Other,
+    };
     let mode = stat.st_mode & 0o777;
-    let wanted = mode & most.unwrap_or(0o700);
     let owner = Some(stat.st_uid).filter(|owner| *owner != geteuid().as_raw());
-    if most.is_some() && mode != wanted || owner.is_some() {
-        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    let is_open = mode & !most != 0 && kind != Kind::Other;
+    if is_open || owner.is_some() || kind == Kind::Other {
         let (dir, name) = (dir.clone(), name.to_owned());
-        list.push(TooOpen { dir, name, is_dir, mode: wanted, owner });
+        list.push(TooOpen { dir, name, kind, mode: mode & most, owner });
     }
     Ok(())
 }
@@ -143,7 +172,7 @@ pub fn take_back(dir: &StoreDir) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for wrong in too_open(dir)? {
         let mut finding = finding(&wrong);
-        match wrong.mend() {
+        match wrong.mend(dir) {
             Ok(done) => finding.repaired = Some(done),
             Err(e) => log::error!("{e}"),
         }
@@ -152,8 +181,10 @@ pub fn take_back(dir: &StoreDir) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// What of the store in `dir` belongs to others: as long as it does, nothing in it is opened.
+/// What of the store in `dir` belongs to others, or is no file: as long as it does, nothing in it is
+/// opened.
 pub fn foreign_parts(dir: &StoreDir) -> Result<Vec<Finding>> {
-    let wrong = too_open(dir)?.into_iter().filter(|wrong| wrong.owner.is_some());
+    let is_foreign = |wrong: &TooOpen| wrong.owner.is_some() || wrong.kind == Kind::Other;
+    let wrong = too_open(dir)?.into_iter().filter(is_foreign);
     Ok(wrong.map(|wrong| finding(&wrong)).collect())
 }

@@ -15,23 +15,21 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::archive::{Archived, Progress, ROOT, damaged, object_name};
 use super::rules::{check_catalogue, check_change};
-use crate::artifact::ArtifactKind;
-use crate::catalogue::tables::PAYLOADS;
-use crate::catalogue::{Catalogue, from_history};
+use crate::artifact::{ArtifactKind, inspect};
+use crate::catalogue::tables::{INODES, InodeRecord, PAYLOADS};
+use crate::catalogue::{Catalogue, Records, from_history};
 use crate::disk::names::{HISTORY, INCOMING, SETTINGS};
 use crate::disk::space::check_free_space;
 use crate::disk::{Dir, Lock, temp_dir};
 use crate::error::{Error, IoContext, Result};
 use crate::history::scan::{Listing, MAX_FOREIGN_LINE};
 use crate::history::{BadLine, Blocks, Change, History, decode};
-use crate::payload::{Description, Objects, PayloadInfo, describe};
+use crate::payload::{Description, Objects, PAYLOAD_STARTS, PayloadInfo, describe};
 use crate::settings::{FORMAT, Settings};
 use crate::store::Store;
 use crate::store_dir::StoreDir;
 use crate::types::Sha;
 
-/// How every payload starts: an artifact, which is an ELF file, or WebAssembly.
-const PAYLOAD_STARTS: [[u8; 4]; 2] = [*b"\x7fELF", *b"\0asm"];
 /// What is copied at once, in bytes.
 const COPY_PIECE: usize = 1 << 20;
 /// A line of a history that lists nothing is shorter, in bytes.
@@ -138,6 +136,8 @@ struct Found {
     /// In bytes.
     size: u64,
     kind: ArtifactKind,
+    /// What tells the engine of an artifact; nothing for a source.
+    engine: Option<Sha>,
     /// The sha256 of the hashes of its blocks.
     blocks: Sha,
 }
@@ -146,8 +146,11 @@ impl Found {
     /// Reads all of a file; fails if it is not this payload.
     fn in_file(sha256: &Sha, file: &File) -> Result<Found> {
         let Description { sha256: found, size, kind, blocks } = describe(file)?;
+        let mut file = file;
+        file.seek(SeekFrom::Start(0)).map_err(Error::Input)?;
+        let engine = inspect(file).ok().map(|artifact| artifact.engine.fingerprint);
         match found == *sha256 {
-            true => Ok(Found { size, kind, blocks: Sha::of(&blocks) }),
+            true => Ok(Found { size, kind, engine, blocks: Sha::of(&blocks) }),
             false => Err(damaged(sha256, "the archive's bytes differ from what was published")),
         }
     }
@@ -265,6 +268,7 @@ impl Restoring {
         let mut file = self.incoming.new_file(HISTORY)?;
         let mut lines = io::BufReader::new(from);
         let (mut line, mut number, mut written) = (Vec::new(), 0u64, 0);
+        let mut starts_snapshot = false;
         let payloads: u64 = self.seen.values().map(|found| found.size).sum();
         loop {
             line.clear();
@@ -279,6 +283,7 @@ impl Restoring {
             if !line.ends_with(b"\n") && line.len() as u64 == limit {
                 return Err(not(format!("line {number} of its history is over {limit} bytes")));
             }
+            starts_snapshot |= number == 1 && is_snapshot(&line);
             self.check_line(&line).map_err(|rule| {
                 not(format!("line {number} of its history breaks a rule: {rule}"))
             })?;
@@ -306,10 +311,32 @@ impl Restoring {
             return Err(not(format!("its history breaks a rule: {rule}")));
         }
         self.check_large_blocks(&truth)?;
+        self.check_versions(&truth, starts_snapshot)?;
         match listing.payloads.keys().find(|sha256| !self.seen.contains_key(*sha256)) {
             Some(sha256) => Err(not(format!("payload {sha256} is missing"))),
             None => Ok(listing.changes),
         }
+    }
+
+    /// Checks that versions are of the engine that made their bytes. Payloads may be missing only of
+    /// a history that was written anew, as a repair leaves it.
+    fn check_versions(&self, truth: &Catalogue, may_be_missing: bool) -> Result<()> {
+        for row in truth.scan(&INODES.all()) {
+            let InodeRecord::Version(record) = row?.value()? else { continue };
+            let (key, version) = (&record.key, record.version);
+            let known = truth.payload(&record.sha256)?;
+            let Some(found) = self.seen.get(&record.sha256).filter(|_| known.is_some()) else {
+                if may_be_missing {
+                    continue;
+                }
+                return Err(not(format!("{key:?}@{version} has no payload")));
+            };
+            let engine = truth.engine(record.engine)?.description.fingerprint;
+            if found.engine != Some(engine) {
+                return Err(not(format!("{key:?}@{version} is of another engine than it says")));
+            }
+        }
+        Ok(())
     }
 
     /// Checks payloads with hashes of large blocks, as releases before format 2 wrote them.
@@ -374,6 +401,10 @@ impl Restoring {
             }
         }
     }
+}
+
+fn is_snapshot(line: &[u8]) -> bool {
+    decode(line).is_ok_and(|entry| matches!(entry.change, Change::Snapshot { .. }))
 }
 
 /// Copies to a file, and says how many bytes; an archive that ends is told from a disk that can't be

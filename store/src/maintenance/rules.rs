@@ -18,6 +18,9 @@ use crate::types::{
     View,
 };
 
+/// How many digits of the fingerprint a label ends with, at least.
+const LABEL_DIGITS: usize = 8;
+
 /// Why something breaks a rule.
 type Rule = std::result::Result<(), String>;
 
@@ -93,7 +96,10 @@ fn key(name: &str) -> Rule {
 }
 
 fn version(number: Version) -> Rule {
-    if number.get() > 0 { Ok(()) } else { Err("version numbers start at 1".into()) }
+    match (1..u64::MAX >> 1).contains(&number.get()) {
+        true => Ok(()),
+        false => Err(format!("version number {number} is not one to give")),
+    }
 }
 
 fn engine(number: EngineNumber) -> Rule {
@@ -262,6 +268,10 @@ fn check_names(truth: &Catalogue) -> Result<Option<String>> {
             || truth.get(&FINGERPRINTS, fingerprint)? != Some(number)
         {
             return Ok(Some(format!("engine {:?} is there twice", record.label)));
+        }
+        let digits = record.label.rsplit('-').next().unwrap_or_default();
+        if digits.len() < LABEL_DIGITS || !fingerprint.hex().starts_with(digits) {
+            return Ok(Some(format!("{:?} is not the label of its engine", record.label)));
         }
     }
     Ok(None)

@@ -5,6 +5,8 @@ use crate::catalogue::{Catalogue, Records};
 use crate::error::Result;
 use crate::types::Sha;
 
+/// How every payload starts: an artifact, which is an ELF file, or WebAssembly.
+pub(crate) const PAYLOAD_STARTS: [[u8; 4]; 2] = [*b"\x7fELF", *b"\0asm"];
 /// The size of a block in bytes; the last of a payload may be shorter. A page fault asks for 128
 /// KiB that begin anywhere: small blocks keep what is read and hashed beyond that small.
 pub(crate) const BLOCK_SIZE: u64 = 32 << 10;

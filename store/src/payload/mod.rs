@@ -20,7 +20,7 @@ mod tests;
 pub(crate) use blocks::{BlockChecker, check_file};
 pub(crate) use incoming::Incoming;
 pub use incoming::LeasedDir;
-pub(crate) use info::{BLOCK_SIZE, LARGE_BLOCK, PayloadInfo};
+pub(crate) use info::{BLOCK_SIZE, LARGE_BLOCK, PAYLOAD_STARTS, PayloadInfo};
 pub(crate) use objects::{ObjectFault, Objects};
 pub(crate) use staged::StagedPayload;
 pub use staged::{Staged, StagedSource};

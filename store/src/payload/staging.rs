@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::blocks::{Hashed, Hashes, fill};
 use super::incoming::{Incoming, Lease, LeasedDir};
-use super::info::BLOCK_SIZE;
+use super::info::{BLOCK_SIZE, PAYLOAD_STARTS};
 use super::object_place::ObjectPlace;
 use super::reader::drop_pages;
 use super::staged::{MAX_INLINE_SIZE, MemoryBytes, Place, Staged, StagedPayload, StagedSource};
@@ -15,6 +15,7 @@ use crate::artifact::{ArtifactKind, inspect};
 use crate::catalogue::{CHUNK, Catalogue, put_chunks};
 use crate::disk::Dir;
 use crate::disk::names::{OBJECTS, object_in};
+use crate::disk::space::check_free_space;
 use crate::error::{Error, IoContext, Result};
 use crate::settings::{Settings, read_settings};
 use crate::store_dir::StoreDir;
@@ -115,6 +116,10 @@ impl Staging {
             let (kind, seen) = looked?;
             return Ok((StagedPayload { sha256, size, kind, blocks, place }, seen));
         }
+        if !PAYLOAD_STARTS.iter().any(|start| first.starts_with(start)) {
+            // The disk is not filled with what is nothing, and may go on without end.
+            return look(&mut Cursor::new(&first[..])).and(Err(Error::NotWasm));
+        }
         let (mut file, mut staged) = self.lease()?.create()?;
         let path = staged.path(&self.incoming);
         let mut hashes = Hashes::default();
@@ -139,6 +144,14 @@ impl Staging {
         }
         let place = Place::File(staged);
         Ok((StagedPayload { sha256, size, kind, blocks, place }, seen))
+    }
+
+    /// Refuses to begin with so many bytes if the disk has no room for them.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`].
+    pub fn check_room(&self, bytes: u64) -> Result<()> {
+        check_free_space(&self.store, bytes)
     }
 
     /// A directory of this process's own in the store's, which is removed when it is dropped, or

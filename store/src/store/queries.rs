@@ -1,5 +1,6 @@
 //! What a store tells its users about keys and versions.
 
+use std::collections::VecDeque;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -213,18 +214,37 @@ impl Store {
             return Err(Error::NoKey(key.clone()));
         };
         let last = record.last_version.next();
-        let end = before.map_or(last, |before| before.min(last));
-        let start = end.get().saturating_sub(limit.clamp(1, MAX_PAGE) as u64).max(1);
-        let mut items = Vec::new();
-        for row in catalogue.scan(&all.after((key.as_str(), Version(start - 1)))) {
-            let row = row?;
-            if row.key()?.1 >= end {
-                break;
+        let mut end = before.map_or(last, |before| before.min(last)).get();
+        let limit = limit.clamp(1, MAX_PAGE);
+        let mut window = limit as u64;
+        loop {
+            let start = end.saturating_sub(window).max(1);
+            let mut rows = VecDeque::new();
+            for row in
+                catalogue.scan(&VERSIONS.of(key.as_str()).after((key.as_str(), Version(start - 1))))
+            {
+                let row = row?;
+                let number = row.key()?.1;
+                if number.get() >= end {
+                    break;
+                }
+                rows.push_back((number, row.value()?));
+                if rows.len() > limit {
+                    rows.pop_front();
+                }
             }
-            items.extend(if_there(&catalogue, row.value()?)?);
+            if let (None, true) = (rows.front(), start > 1) {
+                // Many were collected: the next ones may be far down.
+                (end, window) = (start, window.saturating_mul(2));
+                continue;
+            }
+            let first = rows.front().map(|(number, _)| *number);
+            let mut items = Vec::new();
+            for (_, inode) in rows.into_iter().rev() {
+                items.extend(if_there(&catalogue, inode)?);
+            }
+            return Ok(Page { items, next: first.filter(|first| first.get() > 1) });
         }
-        items.reverse();
-        Ok(Page { items, next: (start > 1).then_some(Version(start)) })
     }
 
     /// One version of a key, or the one its plain name leads to.

@@ -115,7 +115,9 @@ fn senseless(changes: &[Value]) -> Vec<(String, Vec<Value>)> {
         ("publish", "inode", json!(u64::MAX)),
         ("publish", "version", json!(0)),
         ("publish", "engine", json!(0)),
+        ("publish", "version", json!(u64::MAX)),
         ("publish", "engine", json!(77)),
+        ("engine", "label", json!("wasmtime-48-x86_64-00000000")),
         ("publish", "sha256", json!("0".repeat(64))),
         ("publish", "directories", json!([{"view": "Keys", "path": "../x", "inode": 900}])),
         ("publish", "directories", json!([{"view": "Keys", "path": "dir", "inode": 2}])),
@@ -147,6 +149,14 @@ fn senseless(changes: &[Value]) -> Vec<(String, Vec<Value>)> {
     all.push(("an inode number twice".into(), again(2, 0)));
     all.push(("a version twice".into(), again(1, 5000)));
     all.push(("nothing".into(), Vec::new()));
+    // What is in use is given up.
+    let sha256 = changes.iter().find(|c| c["op"] == "publish").unwrap()["sha256"].clone();
+    let gone = json!({"key": "dir/key", "version": 9, "inode": 900});
+    let collect = json!({"op": "collect", "versions": [gone], "payloads": [sha256]});
+    all.push(("collected in use".into(), [changes, &[collect]].concat()));
+    // A default engine that there is none of.
+    let default = json!({"op": "default", "keys": ["dir/key"], "engine": 6});
+    all.push(("a default of no engine".into(), [changes, &[default]].concat()));
     // A key that is also a directory of another.
     let mut above = again(1, 5000);
     above.last_mut().unwrap()["key"] = json!("dir/key/below");
@@ -283,6 +293,77 @@ fn entries_of_an_archive_are_files_where_they_belong() {
             check_nothing_is_left(&store);
         }
         assert_eq!(fs::read(&victim).unwrap(), b"root's");
+    });
+}
+
+/// An artifact that is said to be another engine's.
+#[test]
+fn an_artifact_is_of_the_engine_that_made_it() {
+    with_attacker(|env, _| {
+        let good = exported(env);
+        let mut changes = history(&good);
+        let mut other = changes.iter().find(|c| c["op"] == "engine").unwrap().clone();
+        let section = [&b"\0\x0248"[..], b"\x01x"].concat();
+        let fingerprint = Sha::of(&section).hex();
+        other["section"] = json!(base64(&section));
+        other["description"]["fingerprint"] = json!(fingerprint);
+        other["label"] = json!(format!("wasmtime-48-x-{}", &fingerprint[..8]));
+        (other["number"], other["inode"]) = (json!(2), json!(800));
+        let at = changes.iter().position(|c| c["op"] == "publish").unwrap();
+        changes[at]["engine"] = json!(2);
+        changes[at]["directories"] = json!([
+            {"view": "Keys", "path": "dir", "inode": 801},
+            {"view": "Versions", "path": "dir", "inode": 802},
+            {"view": "Versions", "path": "dir/key", "inode": 803},
+            {"view": {"Engine": 2}, "path": "dir", "inode": 804},
+        ]);
+        changes[at]["inode"] = json!(805);
+        changes.insert(at, other);
+        changes.retain(|change| change["op"] != "alias");
+        write(&env.path("bad.tar"), &with_history(&good, changes));
+        let store = env.path("store");
+        let stderr = env.fail(1, &["--store", text(&store), "import", text(&env.path("bad.tar"))]);
+        assert!(stderr.contains("is of another engine than it says"), "{stderr}");
+        check_nothing_is_left(&store);
+    });
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    assert!(bytes.len().is_multiple_of(3));
+    let digits = bytes.chunks(3).flat_map(|three| {
+        let number = three.iter().fold(0usize, |number, byte| number << 8 | usize::from(*byte));
+        [18, 12, 6, 0].map(|shift| char::from(DIGITS[number >> shift & 63]))
+    });
+    digits.collect()
+}
+
+/// A header that says that its name is very long.
+#[test]
+fn a_long_name_is_refused_before_it_is_read() {
+    with_attacker(|env, _| {
+        for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
+            let path = env.path("long.tar.zst");
+            let mut zstd = zstd::Encoder::new(File::create(&path).unwrap(), 3).unwrap();
+            let mut header = tar::Header::new_gnu();
+            header.set_path("././@LongLink").unwrap();
+            header.set_entry_type(kind);
+            header.set_size(1 << 30);
+            header.set_cksum();
+            zstd.write_all(header.as_bytes()).unwrap();
+            std::io::copy(&mut std::io::repeat(b'a').take(1 << 30), &mut zstd).unwrap();
+            zstd.finish().unwrap();
+            let mut import = env.command("sh");
+            import.args([
+                "-c",
+                "ulimit -v 700000; exec \"$0\" \"$@\"",
+                text(&env.binary("wasmfs")),
+            ]);
+            let output = output(import.args(["import", text(&path)]));
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{stderr}");
+            assert!(stderr.contains("not a complete archive"), "{stderr}");
+        }
     });
 }
 

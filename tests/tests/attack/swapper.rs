@@ -42,6 +42,22 @@ impl Swapper {
     }
 }
 
+impl Drop for Swapper {
+    /// A test that fails leaves no thread that goes on.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Is set when it is dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn attempts(usual: u32) -> u32 {
     let given = std::env::var("WASMFS_TEST_ATTACKS").ok();
     given.map_or(usual, |given| given.parse().expect("WASMFS_TEST_ATTACKS is a number"))
@@ -130,6 +146,113 @@ fn files_of_a_store_are_no_links() {
     });
 }
 
+/// What was put into a store while others could, and what it is put in.
+#[test]
+fn the_database_is_files_of_its_own() {
+    with_attacker(|env, arena| {
+        let victim = private(env, "victim").join("precious");
+        let fill = || fs::write(&victim, "root's").unwrap();
+        let link = |place: &Path| symlink(&victim, place).unwrap();
+        let pipe = |place: &Path| {
+            succeed(std::process::Command::new("mkfifo").arg(place));
+        };
+        let planted: [(&str, &dyn Fn(&Path)); 5] = [
+            ("db/db", &link),
+            ("db/conf", &pipe),
+            ("db/blobs/17", &link),
+            ("wasmfs.log", &pipe),
+            ("history", &pipe),
+        ];
+        for (number, (name, plant)) in planted.into_iter().enumerate() {
+            fill();
+            let store = arena.join(format!("store{number}"));
+            env.run(&["--store", text(&store), "publish", text(&module(env, 0)), "--key", "k"]);
+            let place = store.join(name);
+            let _ = fs::remove_file(&place);
+            plant(&place);
+            for args in [&["ls"][..], &["publish", text(&module(env, 1))], &["mount"], &["verify"]]
+            {
+                let stderr = env.fail(1, &[&["--store", text(&store)], args].concat());
+                assert!(!stderr.is_empty());
+            }
+            // It is put aside, and what was in its place is made anew as far as that can be.
+            let _ = output(env.wasmfs().args(["--store", text(&store), "verify", "--repair"]));
+            let found = place.symlink_metadata();
+            assert!(!found.is_ok_and(|found| !found.is_file()), "{name}");
+            assert_eq!(fs::read(&victim).unwrap(), b"root's", "{name}");
+        }
+        // A directory that was open to all is nobody else's once it is used.
+        let store = arena.join("open");
+        env.run(&["--store", text(&store), "publish", text(&module(env, 0)), "--key", "k"]);
+        for dir in ["db", "objects", "incoming", "db/blobs"] {
+            fs::set_permissions(store.join(dir), fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        env.run(&["--store", text(&store), "ls"]);
+        for dir in ["db", "objects", "incoming", "db/blobs"] {
+            let mode = fs::metadata(store.join(dir)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{dir}");
+        }
+    });
+}
+
+#[test]
+fn files_that_are_named_lead_through_nobody_elses_links() {
+    with_attacker(|env, arena| {
+        let victim = private(env, "victim");
+        fs::copy(module(env, 0), victim.join("secret.wat")).unwrap();
+        let (dir, file, pipe) = (arena.join("dir"), arena.join("x.wat"), arena.join("pipe.cwasm"));
+        symlink(&victim, &dir).unwrap();
+        symlink(victim.join("secret.wat"), &file).unwrap();
+        [&dir, &file].into_iter().for_each(|path| give(path));
+        succeed(std::process::Command::new("mkfifo").arg(&pipe));
+        give(&pipe);
+        let before = snapshot(&victim);
+        for (args, says) in [
+            (&["publish", text(&file)][..], "symbolic link of uid"),
+            (&["publish", text(&dir.join("secret.wat"))], "symbolic link of uid"),
+            (&["publish", text(&pipe)], "no regular file"),
+            (&["export", text(&dir.join("a.tar"))], "symbolic link of uid"),
+            (&["import", text(&dir)], "symbolic link of uid"),
+            (&["link", text(&dir)], "symbolic link of uid"),
+        ] {
+            env.run(&["publish", text(&module(env, 1)), "--key", "k"]);
+            let stderr = env.fail(1, args);
+            assert!(stderr.contains(says), "{args:?}: {stderr}");
+        }
+        for at in [&dir, &dir.join("new")] {
+            let args = ["capture", "--dir", text(at), "--", "true"];
+            assert!(!output(env.wasmfs().args(args)).status.success());
+        }
+        assert_eq!(snapshot(&victim), before);
+        // One's own are followed.
+        let own = env.path("own.wat");
+        symlink(module(env, 0), &own).unwrap();
+        env.run(&["publish", text(&own)]);
+    });
+}
+
+#[test]
+fn what_a_host_writes_for_a_capture_is_private() {
+    with_attacker(|env, arena| {
+        let wasmfs = env.binary("wasmfs");
+        let run = |umask: &str, temp: &Path| {
+            let mut capture = env.command("sh");
+            let line = format!("umask {umask}; exec \"$0\" \"$@\"");
+            capture.args(["-c", &line, text(&wasmfs), "capture", "--", "sh", "-c"]);
+            capture.arg("stat -c %a $XDG_CACHE_HOME").env("TMPDIR", temp);
+            output(&mut capture)
+        };
+        for umask in ["000", "022", "077", "777"] {
+            let captured = run(umask, Path::new("/tmp"));
+            assert!(String::from_utf8_lossy(&captured.stdout).starts_with("700\n"), "{captured:?}");
+        }
+        // Where the attacker could put another directory in its place.
+        let captured = run("022", arena);
+        assert!(String::from_utf8_lossy(&captured.stderr).contains("another user can change"));
+        assert!(fs::read_dir(arena).unwrap().next().is_none());
+    });
+}
+
 #[test]
 fn a_mount_point_that_becomes_a_link_is_not_followed() {
     with_attacker(|env, arena| {
@@ -194,19 +317,16 @@ fn what_is_made_on_the_way_is_what_gets_its_mode() {
                     }
                 }
             });
+            let _stop = Stop(&stop);
             for _ in 0..attempts(30) {
                 let args = ["mount", text(&place), "--allow-other"];
                 let mounted = output(env.wasmfs().args(args)).status.success();
                 let mode = fs::metadata(&victim).unwrap().permissions().mode();
-                if mode & 0o777 != 0o600 || connection_at(&victim).is_some() {
-                    stop.store(true, Ordering::Relaxed);
-                    panic!("mode {mode:o}");
-                }
+                assert_eq!((mode & 0o777, connection_at(&victim)), (0o600, None));
                 if mounted {
                     env.run(&["unmount"]);
                 }
             }
-            stop.store(true, Ordering::Relaxed);
         });
     });
 }
