@@ -148,38 +148,38 @@ impl StoreDir {
     /// written: the directory was once open to others.
     fn check_parts(self) -> Result<StoreDir> {
         for name in [SETTINGS, HISTORY, STATE, LOCK, RESERVE, LOG] {
-            check_part(&self, Path::new(name), FileType::RegularFile)?;
+            check_part(&self, Path::new(name), Some(FileType::RegularFile))?;
         }
         for name in [CATALOGUE, INCOMING, OBJECTS, QUARANTINE] {
-            check_part(&self, Path::new(name), FileType::Directory)?;
+            check_part(&self, Path::new(name), Some(FileType::Directory))?;
         }
         // The database opens its files by name.
         let blobs = Path::new(CATALOGUE).join(BLOBS);
-        for (dir, inner) in [(Path::new(CATALOGUE), true), (&blobs, false)] {
+        for dir in [Path::new(CATALOGUE), &blobs] {
             if !self.has(dir)? {
                 continue;
             }
             let dir = self.subdir(dir)?;
             for (name, _) in dir.entries()? {
-                let is_dir = inner && name == BLOBS;
-                let kind = if is_dir { FileType::Directory } else { FileType::RegularFile };
-                check_part(&dir, Path::new(&name), kind)?;
+                check_part(&dir, Path::new(&name), None)?;
             }
         }
         Ok(self)
     }
 }
 
-/// Refuses what is in a store if it is another user's, or something else than it should be; and keeps
-/// others out of a directory.
-fn check_part(dir: &Dir, name: &Path, kind: FileType) -> Result<()> {
+/// Refuses what is in a store if it is another user's, or something else than it should be, a file or
+/// a directory; and keeps others out of a directory.
+fn check_part(dir: &Dir, name: &Path, wanted: Option<FileType>) -> Result<()> {
     let Some(found) = dir.look_at(name)? else { return Ok(()) };
     let path = dir.named(name);
     let stat = fstat(&found).at("reading", &path)?;
     if stat.st_uid != geteuid().as_raw() {
         return Err(Error::ForeignPart { path, owner: stat.st_uid });
     }
-    if FileType::from_raw_mode(stat.st_mode) != kind {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let is_any = matches!(kind, FileType::RegularFile | FileType::Directory);
+    if !is_any || wanted.is_some_and(|wanted| kind != wanted) {
         return Err(Error::NotAFile(path));
     }
     if kind == FileType::Directory && stat.st_mode & 0o077 != 0 {

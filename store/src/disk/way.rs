@@ -125,7 +125,8 @@ impl Way<'_> {
                 // What such a link says is no path: only the kernel can follow it.
                 Ok(_) if is_magic(&next) => {
                     self.check_link(&next)?;
-                    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                    let last = if left.is_empty() { OFlags::empty() } else { OFlags::DIRECTORY };
+                    let flags = OFlags::PATH | OFlags::CLOEXEC | last;
                     at = openat(&at, &name, flags, Mode::empty()).at("opening", &self.reached)?;
                 }
                 Ok(target) => {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::blocks::{Hashed, Hashes, fill};
 use super::incoming::{Incoming, Lease, LeasedDir};
-use super::info::{BLOCK_SIZE, PAYLOAD_STARTS};
+use super::info::BLOCK_SIZE;
 use super::object_place::ObjectPlace;
 use super::reader::drop_pages;
 use super::staged::{MAX_INLINE_SIZE, MemoryBytes, Place, Staged, StagedPayload, StagedSource};
@@ -26,6 +26,8 @@ const STAGING_PIECE: usize = 128 << 10;
 const _: () = assert!(
     STAGING_PIECE.is_multiple_of(in_memory(BLOCK_SIZE)) && STAGING_PIECE.is_multiple_of(CHUNK)
 );
+/// After how many bytes it is looked again whether the disk has room.
+const ROOM_CHECK_SIZE: u64 = 32 << 20;
 /// What is staged in memory together, in bytes at most; the rest is staged in files.
 pub const MAX_INLINE_TOTAL: usize = 32 << 20;
 
@@ -116,15 +118,15 @@ impl Staging {
             let (kind, seen) = looked?;
             return Ok((StagedPayload { sha256, size, kind, blocks, place }, seen));
         }
-        if !PAYLOAD_STARTS.iter().any(|start| first.starts_with(start)) {
-            // The disk is not filled with what is nothing, and may go on without end.
-            return look(&mut Cursor::new(&first[..])).and(Err(Error::NotWasm));
-        }
         let (mut file, mut staged) = self.lease()?.create()?;
         let path = staged.path(&self.incoming);
         let mut hashes = Hashes::default();
         let mut block = first;
         while !block.is_empty() {
+            if hashes.size() > 0 && hashes.size().is_multiple_of(ROOM_CHECK_SIZE) {
+                // It may go on without end.
+                self.check_room(0)?;
+            }
             file.write_all(&block).at("writing", &path)?;
             // It begins to be written to the disk while the rest is hashed.
             drop_pages(&file, hashes.size(), block.len() as u64);

@@ -209,8 +209,8 @@ fn numbers_are_given_once_after_an_import_too() {
         for (number, (field, value)) in
             [("next_inode", 16), ("next_inode", 18)].into_iter().enumerate()
         {
-            let mut entry = serde_json::from_str::<Value>(&text_of.lines().next().unwrap())
-                .unwrap()["entry"]
+            let mut entry = serde_json::from_str::<Value>(text_of.lines().next().unwrap()).unwrap()
+                ["entry"]
                 .clone();
             assert_eq!(entry["op"], "snapshot");
             entry[field] = json!(value);

@@ -156,7 +156,8 @@ fn the_database_is_files_of_its_own() {
         let pipe = |place: &Path| {
             succeed(std::process::Command::new("mkfifo").arg(place));
         };
-        let planted: [(&str, &dyn Fn(&Path)); 5] = [
+        type Plant<'a> = &'a dyn Fn(&Path);
+        let planted: [(&str, Plant<'_>); 5] = [
             ("db/db", &link),
             ("db/conf", &pipe),
             ("db/blobs/17", &link),
