@@ -331,6 +331,12 @@ impl Restoring {
                 }
                 return Err(not(format!("{key:?}@{version} has no payload")));
             };
+            if let Some(source) = &record.source
+                && truth.payload(source)?.is_none()
+                && !may_be_missing
+            {
+                return Err(not(format!("the source of {key:?}@{version} is missing")));
+            }
             let engine = truth.engine(record.engine)?.description.fingerprint;
             if found.engine != Some(engine) {
                 return Err(not(format!("{key:?}@{version} is of another engine than it says")));

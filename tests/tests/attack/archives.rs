@@ -154,6 +154,11 @@ fn senseless(changes: &[Value]) -> Vec<(String, Vec<Value>)> {
     let gone = json!({"key": "dir/key", "version": 9, "inode": 900});
     let collect = json!({"op": "collect", "versions": [gone], "payloads": [sha256]});
     all.push(("collected in use".into(), [changes, &[collect]].concat()));
+    let source = changes.iter().find(|c| c["op"] == "origin").unwrap()["source"].clone();
+    let collect = json!({"op": "collect", "versions": [], "payloads": [source]});
+    all.push(("a source collected in use".into(), [changes, &[collect]].concat()));
+    let unknown = json!("0".repeat(64));
+    all.push(("a source of nothing".into(), changed(changes, "origin", "source", unknown)));
     // A default engine that there is none of.
     let default = json!({"op": "default", "keys": ["dir/key"], "engine": 6});
     all.push(("a default of no engine".into(), [changes, &[default]].concat()));
