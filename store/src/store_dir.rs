@@ -139,7 +139,8 @@ impl StoreDir {
             return Err(Error::NotAStore { dir: path, found: SETTINGS.into() });
         }
         if dir.stat()?.st_mode & 0o077 != 0 {
-            fchmod(&dir, Mode::RWXU).at("protecting", &path)?;
+            // Nobody can change what is on a disk that can't be written.
+            unless_unwritable(fchmod(&dir, Mode::RWXU).at("protecting", &path))?;
         }
         Ok(Some(StoreDir(dir)))
     }
@@ -183,7 +184,7 @@ fn check_part(dir: &Dir, name: &Path, wanted: Option<FileType>) -> Result<()> {
         return Err(Error::NotAFile(path));
     }
     if kind == FileType::Directory && stat.st_mode & 0o077 != 0 {
-        fchmod(dir.subdir(name)?, Mode::RWXU).at("protecting", &path)?;
+        unless_unwritable(fchmod(dir.subdir(name)?, Mode::RWXU).at("protecting", &path))?;
     }
     Ok(())
 }

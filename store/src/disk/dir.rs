@@ -150,6 +150,8 @@ impl Dir {
         match self.open_at(name, OFlags::PATH, Mode::empty()) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NOENT) => Ok(None),
+            // A symbolic link.
+            Err(Errno::LOOP) => Err(Error::NotAFile(self.named(name))),
             Err(e) => Err(e).at("reading", &self.named(name)),
         }
     }

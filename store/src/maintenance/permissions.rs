@@ -116,7 +116,9 @@ fn look_inside(dir: &Dir, depth: usize, list: &mut Vec<TooOpen>) -> Result<()> {
         // Object files are never changed.
         let is_object = depth == 2 && kind.is_file() && dir.path().parent().is_some_and(is_objects);
         look(dir, name, if is_object { 0o400 } else { 0o700 }, list)?;
-        if kind.is_dir() && depth < MAX_DEPTH {
+        // What was put aside is nobody's, and nothing uses it.
+        let is_aside = depth == 0 && name == Path::new(QUARANTINE);
+        if kind.is_dir() && depth < MAX_DEPTH && !is_aside {
             match dir.subdir(name) {
                 Err(e) if e.is_missing() => {}
                 inner => look_inside(&inner?, depth + 1, list)?,

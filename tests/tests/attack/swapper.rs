@@ -181,6 +181,11 @@ fn the_database_is_files_of_its_own() {
             let found = place.symlink_metadata();
             assert!(!found.is_ok_and(|found| !found.is_file()), "{name}");
             assert_eq!(fs::read(&victim).unwrap(), b"root's", "{name}");
+            if name != "history" {
+                // All of it was looked at, and is used again.
+                env.run(&["--store", text(&store), "verify"]);
+                assert!(env.run(&["--store", text(&store), "ls"]).contains('k'));
+            }
         }
         // A directory that was open to all is nobody else's once it is used.
         let store = arena.join("open");
