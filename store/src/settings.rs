@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 /// payloads with blocks of 32 KiB: a store is of format 2 from the first such payload on, so that
 /// programs which don't know them leave it alone.
 pub const FORMAT: u64 = 2;
+/// The longest `settings.json` that is looked at, in bytes. Nobody writes a longer one by hand.
+pub(crate) const MAX_SETTINGS: u64 = 1 << 20;
 /// Payloads up to this size, in bytes, are kept inside the catalogue unless the store's settings
 /// say otherwise.
 pub const DEFAULT_INLINE_LIMIT: u64 = 16 << 10;

@@ -14,11 +14,9 @@ use crate::disk::names::{
 use crate::disk::{Dir, Lock, Missing, TEMP_PREFIX, foreign_owner};
 use crate::error::{Error, IoContext, Result, unless_unwritable};
 use crate::history::scan;
-use crate::settings::{Settings, say_store, says_store};
+use crate::settings::{MAX_SETTINGS, Settings, say_store, says_store};
 use crate::state::is_state;
 
-/// The longest `settings.json` that is looked at, in bytes.
-const MAX_SETTINGS: u64 = 1 << 20;
 /// A directory of the database's own, in the catalogue's.
 const BLOBS: &str = "blobs";
 /// The name of the server's log, which is there before anything else.

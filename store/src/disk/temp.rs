@@ -39,9 +39,7 @@ fn temp_dir_in(places: &[&Path], bytes: u64) -> Result<TempDir> {
         if available(place).unwrap_or(0) < bytes || !is_safe(place) {
             continue;
         }
-        let mut builder = tempfile::Builder::new();
-        let private = Permissions::from_mode(0o700);
-        match builder.prefix(TEMP_PREFIX).permissions(private).tempdir_in(place) {
+        match private_in(place, TEMP_PREFIX) {
             Ok(directory) => return Ok(directory),
             Err(e) => failed = Some(e),
         }
@@ -60,10 +58,12 @@ pub fn private_temp_dir(prefix: &str) -> Result<TempDir> {
     if !is_safe(&place) {
         return Err(Error::UnsafeTempDir(place));
     }
-    let mut builder = tempfile::Builder::new();
+    private_in(&place, prefix).at("making a directory in", &place)
+}
+
+fn private_in(place: &Path, prefix: &str) -> io::Result<TempDir> {
     let private = Permissions::from_mode(0o700);
-    let made = builder.prefix(prefix).permissions(private).tempdir_in(&place);
-    made.at("making a directory in", &place)
+    tempfile::Builder::new().prefix(prefix).permissions(private).tempdir_in(place)
 }
 
 /// Whether what this user makes in a directory stays where it is: the directory is root's or this

@@ -25,7 +25,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::history::scan::{Listing, MAX_FOREIGN_LINE};
 use crate::history::{BadLine, Blocks, Change, History, decode};
 use crate::payload::{Description, Objects, PAYLOAD_STARTS, PayloadInfo, describe};
-use crate::settings::{FORMAT, Settings};
+use crate::settings::{FORMAT, MAX_SETTINGS, Settings};
 use crate::store::Store;
 use crate::store_dir::StoreDir;
 use crate::types::Sha;
@@ -36,8 +36,6 @@ const COPY_PIECE: usize = 1 << 20;
 const SHORT_LINE: u64 = 1 << 20;
 /// For how many bytes of a payload its line has one, at least: 43 for each block of 32 KiB.
 const BYTES_OF_A_LINE: u64 = 512;
-/// Settings that nobody wrote by hand are shorter, in bytes.
-const MAX_SETTINGS: u64 = 1 << 20;
 
 /// Whether in the store nothing was ever published.
 pub fn is_empty(dir: &StoreDir) -> Result<bool> {
@@ -49,8 +47,9 @@ pub fn is_empty(dir: &StoreDir) -> Result<bool> {
 }
 
 /// Makes a store what it was when it was exported, to the byte. `make` gives the store, with these
-/// settings if it is new; nothing was ever published in it. What an archive brought that is cut short stays, and is not brought again when this is
-/// repeated; what one brought that is refused is removed.
+/// settings if it is new; nothing was ever published in it. What an archive brought that is cut
+/// short stays, and is not brought again when this is repeated; what one brought that is refused is
+/// removed.
 ///
 /// # Errors
 /// [`Error::NotAnArchive`] for what is none or breaks a rule, [`Error::StoreNotEmpty`],
